@@ -1,0 +1,106 @@
+"""`feature_extractor`: the model that makes features, as the executors run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import dagster as dg
+
+from fruits_assets.assets.by_class import GROUP, OWNERS
+from fruits_assets.backbone.convert import CONVERSION_JSON, converter_versions
+from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, sha256_of
+from fruits_assets.backbone.weights import WeightsError, find_weights
+from fruits_assets.store.root import open_root
+from fruits_assets.store.schemas import FEATURE_EXTRACTOR
+from fruits_assets.store.tables import Pointer, combined_version, current_one, new_directory, publish
+from resources.settings import Settings
+
+MAX_DIFFERENCE = 1e-4  # of a feature from Keras's; float32 rounding gives 1e-5
+
+
+@dg.asset(
+    name=FEATURE_EXTRACTOR,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"tensorflow", "openvino"},
+    code_version="1",
+    description=(
+        "MobileNetV2 without its top, average-pooled, with the weights that FRUITS_WEIGHTS names: Keras's model, "
+        "converted to OpenVINO IR in float32. Converted again only when weights or versions change."
+    ),
+    check_specs=[
+        dg.AssetCheckSpec(
+            "matches_keras", asset=FEATURE_EXTRACTOR, description="OpenVINO's features of probe images are Keras's."
+        ),
+        dg.AssetCheckSpec(
+            "trained_weights", asset=FEATURE_EXTRACTOR, description="The weights were trained, not drawn at random."
+        ),
+    ],
+)
+def feature_extractor(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
+    try:
+        weights = find_weights(settings.weights)
+    except WeightsError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    store = open_root(settings.store)
+    versions = converter_versions()
+    data_version = combined_version(weights.sha256, json.dumps(versions, sort_keys=True))
+    pointer = current_one(store, FEATURE_EXTRACTOR)
+    if pointer is None or pointer.data_version != data_version:
+        context.log.info(f"Converting MobileNetV2 with the weights {weights.name!r} to OpenVINO IR")
+        with TemporaryDirectory() as folder:
+            xml, weights_bin, difference = _convert(settings.weights, Path(folder))
+        directory = f"{new_directory(FEATURE_EXTRACTOR, context.run_id)}/model"
+        store.write(f"{directory}/{MODEL_XML}", xml)
+        store.write(f"{directory}/{MODEL_BIN}", weights_bin)
+        details = {
+            "weights": weights.name,
+            "weights_sha256": weights.sha256,
+            "trained": weights.trained,
+            "ir_sha256": sha256_of(xml, weights_bin),
+            "max_abs_difference": difference,
+            "versions": versions,
+        }
+        pointer = Pointer(None, directory, data_version, details=details)
+        publish(store, FEATURE_EXTRACTOR, [pointer])
+    difference = pointer.details["max_abs_difference"]
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(data_version),
+        metadata={**pointer.details, "store_path": dg.MetadataValue.path(store.uri_of(pointer.directory))},
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="matches_keras",
+                passed=difference <= MAX_DIFFERENCE,
+                metadata={"max_abs_difference": difference, "allowed": MAX_DIFFERENCE},
+            ),
+            dg.AssetCheckResult(
+                check_name="trained_weights",
+                passed=pointer.details["trained"],
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"The weights are {pointer.details['weights']!r}.",
+            ),
+        ],
+    )
+
+
+def _convert(setting: str, out: Path) -> tuple[bytes, bytes, float]:
+    """Topology and weights of the IR, and its largest absolute difference from Keras.
+
+    In a process of its own: TensorFlow's memory goes with it.
+    """
+    command = [sys.executable, "-m", "fruits_assets.backbone.convert", "--weights", setting, "--out", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        words = result.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise dg.Failure(
+            f"The conversion of the feature extractor failed: {words[0]}",
+            metadata={"stderr": result.stderr[-4000:]},
+            allow_retries=False,
+        )
+    difference = json.loads((out / CONVERSION_JSON).read_text())["max_abs_difference"]
+    return (out / MODEL_XML).read_bytes(), (out / MODEL_BIN).read_bytes(), difference

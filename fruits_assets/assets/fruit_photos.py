@@ -1,0 +1,59 @@
+"""`fruit_photos`: the folders of photos as they are."""
+
+import dagster as dg
+
+from fruits_assets.assets.by_class import GROUP, OWNERS
+from fruits_assets.partitions import fruit_classes, known_classes, register_classes
+from fruits_assets.store.photos import PhotosError, list_photos
+from resources.settings import Settings
+
+
+@dg.observable_source_asset(
+    partitions_def=fruit_classes,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"file"},
+    description=(
+        "The folders of labelled photos under FRUITS_IMAGES. Observing it registers every class as a partition "
+        "and gives each a data version from its file names, sizes and times. It changes nothing."
+    ),
+)
+def fruit_photos(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.DataVersionsByPartition:
+    try:
+        listing = list_photos(settings.images)
+    except PhotosError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    known = known_classes(context.instance)
+    new = sorted(listing.classes.keys() - set(known))
+    gone = sorted(set(known) - listing.classes.keys())
+    register_classes(context.instance, new)
+    for name, reason in listing.refused.items():
+        context.log.warning(f"The folder {name!r} is refused: its name {reason}. Rename it.")
+    for name, reason in list(listing.skipped.items())[:20]:
+        context.log.info(f"Skipped {name!r}: it {reason}.")
+    if gone:
+        context.log.warning(
+            f"{len(gone)} classes have no photos any more: {', '.join(gone[:20])}. Their last versions stay "
+            "current; to leave them out of the next model, delete their partitions in Dagster."
+        )
+    images = sum(len(photos) for photos in listing.classes.values())
+    context.log.info(
+        f"{images:,} photos in {len(listing.classes):,} classes, {len(new):,} of them new, under {settings.images}"
+    )
+    context.log_event(
+        dg.AssetObservation(
+            context.asset_key,
+            metadata={
+                "images": images,
+                "bytes": sum(photo.bytes for photos in listing.classes.values() for photo in photos),
+                "classes": len(listing.classes),
+                "new_classes": new[:100],
+                "gone_classes": gone[:100],
+                "refused": dict(list(listing.refused.items())[:100]),
+                "skipped": dict(list(listing.skipped.items())[:100]),
+            },
+        )
+    )
+    return dg.DataVersionsByPartition({label: listing.version(label) for label in listing.classes})

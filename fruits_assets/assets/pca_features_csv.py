@@ -1,0 +1,122 @@
+"""`pca_features_csv`: one CSV of principal components for each class."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from fruits_assets.assets.by_class import (
+    GROUP,
+    OWNERS,
+    ClassResult,
+    Event,
+    columns,
+    materialize_classes,
+    provenance,
+    share_of_run,
+)
+from fruits_assets.assets.mobilenet_features import mobilenet_features
+from fruits_assets.assets.pca_model import pca_model
+from fruits_assets.jobs.project_to_csv import ProjectParams, project_to_csv
+from fruits_assets.partitions import fruit_classes
+from fruits_assets.store.root import Root, open_root
+from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
+from fruits_assets.store.tables import Pointer, current, current_one
+from resources.job_runner import JobRunner
+from resources.settings import Settings
+
+
+@dg.asset(
+    name=PCA_FEATURES_CSV,
+    deps=[mobilenet_features, pca_model],
+    partitions_def=fruit_classes,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"spark", "csv"},
+    code_version="1",
+    description="The features of each class on the principal components, one CSV a class, for training classifiers.",
+    metadata=columns(
+        {name: described(MOBILENET_FEATURES)[name] for name in ("path", "label")}
+        | {"pc1": ("double", "Features projected on the first component; then pc2 and so on, up to pck.")}
+    ),
+    check_specs=[
+        dg.AssetCheckSpec(
+            "one_row_per_feature", asset=PCA_FEATURES_CSV, description="Every class's CSV has a row for each of its features."
+        ),
+        dg.AssetCheckSpec(
+            "one_model", asset=PCA_FEATURES_CSV, description="All classes are projected by the current model."
+        ),
+    ],
+)
+def pca_features_csv(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], job_runner: JobRunner
+) -> Iterator[Event]:
+    tags = provenance(context)
+    store = open_root(settings.store)
+    model = current_one(store, PCA_MODEL)
+    if model is None:
+        raise dg.Failure(
+            "There is no pca_model yet. Materialize it, or run all classes with: fruits run", allow_retries=False
+        )
+    context.log.info(
+        f"Projecting with the model of {model.details['images']:,} images of {model.details['classes']:,} classes, "
+        f"{model.details['components']} components, in {store.uri_of(model.directory)}"
+    )
+    params = ProjectParams(
+        settings.store,
+        context.run_id,
+        list(context.partition_keys),
+        model.directory,
+        model.data_version,
+        settings.keep_hours,
+    )
+    run = job_runner.run(context, project_to_csv, params)
+    total = sum(figures.rows for figures in run.report.classes.values())
+    yield from materialize_classes(
+        context,
+        tags,
+        {
+            label: ClassResult(
+                figures.data_version,
+                share_of_run(run.metadata, figures.rows, total)
+                | {
+                    "dagster/row_count": figures.rows,
+                    "bytes": figures.bytes,
+                    "components": model.details["components"],
+                    "pca_model": model.data_version,
+                    "store_path": dg.MetadataValue.path(store.uri_of(figures.path)),
+                    "preview": dg.MetadataValue.md(f"```\n{figures.head}```"),
+                },
+            )
+            for label, figures in run.report.classes.items()
+        },
+        run.report.failed,
+        _checks(store, model),
+    )
+
+
+def _checks(store: Root, model: Pointer) -> Iterator[dg.AssetCheckResult]:
+    """The checks, over all current classes."""
+    features, csvs = current(store, MOBILENET_FEATURES), current(store, PCA_FEATURES_CSV)
+    wrong = [
+        label
+        for label, pointer in features.items()
+        if label not in csvs
+        or csvs[label].rows != pointer.rows
+        or csvs[label].inputs[MOBILENET_FEATURES] != pointer.data_version
+    ]
+    yield dg.AssetCheckResult(
+        check_name="one_row_per_feature",
+        passed=not wrong,
+        metadata={"failing_classes": wrong, "rows": sum(pointer.rows for pointer in csvs.values())},
+    )
+    older = [label for label, pointer in csvs.items() if pointer.inputs[PCA_MODEL] != model.data_version]
+    yield dg.AssetCheckResult(
+        check_name="one_model",
+        passed=not older,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(older)} classes are projected by an older model; their components do not compare."
+        if older
+        else None,
+        metadata={"failing_classes": older, "pca_model": model.data_version},
+    )

@@ -1,0 +1,130 @@
+"""`pca_model`: the principal components of all classes' features."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+from pydantic import Field
+
+from fruits_assets.assets.by_class import GROUP, OWNERS
+from fruits_assets.assets.mobilenet_features import mobilenet_features
+from fruits_assets.assets.previews import class_counts, scatter, scree
+from fruits_assets.jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, FitReport, fit_pca, inputs_version
+from fruits_assets.partitions import known_classes
+from fruits_assets.store.root import open_root
+from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_MODEL
+from fruits_assets.store.tables import current, current_one
+from resources.job_runner import JobRunner
+from resources.settings import Settings
+
+MAX_ORTHONORMALITY_ERROR = 1e-9  # eigenvectors of a symmetric float64 matrix are orthonormal to 1e-14
+
+
+class PcaConfig(dg.Config):
+    """How many components to keep."""
+
+    components: int = Field(DEFAULT_COMPONENTS, ge=1, le=1280, description="Components to keep.")
+    variance: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Keep as many components as reach this share of the variance, instead of a number.",
+    )
+
+
+@dg.asset(
+    name=PCA_MODEL,
+    deps=[mobilenet_features],
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"spark", "json"},
+    code_version="1",
+    description=(
+        "A PCA over the current features of all registered classes, in Spark ML's own format, with a JSON beside it: "
+        "mean, variances, images and classes."
+    ),
+    check_specs=[
+        dg.AssetCheckSpec("orthonormal", asset=PCA_MODEL, description="The components are orthonormal."),
+        dg.AssetCheckSpec(
+            "explained_variance_floor",
+            asset=PCA_MODEL,
+            description="The components keep at least the share FRUITS_MIN_EXPLAINED_VARIANCE of the variance.",
+        ),
+    ],
+)
+def pca_model(
+    context: dg.AssetExecutionContext,
+    config: PcaConfig,
+    settings: dg.ResourceParam[Settings],
+    job_runner: JobRunner,
+) -> dg.MaterializeResult:
+    params = FitParams(
+        settings.store,
+        context.run_id,
+        known_classes(context.instance),
+        config.components,
+        config.variance,
+        settings.keep_hours,
+    )
+    try:
+        run = job_runner.run(context, fit_pca, params)
+    except ValueError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    report = run.report
+    store = open_root(settings.store)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(report.data_version),
+        metadata={
+            "images": report.images,
+            "classes": len(report.images_by_class),
+            "components": report.components,
+            "explained_variance": round(sum(report.explained_variance), 4),
+            **run.metadata,
+            "images_per_second": round(report.images / float(run.metadata["seconds"]), 1),
+            "store_path": dg.MetadataValue.path(store.uri_of(report.directory)),
+            "class_counts": class_counts(report.images_by_class),
+            "scree_plot": scree(report.explained_variance),
+            "pc1_pc2": scatter(report.scatter),
+        },
+        check_results=list(_checks(report, settings.min_explained_variance)),
+    )
+
+
+def _checks(report: FitReport, floor: float) -> Iterator[dg.AssetCheckResult]:
+    yield dg.AssetCheckResult(
+        check_name="orthonormal",
+        passed=report.orthonormality_error <= MAX_ORTHONORMALITY_ERROR,
+        metadata={"max_abs_error": report.orthonormality_error, "allowed": MAX_ORTHONORMALITY_ERROR},
+    )
+    kept = sum(report.explained_variance)
+    yield dg.AssetCheckResult(
+        check_name="explained_variance_floor",
+        passed=kept >= floor,
+        description=f"{report.components} components keep {kept:.1%} of the variance.",
+        metadata={"explained_variance": kept, "floor": floor},
+    )
+
+
+@dg.asset_check(
+    asset=PCA_MODEL,
+    additional_deps=[mobilenet_features],
+    description=(
+        "The model was fitted on the features that are current now. Dagster itself does not look beyond "
+        "99 partitions of an input; this check does."
+    ),
+)
+def fitted_on_current_features(
+    context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.AssetCheckResult:
+    store = open_root(settings.store)
+    model = current_one(store, PCA_MODEL)
+    features = current(store, MOBILENET_FEATURES, known_classes(context.instance))
+    up_to_date = model is not None and model.inputs[MOBILENET_FEATURES] == inputs_version(features)
+    return dg.AssetCheckResult(
+        passed=up_to_date,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=None
+        if up_to_date
+        else "Features have changed since the model was fitted. Materialize pca_model to take them in.",
+        metadata={"classes": len(features)},
+    )

@@ -1,0 +1,260 @@
+"""The PCA of all classes' features, from one pass over them.
+
+With n feature vectors x of 1280 values, the covariance is (sum of x xT - n m mT) / (n - 1), m their
+mean. Each task sums its vectors and their Gram matrix in float64, the sums are added up as a tree on
+the executors, and the driver takes the eigenvectors of one 1280 x 1280 matrix: what it holds does not
+grow with the number of images.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+from fruits_assets.jobs.tasks import Reporter, pack, run_tasks
+from fruits_assets.store.root import Root, open_root
+from fruits_assets.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_MODEL
+from fruits_assets.store.tables import (
+    Pointer,
+    RowGroup,
+    combined_version,
+    current,
+    new_directory,
+    publish,
+    read_row_groups,
+    row_groups,
+    rows_in,
+    sweep,
+)
+
+DEFAULT_COMPONENTS = 15
+
+SPARK_MODEL, MODEL_JSON = "spark", "model.json"
+
+TASKS_PER_CORE = 4
+SCATTER_CLASSES, SCATTER_POINTS = 60, 1200
+
+
+@dataclass(frozen=True)
+class FitParams:
+    """The classes to fit on, and how many components: `components`, or, where `variance` is given
+    (0 to 1), as many as reach that share of the variance."""
+
+    store: str
+    version: str
+    classes: list[str]
+    components: int
+    variance: float | None
+    keep_hours: float
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """The model's figures, and a sample of projected points (pc1, pc2) by class for a plot.
+
+    `explained_variance` is each component's share, 0 to 1. `orthonormality_error` is the largest
+    absolute difference of the components' Gram matrix from the identity.
+    """
+
+    directory: str
+    data_version: str
+    images: int
+    images_by_class: dict[str, int]
+    components: int
+    explained_variance: list[float]
+    orthonormality_error: float
+    scatter: dict[str, list[list[float]]]
+    removed_versions: int = 0
+
+
+class Moments(NamedTuple):
+    """Sums over n vectors: n, the sum (1280,), and the Gram matrix (1280, 1280), float64."""
+
+    count: int
+    total: NDArray[np.float64]
+    gram: NDArray[np.float64]
+
+
+class Decomposition(NamedTuple):
+    """Mean (1280,), variances of all 1280 components in falling order, components (1280, k)."""
+
+    mean: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    components: NDArray[np.float64]
+
+
+def inputs_version(features: dict[str, Pointer]) -> str:
+    """A data version of what a model is fitted on: the current features of every class."""
+    return combined_version(*(f"{label}\0{p.data_version}" for label, p in sorted(features.items())))
+
+
+def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitReport:
+    """Fits on the current features of the given classes, and makes the model current.
+
+    The model is a directory: `spark/`, which `pyspark.ml.feature.PCAModel.load` reads, and
+    `model.json` with the mean (1280), the variance of every component, the images and classes.
+
+    Raises `ValueError` where there are fewer images than the components need.
+    """
+    store = open_root(params.store)
+    features = current(store, MOBILENET_FEATURES, params.classes)
+    groups = row_groups(features)
+    images = rows_in(groups)
+    most = min(images - 1, FEATURES)
+    if params.components > most or most < 1:
+        raise ValueError(
+            f"{params.components} components need at least {params.components + 1} images (and at most "
+            f"{FEATURES} components exist), but there are {images} images in {len(features)} classes. "
+            "Materialize mobilenet_features for more classes, or ask for fewer components."
+        )
+    tasks = spark.sparkContext.defaultParallelism * TASKS_PER_CORE
+    [moments] = run_tasks(
+        spark,
+        f"pca_model: fit, {len(features):,} classes",
+        partial(_moments, params.store),
+        pack(groups, lambda group: group.rows, -(-images // tasks)),
+        rows_in,
+        report,
+        reduce=_add,
+    )
+    model = decompose(moments, params.components, params.variance)
+    shares = model.variances / model.variances.sum()
+    k = model.components.shape[1]
+    directory = f"{new_directory(PCA_MODEL, params.version)}/model"
+    _save_spark_model(spark, model.components, shares[:k], store.uri_of(f"{directory}/{SPARK_MODEL}"))
+    fitted_on = inputs_version(features)
+    description = {
+        "components": k,
+        "images": images,
+        "classes": {label: pointer.rows for label, pointer in features.items()},
+        "mean": model.mean.tolist(),
+        "variances": model.variances.tolist(),
+        "explained_variance": shares[:k].tolist(),
+        "fitted_on": fitted_on,
+    }
+    store.write(f"{directory}/{MODEL_JSON}", json.dumps(description, ensure_ascii=False).encode())
+    data_version = combined_version(fitted_on, str(k))
+    publish(
+        store,
+        PCA_MODEL,
+        [
+            Pointer(
+                None,
+                directory,
+                data_version,
+                inputs={MOBILENET_FEATURES: fitted_on},
+                details={
+                    "components": k,
+                    "images": images,
+                    "classes": len(features),
+                    "explained_variance": float(shares[:k].sum()),
+                },
+            )
+        ],
+    )
+    identity = model.components.T @ model.components - np.eye(k)
+    return FitReport(
+        directory,
+        data_version,
+        images,
+        description["classes"],
+        k,
+        description["explained_variance"],
+        float(np.abs(identity).max()),
+        _scatter(store, features, model.components),
+        sweep(store, PCA_MODEL, timedelta(hours=params.keep_hours)),
+    )
+
+
+def moments_of(features: NDArray[np.float32]) -> Moments:
+    """The sums over (n, 1280) feature vectors."""
+    values = features.astype(np.float64)
+    return Moments(len(values), values.sum(axis=0), values.T @ values)
+
+
+def decompose(moments: Moments, components: int, variance: float | None = None) -> Decomposition:
+    """The principal components: `components` of them, or as many as reach the share `variance`.
+
+    The largest entry, by magnitude, of every component is positive, so that the same features give
+    the same signs (eigenvectors have none of their own).
+    """
+    mean = moments.total / moments.count
+    covariance = (moments.gram - moments.count * np.outer(mean, mean)) / (moments.count - 1)
+    values, vectors = np.linalg.eigh(covariance)
+    # Rounding can leave the smallest a little below zero.
+    variances = np.maximum(values[::-1], 0)
+    if variance is not None:
+        reached = np.cumsum(variances) / variances.sum()
+        # A share of 1 is never quite reached by a sum of rounded terms.
+        components = min(int(np.searchsorted(reached, variance - 1e-12)) + 1, len(variances))
+    kept = vectors[:, ::-1][:, :components]
+    largest = kept[np.abs(kept).argmax(axis=0), np.arange(kept.shape[1])]
+    return Decomposition(mean, variances, kept * np.where(largest < 0, -1.0, 1.0))
+
+
+def read_features(store: Root, groups: list[RowGroup]) -> NDArray[np.float32]:
+    """The feature vectors of some row groups, in order: (n, 1280) float32."""
+    return np.concatenate(
+        [
+            rows.column("features").flatten().to_numpy().reshape(-1, FEATURES)
+            for path, of_part in groupby(groups, key=lambda group: group.path)
+            for rows in read_row_groups(store, path, [group.index for group in of_part], ["features"])
+        ]
+    )
+
+
+def _moments(store_uri: str, groups: list[RowGroup]) -> Moments:
+    """One Spark task. A few row groups at a time, so that its memory is bounded."""
+    store = open_root(store_uri)
+    sums = [moments_of(read_features(store, some)) for some in pack(groups, lambda g: g.rows, 1024)]
+    total = sums[0]
+    for more in sums[1:]:
+        total = _add(total, more)
+    return total
+
+
+def _add(one: Moments, other: Moments) -> Moments:
+    return Moments(one.count + other.count, one.total + other.total, one.gram + other.gram)
+
+
+def _save_spark_model(
+    spark: SparkSession, components: NDArray[np.float64], shares: NDArray[np.float64], path: str
+) -> None:
+    """Writes a model in Spark ML's own format. Python has no constructor for one, so it is made in
+    the JVM (org.apache.spark.ml.feature.PCAModel); a DenseMatrix is stored by columns."""
+    jvm, gateway = spark._jvm, spark.sparkContext._gateway
+    assert jvm is not None and gateway is not None
+    linalg = jvm.org.apache.spark.ml.linalg
+    rows, k = components.shape
+
+    def doubles(values: NDArray[np.float64]) -> object:
+        # As bytes: py4j would take one message for each number.
+        buffer = jvm.java.nio.ByteBuffer.wrap(bytearray(values.astype(">f8").tobytes()))
+        array = gateway.new_array(jvm.double, values.size)
+        buffer.asDoubleBuffer().get(array)
+        return array
+
+    matrix = linalg.DenseMatrix(rows, k, doubles(components.ravel(order="F")))
+    model = jvm.org.apache.spark.ml.feature.PCAModel("pca", matrix, linalg.DenseVector(doubles(shares)))
+    model.set(model.k(), k)
+    model.setInputCol("features").setOutputCol("pca_features").write().save(path)
+
+
+def _scatter(
+    store: Root, features: dict[str, Pointer], components: NDArray[np.float64]
+) -> dict[str, list[list[float]]]:
+    """Up to 1,200 points of up to 60 classes, evenly taken: (pc1, pc2) by class."""
+    labels = list(features)[:: -(-len(features) // SCATTER_CLASSES)]
+    points = {}
+    for label in labels:
+        first = row_groups({label: features[label]})[:1]
+        vectors = read_features(store, first)
+        vectors = vectors[:: max(1, len(vectors) * len(labels) // SCATTER_POINTS)]
+        points[label] = np.round(vectors @ components[:, :2], 3).tolist()
+    return points

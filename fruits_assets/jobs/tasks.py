@@ -1,0 +1,122 @@
+"""Running one function over many pieces of work as Spark tasks, with progress and interruption."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pyspark.accumulators import AccumulatorParam
+from pyspark.sql import SparkSession
+from pyspark.util import InheritableThread
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+POLL_SECONDS = 0.1
+REPORT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: images done, of how many, and the seconds since it began."""
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.done / self.seconds if self.seconds else 0.0
+        left = f", {(self.total - self.done) / rate:,.0f} s left" if 0 < self.done < self.total else ""
+        return f"{self.stage}: {self.done:,} of {self.total:,} images, {rate:,.0f} images/s{left}"
+
+
+Reporter = Callable[[Progress], None]
+
+
+def pack(
+    pieces: Iterable[Work], weight: Callable[[Work], int], limit: int
+) -> list[list[Work]]:
+    """Groups pieces, in their order, into lists whose weights add up to `limit` or a little less.
+
+    A piece that alone weighs more than the limit stands alone.
+    """
+    packed: list[list[Work]] = []
+    room = 0
+    for piece in pieces:
+        if not packed or weight(piece) > room:
+            packed.append([])
+            room = limit
+        packed[-1].append(piece)
+        room -= weight(piece)
+    return packed
+
+
+class _Sum(AccumulatorParam[int]):
+    def zero(self, value: int) -> int:
+        return 0
+
+    def addInPlace(self, value1: int, value2: int) -> int:  # noqa: N802 - Spark's name
+        return value1 + value2
+
+
+def run_tasks(
+    spark: SparkSession,
+    stage: str,
+    function: Callable[[Work], Result],
+    work: Sequence[Work],
+    images: Callable[[Work], int],
+    report: Reporter,
+    reduce: Callable[[Result, Result], Result] | None = None,
+) -> list[Result]:
+    """Runs `function` on every piece of work, one Spark task each; returns the results in order.
+
+    With `reduce`, the results are combined on the executors, as a tree, and one comes back.
+    Progress counts `images(piece)` of every finished task. When the calling thread is interrupted,
+    the Spark job is cancelled, its running tasks are killed, and the interruption goes on.
+
+    Raises what Spark raises when a task has failed for good.
+    """
+    if not work:
+        return []
+    context = spark.sparkContext
+    done = context.accumulator(0, _Sum())
+    total = sum(images(piece) for piece in work)
+    group = f"{stage} {uuid.uuid4().hex[:8]}"
+    outcome: dict[str, Any] = {}
+
+    def run_one(piece: Work) -> Result:
+        result = function(piece)
+        done.add(images(piece))
+        return result
+
+    def run_job() -> None:
+        # In a thread of its own, so that the calling thread stays free to report and to be interrupted.
+        context.setJobGroup(group, f"{stage}, {total:,} images", interruptOnCancel=True)
+        try:
+            results = context.parallelize(work, len(work)).map(run_one)
+            outcome["results"] = results.collect() if reduce is None else [results.treeReduce(reduce)]
+        except BaseException as error:
+            outcome["error"] = error
+
+    started = time.monotonic()
+    reported = started
+    thread = InheritableThread(target=run_job, name=group, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            now = time.monotonic()
+            if now - reported >= REPORT_SECONDS:
+                report(Progress(stage, done.value, total, now - started))
+                reported = now
+    except BaseException:
+        context.cancelJobGroup(group)
+        thread.join(10)
+        raise
+    if "error" in outcome:
+        raise outcome["error"]
+    report(Progress(stage, total, total, time.monotonic() - started))
+    return outcome["results"]

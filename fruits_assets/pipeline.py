@@ -1,0 +1,156 @@
+"""The main job: observe the photos, then materialize every asset for every class, in one process."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import dagster as dg
+
+from fruits_assets.assets.by_class import FAILED_CLASSES
+from fruits_assets.assets.feature_extractor import feature_extractor
+from fruits_assets.assets.fruit_photos import fruit_photos
+from fruits_assets.assets.mobilenet_features import mobilenet_features
+from fruits_assets.assets.pca_features_csv import pca_features_csv
+from fruits_assets.assets.pca_model import pca_model
+from fruits_assets.assets.raw_images import raw_images
+from fruits_assets.definitions import defs, settings
+from fruits_assets.partitions import known_classes
+from fruits_assets.store.photos import PhotosError, list_photos
+from fruits_assets.store.root import Root, open_root
+from fruits_assets.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, QUARANTINED_IMAGES, RAW_IMAGES
+from fruits_assets.store.tables import Pointer, current, current_one
+
+# Dagster's tags of a run over a range of partitions.
+_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+# Progress, warnings and errors; not every event of every step.
+_LOGGING = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+
+
+class PipelineError(RuntimeError):
+    """The pipeline could not be run; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did, as (name, value) lines for a person, and whether any of it failed."""
+
+    lines: list[tuple[str, str]]
+    failed: bool
+
+
+def run_pipeline(labels: Sequence[str], pca_config: dict[str, Any]) -> Summary:
+    """Runs everything for every class, or for the given ones with the current model.
+
+    A class that fails is left out and named; the others are finished. Raises `PipelineError` where
+    there is nothing to run.
+    """
+    started = time.monotonic()
+    with dg.DagsterInstance.get() as instance:
+        try:
+            present = list(list_photos(settings.images).classes)
+        except PhotosError as error:
+            raise PipelineError(str(error)) from None
+        _execute(instance, [fruit_photos], None)
+        unknown = [label for label in labels if label not in present]
+        if unknown:
+            raise PipelineError(
+                f"--class {unknown[0]!r}: FRUITS_IMAGES={settings.images} has no such class. It has "
+                + ", ".join(present[:10])
+                + (", ..." if len(present) > 10 else "")
+            )
+        store = open_root(settings.store)
+        if labels and current_one(store, PCA_MODEL) is None:
+            raise PipelineError("--class needs a PCA model, and there is none yet. Run all classes first: fruits run")
+        # Classes whose photos are gone stay part of the whole, with their last version.
+        wanted = set(labels) or {*present, *current(store, RAW_IMAGES)}
+        failed = _materialize(instance, wanted, pca_config, refit=not labels)
+        return _summary(store, wanted, failed, time.monotonic() - started)
+
+
+def _materialize(
+    instance: dg.DagsterInstance, wanted: set[str], pca_config: Mapping[str, Any], refit: bool
+) -> dict[str, str]:
+    """Materializes everything for the wanted classes; returns those that failed, with the reason.
+
+    One run, where Dagster can name the classes as one range of partitions and none fails. Otherwise
+    asset by asset, one run for each stretch of neighbours, so that one bad class stops no other.
+    """
+    known = known_classes(instance)
+    run_config = {"ops": {PCA_MODEL: {"config": dict(pca_config)}}} if refit else {}
+    stretches = list(_stretches(known, wanted))
+    failed: dict[str, str] = {}
+    if len(stretches) == 1:
+        per_class = [raw_images, feature_extractor, mobilenet_features, pca_features_csv]
+        failed = _execute(instance, [*per_class, *([pca_model] if refit else [])], stretches[0], run_config)
+        if not failed:
+            return {}
+    else:
+        for stretch in stretches:
+            failed |= _execute(instance, [raw_images, feature_extractor], stretch)
+    for stretch in _stretches(known, wanted - failed.keys()):
+        failed |= _execute(instance, [mobilenet_features], stretch)
+    good = wanted - failed.keys()
+    if refit and good:
+        _execute(instance, [pca_model], None, run_config)
+    for stretch in _stretches(known, good):
+        failed |= _execute(instance, [pca_features_csv], stretch)
+    return failed
+
+
+def _stretches(known: Sequence[str], wanted: Set[str]) -> Iterator[tuple[str, str]]:
+    """First and last class of every run of wanted neighbours, in the order of registration."""
+    for is_wanted, labels in groupby(known, key=wanted.__contains__):
+        if is_wanted:
+            stretch = list(labels)
+            yield stretch[0], stretch[-1]
+
+
+def _execute(
+    instance: dg.DagsterInstance,
+    assets: Sequence[dg.AssetsDefinition | dg.SourceAsset],
+    stretch: tuple[str, str] | None,
+    run_config: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """One Dagster run of some assets over a stretch of classes; the classes that failed in it."""
+    tags = {} if stretch is None else dict(zip((_RANGE_START, _RANGE_END), stretch, strict=True))
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        run_config={**_LOGGING, **(run_config or {})},
+        instance=instance,
+        asset_selection=[asset.key for asset in assets],
+        tags=tags,
+        raise_on_error=False,
+    )
+    failed: dict[str, str] = {}
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        error, cause = event.step_failure_data.error, event.step_failure_data.user_failure_data
+        classes = cause.metadata.get(FAILED_CLASSES) if cause else None
+        if classes is None:
+            words = (cause.description if cause else error and error.message) or "no message"
+            raise PipelineError(f"{event.step_key} failed: {words.strip()}")
+        failed |= classes.value
+    return failed
+
+
+def _summary(store: Root, wanted: set[str], failed: Mapping[str, str], seconds: float) -> Summary:
+    images, csvs, bad = (
+        current(store, table, wanted) for table in (RAW_IMAGES, PCA_FEATURES_CSV, QUARANTINED_IMAGES)
+    )
+    lines = [
+        ("classes", f"{len(wanted) - len(failed):,} done" + (f", {len(failed):,} failed" if failed else "")),
+        ("images", f"{_rows(images):,}, and {_rows(bad):,} in quarantine"),
+        ("CSV", f"{_rows(csvs):,} rows in {len(csvs):,} files in {store.uri_of(PCA_FEATURES_CSV)}"),
+    ]
+    model = current_one(store, PCA_MODEL)
+    if model:
+        kept, k = model.details["explained_variance"], model.details["components"]
+        lines.append(("PCA", f"{k} components keep {kept:.1%} of the variance"))
+    lines.append(("time", f"{seconds:,.1f} s"))
+    lines += [("failed", f"{label}: {reason}") for label, reason in list(failed.items())[:20]]
+    return Summary(lines, bool(failed))
+
+
+def _rows(pointers: Mapping[str, Pointer]) -> int:
+    return sum(pointer.rows for pointer in pointers.values())

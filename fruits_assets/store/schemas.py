@@ -1,0 +1,64 @@
+"""The tables of the store: their names, and the schemas of those in Parquet."""
+
+import pyarrow as pa
+
+FEATURES = 1280  # outputs of MobileNetV2 1.0 after average pooling (Sandler et al. 2018, table 2)
+
+RAW_IMAGES = "raw_images"
+QUARANTINED_IMAGES = "quarantined_images"
+FEATURE_EXTRACTOR = "feature_extractor"
+MOBILENET_FEATURES = "mobilenet_features"
+PCA_MODEL = "pca_model"
+PCA_FEATURES_CSV = "pca_features_csv"
+
+SCHEMAS: dict[str, pa.Schema] = {
+    RAW_IMAGES: pa.schema(
+        [
+            ("path", pa.string()),
+            ("label", pa.string()),
+            ("content", pa.binary()),
+            ("sha256", pa.string()),
+            ("bytes", pa.int64()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("format", pa.string()),
+            ("modified", pa.timestamp("us", tz="UTC")),
+        ]
+    ),
+    QUARANTINED_IMAGES: pa.schema(
+        [
+            ("path", pa.string()),
+            ("label", pa.string()),
+            ("sha256", pa.string()),
+            ("bytes", pa.int64()),
+            ("reason", pa.string()),
+        ]
+    ),
+    MOBILENET_FEATURES: pa.schema(
+        [
+            ("path", pa.string()),
+            ("label", pa.string()),
+            ("sha256", pa.string()),
+            ("features", pa.list_(pa.float32(), FEATURES)),
+        ]
+    ),
+}
+
+_DESCRIPTIONS = {
+    "path": "Path of the photo, relative to FRUITS_IMAGES.",
+    "label": "Fruit class: the name of the folder that the photo is in.",
+    "content": "The photo's bytes, as they were.",
+    "sha256": "SHA-256 of the content, in hexadecimal.",
+    "bytes": "Size of the content, in bytes.",
+    "width": "Width in pixels, EXIF orientation applied.",
+    "height": "Height in pixels, EXIF orientation applied.",
+    "format": "Format found in the content: JPEG, PNG, ...",
+    "modified": "Modification time of the file or object.",
+    "reason": "Why the photo was refused.",
+    "features": "MobileNetV2 features, average-pooled: 1280 float32.",
+}
+
+
+def described(table: str) -> dict[str, tuple[str, str]]:
+    """The columns of a table as {name: (type, description)}."""
+    return {column.name: (str(column.type), _DESCRIPTIONS[column.name]) for column in SCHEMAS[table]}

@@ -1,0 +1,84 @@
+"""Spark on one machine, inside the Dagster process."""
+
+import os
+import sys
+import time
+from typing import Any
+
+import dagster as dg
+from dagster_pyspark import LazyPySparkResource
+
+from resources.java import java_home
+from resources.job_runner import Job, JobRun, JobRunner, Params, Report
+from resources.settings import Settings
+
+# The S3A that Spark 3.5's own Hadoop is built with; resolved by Spark, from Maven Central or its mirror.
+HADOOP_AWS = "org.apache.hadoop:hadoop-aws:3.3.4"
+
+
+class LocalSpark(JobRunner):
+    """Runs jobs in one Spark session, which the first of them starts and the process keeps."""
+
+    pyspark: dg.ResourceDependency[LazyPySparkResource]
+
+    def run(
+        self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
+    ) -> JobRun[Report]:
+        started = time.monotonic()
+        os.environ["JAVA_HOME"] = str(java_home())
+        # Executors must run this very interpreter, whatever `python3` is on the PATH.
+        os.environ["PYSPARK_PYTHON"] = sys.executable
+        spark = self.pyspark.spark_session
+        result = job(spark, params, lambda progress: context.log.info(str(progress)))
+        return JobRun(
+            result,
+            {
+                "engine": f"Spark {spark.version} on this machine, {spark.sparkContext.master}",
+                "spark_application_id": spark.sparkContext.applicationId,
+                "seconds": round(time.monotonic() - started, 2),
+            },
+        )
+
+
+def local_spark_config(settings: Settings) -> dict[str, Any]:
+    """Spark's configuration for one machine."""
+    cores = settings.spark_cores or len(os.sched_getaffinity(0))
+    config = {
+        # A task that fails is tried once more: a hiccup of S3 is no reason to lose the run.
+        "spark.master": f"local[{cores},2]",
+        "spark.app.name": "fruits",
+        "spark.driver.memory": settings.spark_memory,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # The driver's own threads are its log; Dagster says what a person wants to know.
+        "spark.log.level": "ERROR",
+        "spark.sql.shuffle.partitions": str(cores),
+        # Partial results come back as they are: 13 MB for each task of the PCA.
+        "spark.driver.maxResultSize": "0",
+        "spark.rpc.message.maxSize": "512",
+        "spark.python.worker.reuse": "true",
+    }
+    if settings.images.startswith("s3://") or settings.store.startswith("s3://"):
+        config |= s3_config()
+    return config
+
+
+def s3_config() -> dict[str, str]:
+    """What makes `s3://` mean on one machine what it means on EMR: S3A under EMR's scheme."""
+    config = {
+        "spark.jars.packages": HADOOP_AWS,
+        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        "spark.hadoop.fs.s3a.aws.credentials.provider": (
+            "com.amazonaws.auth.DefaultAWSCredentialsProviderChain"
+        ),
+    }
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        config |= {
+            "spark.hadoop.fs.s3a.endpoint": endpoint,
+            "spark.hadoop.fs.s3a.path.style.access": "true",
+            "spark.hadoop.fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https")).lower(),
+        }
+    return config

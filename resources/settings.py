@@ -1,0 +1,83 @@
+"""Every setting of the platform: read from the environment here, and nowhere else."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(ValueError):
+    """A setting is missing or bad; the message names the variable, the value and the remedy."""
+
+
+def _root(value: str) -> str:
+    """An `s3://bucket/prefix`, or a local path made absolute; no slash at the end."""
+    if value.startswith("s3://"):
+        bucket = value.removeprefix("s3://").partition("/")[0]
+        if not bucket:
+            raise ValueError("names no bucket; write s3://bucket/prefix")
+        return value.rstrip("/")
+    if "://" in value:
+        raise ValueError("is of an unknown kind; give a local path or s3://bucket/prefix")
+    return str(Path(value).expanduser().absolute())
+
+
+StorageRoot = Annotated[str, AfterValidator(_root)]
+
+
+class Settings(BaseSettings):
+    """The platform's settings, each from the variable `FRUITS_` and its name in capitals.
+
+    The environment comes first, then the file `.env` of the working directory.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="FRUITS_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    env: Literal["local"] = Field("local", description="Where Spark runs: on this machine.")
+    images: StorageRoot = Field(
+        description="Root of the photos, one folder a class: a local path or s3://bucket/prefix."
+    )
+    store: StorageRoot = Field(
+        default_factory=lambda: _root("fruits_store"),
+        description="Root of everything that is written: a local path or s3://bucket/prefix.",
+    )
+    weights: str = Field(
+        "imagenet",
+        description="The model's weights: imagenet, random, or a file (path or s3://...), "
+        "pinned by #sha256=... at its end if wanted.",
+    )
+    spark_cores: int | None = Field(None, ge=1, description="Cores for Spark; all of the machine's if unset.")
+    spark_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="Memory of Spark's JVM.")
+    max_image_bytes: int = Field(50_000_000, ge=1, description="A larger photo is quarantined.")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="A photo of more pixels is quarantined.")
+    max_bad_share: float = Field(
+        0.1, ge=0, le=1, description="A class with a larger share of bad photos keeps its last version."
+    )
+    keep_hours: float = Field(
+        24, ge=0, description="Hours for which a replaced version can still be read before it is removed."
+    )
+    min_explained_variance: float = Field(
+        0.5, ge=0, le=1, description="A PCA model that keeps a smaller share of the variance fails its check."
+    )
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises `SettingsError` for the first ones that are unusable."""
+    try:
+        return Settings()  # type: ignore[call-arg]  # the environment gives the arguments
+    except pydantic.ValidationError as error:
+        raise SettingsError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+
+def _sentence(detail: "pydantic_core.ErrorDetails") -> str:  # type: ignore[name-defined]  # noqa: F821
+    name = str(detail["loc"][0])
+    variable = f"FRUITS_{name.upper()}"
+    meaning = Settings.model_fields[name].description
+    if detail["type"] == "missing":
+        return f"{variable} is not set. {meaning} See .env.example"
+    reason = detail["msg"].removeprefix("Value error, ")
+    return f"{variable}={detail['input']!s}: {reason[0].lower()}{reason[1:]}. {meaning} See .env.example"
