@@ -10,17 +10,24 @@ from fruits_assets.assets.pca_features_csv import pca_features_csv
 from fruits_assets.assets.pca_model import fitted_on_current_features, pca_model
 from fruits_assets.assets.raw_images import raw_images
 from resources.local_spark import LocalSpark, local_spark_config
-from resources.settings import load_settings
+from resources.settings import Settings, load_settings
 
-settings = load_settings()
 
-defs = dg.Definitions(
-    assets=[fruit_photos, raw_images, feature_extractor, mobilenet_features, pca_model, pca_features_csv],
-    asset_checks=[fitted_on_current_features],
-    resources={
-        "settings": settings,
-        "job_runner": LocalSpark(pyspark=LazyPySparkResource(spark_config=local_spark_config(settings))),
-    },
-    # Spark is in this process; the default executor would start a JVM for every step.
-    executor=dg.in_process_executor,
-)
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster's commands and its UI load: the graph with the settings of their environment."""
+    return definitions_for(load_settings())
+
+
+def definitions_for(settings: Settings) -> dg.Definitions:
+    """The asset graph with the resources that some settings ask for."""
+    return dg.Definitions(
+        assets=[fruit_photos, raw_images, feature_extractor, mobilenet_features, pca_model, pca_features_csv],
+        asset_checks=[fitted_on_current_features],
+        resources={
+            "settings": settings,
+            "job_runner": LocalSpark(pyspark=LazyPySparkResource(spark_config=local_spark_config(settings))),
+        },
+        # Spark is in this process; the default executor would start a JVM for every step.
+        executor=dg.in_process_executor,
+    )

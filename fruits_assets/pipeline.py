@@ -63,7 +63,9 @@ def run_pipeline(labels: Sequence[str], pca_config: dict[str, Any]) -> Summary:
             )
         store = open_root(settings.store)
         if labels and current_one(store, PCA_MODEL) is None:
-            raise PipelineError("--class needs a PCA model, and there is none yet. Run all classes first: fruits run")
+            raise PipelineError(
+                "--class needs a PCA model, and there is none yet. Run all classes first: fruits run"
+            )
         # Classes whose photos are gone stay part of the whole, with their last version.
         wanted = set(labels) or {*present, *current(store, RAW_IMAGES)}
         failed = _materialize(instance, wanted, pca_config, refit=not labels)

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,6 +16,8 @@ from resources.settings import Settings
 # The S3A that Spark 3.5's own Hadoop is built with; resolved by Spark, from Maven Central or its mirror.
 HADOOP_AWS = "org.apache.hadoop:hadoop-aws:3.3.4"
 
+_LOG4J = Path(__file__).with_name("log4j2.properties")
+
 
 class LocalSpark(JobRunner):
     """Runs jobs in one Spark session, which the first of them starts and the process keeps."""
@@ -26,6 +29,8 @@ class LocalSpark(JobRunner):
     ) -> JobRun[Report]:
         started = time.monotonic()
         os.environ["JAVA_HOME"] = str(java_home())
+        # Without it Spark looks for another address, and warns of what it finds.
+        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
         # Executors must run this very interpreter, whatever `python3` is on the PATH.
         os.environ["PYSPARK_PYTHON"] = sys.executable
         spark = self.pyspark.spark_session
@@ -52,8 +57,7 @@ def local_spark_config(settings: Settings) -> dict[str, Any]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        # The driver's own threads are its log; Dagster says what a person wants to know.
-        "spark.log.level": "ERROR",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOG4J}",
         "spark.sql.shuffle.partitions": str(cores),
         # Partial results come back as they are: 13 MB for each task of the PCA.
         "spark.driver.maxResultSize": "0",

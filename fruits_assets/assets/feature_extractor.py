@@ -28,15 +28,19 @@ MAX_DIFFERENCE = 1e-4  # of a feature from Keras's; float32 rounding gives 1e-5
     kinds={"tensorflow", "openvino"},
     code_version="1",
     description=(
-        "MobileNetV2 without its top, average-pooled, with the weights that FRUITS_WEIGHTS names: Keras's model, "
-        "converted to OpenVINO IR in float32. Converted again only when weights or versions change."
+        "MobileNetV2 without its top, average-pooled, with the weights that FRUITS_WEIGHTS names: Keras's "
+        "model, converted to OpenVINO IR in float32. Converted again only when weights or versions change."
     ),
     check_specs=[
         dg.AssetCheckSpec(
-            "matches_keras", asset=FEATURE_EXTRACTOR, description="OpenVINO's features of probe images are Keras's."
+            "matches_keras",
+            asset=FEATURE_EXTRACTOR,
+            description="OpenVINO's features of probe images are Keras's.",
         ),
         dg.AssetCheckSpec(
-            "trained_weights", asset=FEATURE_EXTRACTOR, description="The weights were trained, not drawn at random."
+            "trained_weights",
+            asset=FEATURE_EXTRACTOR,
+            description="The weights were trained, not drawn at random.",
         ),
     ],
 )
@@ -93,7 +97,15 @@ def _convert(setting: str, out: Path) -> tuple[bytes, bytes, float]:
 
     In a process of its own: TensorFlow's memory goes with it.
     """
-    command = [sys.executable, "-m", "fruits_assets.backbone.convert", "--weights", setting, "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "fruits_assets.backbone.convert",
+        "--weights",
+        setting,
+        "--out",
+        str(out),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         words = result.stderr.strip().splitlines()[-1:] or ["no message"]

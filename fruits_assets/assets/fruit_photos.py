@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from fruits_assets.assets.by_class import GROUP, OWNERS
+from fruits_assets.assets.by_class import GROUP
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
 from fruits_assets.store.photos import PhotosError, list_photos
 from resources.settings import Settings
@@ -11,11 +11,10 @@ from resources.settings import Settings
 @dg.observable_source_asset(
     partitions_def=fruit_classes,
     group_name=GROUP,
-    owners=OWNERS,
-    kinds={"file"},
+    tags={"dagster/kind/file": ""},  # this decorator has no `kinds`, nor `owners`
     description=(
-        "The folders of labelled photos under FRUITS_IMAGES. Observing it registers every class as a partition "
-        "and gives each a data version from its file names, sizes and times. It changes nothing."
+        "The folders of labelled photos under FRUITS_IMAGES. Observing it registers every class as a "
+        "partition and gives each a data version from its file names, sizes and times. It deletes nothing."
     ),
 )
 def fruit_photos(
@@ -40,7 +39,8 @@ def fruit_photos(
         )
     images = sum(len(photos) for photos in listing.classes.values())
     context.log.info(
-        f"{images:,} photos in {len(listing.classes):,} classes, {len(new):,} of them new, under {settings.images}"
+        f"{images:,} photos in {len(listing.classes):,} classes, {len(new):,} of them new, "
+        f"under {settings.images}"
     )
     context.log_event(
         dg.AssetObservation(

@@ -34,7 +34,9 @@ from resources.settings import Settings
     owners=OWNERS,
     kinds={"spark", "openvino", "parquet"},
     code_version=PREPROCESSING,
-    description="MobileNetV2's features of every photo: decoded, upright, bicubic to 224 x 224, average-pooled.",
+    description=(
+        "MobileNetV2's features of every photo: decoded, upright, bicubic to 224 x 224, average-pooled."
+    ),
     metadata=columns(described(MOBILENET_FEATURES)),
     check_specs=[
         dg.AssetCheckSpec(

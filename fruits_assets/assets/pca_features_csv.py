@@ -34,14 +34,19 @@ from resources.settings import Settings
     owners=OWNERS,
     kinds={"spark", "csv"},
     code_version="1",
-    description="The features of each class on the principal components, one CSV a class, for training classifiers.",
+    description=(
+        "The features of each class on the principal components, one CSV a class: what classifiers are "
+        "trained from."
+    ),
     metadata=columns(
         {name: described(MOBILENET_FEATURES)[name] for name in ("path", "label")}
         | {"pc1": ("double", "Features projected on the first component; then pc2 and so on, up to pck.")}
     ),
     check_specs=[
         dg.AssetCheckSpec(
-            "one_row_per_feature", asset=PCA_FEATURES_CSV, description="Every class's CSV has a row for each of its features."
+            "one_row_per_feature",
+            asset=PCA_FEATURES_CSV,
+            description="Every class's CSV has a row for each of its features.",
         ),
         dg.AssetCheckSpec(
             "one_model", asset=PCA_FEATURES_CSV, description="All classes are projected by the current model."
@@ -56,11 +61,12 @@ def pca_features_csv(
     model = current_one(store, PCA_MODEL)
     if model is None:
         raise dg.Failure(
-            "There is no pca_model yet. Materialize it, or run all classes with: fruits run", allow_retries=False
+            "There is no pca_model yet. Materialize it, or run all classes with: fruits run",
+            allow_retries=False,
         )
     context.log.info(
-        f"Projecting with the model of {model.details['images']:,} images of {model.details['classes']:,} classes, "
-        f"{model.details['components']} components, in {store.uri_of(model.directory)}"
+        f"Projecting with the model of {model.details['images']:,} images of {model.details['classes']:,} "
+        f"classes, {model.details['components']} components, in {store.uri_of(model.directory)}"
     )
     params = ProjectParams(
         settings.store,

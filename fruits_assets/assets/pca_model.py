@@ -40,15 +40,15 @@ class PcaConfig(dg.Config):
     kinds={"spark", "json"},
     code_version="1",
     description=(
-        "A PCA over the current features of all registered classes, in Spark ML's own format, with a JSON beside it: "
-        "mean, variances, images and classes."
+        "A PCA over the current features of all registered classes, in Spark ML's own format, with a JSON "
+        "beside it: mean, variances, images and classes."
     ),
     check_specs=[
         dg.AssetCheckSpec("orthonormal", asset=PCA_MODEL, description="The components are orthonormal."),
         dg.AssetCheckSpec(
             "explained_variance_floor",
             asset=PCA_MODEL,
-            description="The components keep at least the share FRUITS_MIN_EXPLAINED_VARIANCE of the variance.",
+            description="The components keep at least FRUITS_MIN_EXPLAINED_VARIANCE of the variance.",
         ),
     ],
 )

@@ -39,7 +39,9 @@ from resources.settings import Settings
     metadata=columns(described(RAW_IMAGES)),
     check_specs=[
         dg.AssetCheckSpec(
-            "counts_reconcile", asset=RAW_IMAGES, description="In every class, found = ingested + quarantined."
+            "counts_reconcile",
+            asset=RAW_IMAGES,
+            description="In every class, found = ingested + quarantined.",
         ),
         dg.AssetCheckSpec(
             "nothing_quarantined", asset=RAW_IMAGES, description="No photo of any class is in quarantine."

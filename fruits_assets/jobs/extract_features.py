@@ -143,9 +143,9 @@ def _extract(params: ExtractParams, directory: str, groups: list[RowGroup]) -> l
         writer = PartWriter(store, f"{directory}/{class_key(label)}", schema)
         non_finite = constant = 0
         for path, of_part in groupby(of_class, key=lambda group: group.path):
-            indices = [group.index for group in of_part]
+            numbers = [group.number for group in of_part]
             columns = ["path", "label", "sha256", "content"]
-            for images in read_row_groups(store, path, indices, columns):
+            for images in read_row_groups(store, path, numbers, columns):
                 features = features_of(images.column("content"), extractor)
                 non_finite += int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
                 constant += int(np.count_nonzero(np.ptp(features, axis=1) == 0))

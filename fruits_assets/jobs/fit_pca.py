@@ -74,9 +74,9 @@ class FitReport:
 
 
 class Moments(NamedTuple):
-    """Sums over n vectors: n, the sum (1280,), and the Gram matrix (1280, 1280), float64."""
+    """Sums over n images' vectors: n, the sum (1280,), and the Gram matrix (1280, 1280), float64."""
 
-    count: int
+    images: int
     total: NDArray[np.float64]
     gram: NDArray[np.float64]
 
@@ -184,8 +184,8 @@ def decompose(moments: Moments, components: int, variance: float | None = None) 
     The largest entry, by magnitude, of every component is positive, so that the same features give
     the same signs (eigenvectors have none of their own).
     """
-    mean = moments.total / moments.count
-    covariance = (moments.gram - moments.count * np.outer(mean, mean)) / (moments.count - 1)
+    mean = moments.total / moments.images
+    covariance = (moments.gram - moments.images * np.outer(mean, mean)) / (moments.images - 1)
     values, vectors = np.linalg.eigh(covariance)
     # Rounding can leave the smallest a little below zero.
     variances = np.maximum(values[::-1], 0)
@@ -204,7 +204,7 @@ def read_features(store: Root, groups: list[RowGroup]) -> NDArray[np.float32]:
         [
             rows.column("features").flatten().to_numpy().reshape(-1, FEATURES)
             for path, of_part in groupby(groups, key=lambda group: group.path)
-            for rows in read_row_groups(store, path, [group.index for group in of_part], ["features"])
+            for rows in read_row_groups(store, path, [group.number for group in of_part], ["features"])
         ]
     )
 
@@ -220,7 +220,7 @@ def _moments(store_uri: str, groups: list[RowGroup]) -> Moments:
 
 
 def _add(one: Moments, other: Moments) -> Moments:
-    return Moments(one.count + other.count, one.total + other.total, one.gram + other.gram)
+    return Moments(one.images + other.images, one.total + other.total, one.gram + other.gram)
 
 
 def _save_spark_model(

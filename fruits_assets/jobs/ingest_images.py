@@ -94,14 +94,12 @@ class _ClassTotal:
     images: list[Part] = field(default_factory=list)
     quarantined: list[Part] = field(default_factory=list)
     digest: int = 0
-    bytes: int = 0
     preview: bytes = b""
 
     def add(self, other: "_ClassTotal") -> None:
         self.images += other.images
         self.quarantined += other.quarantined
         self.digest = (self.digest + other.digest) % (1 << 256)
-        self.bytes += other.bytes
         self.preview = self.preview or other.preview
 
 
@@ -113,9 +111,7 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     store = open_root(params.store)
     listing = list_photos(params.images)
     present = [label for label in params.classes if label in listing.classes]
-    directories = {
-        table: new_directory(table, params.version) for table in (RAW_IMAGES, QUARANTINED_IMAGES)
-    }
+    directories = {table: new_directory(table, params.version) for table in (RAW_IMAGES, QUARANTINED_IMAGES)}
     chunks = [chunk for label in present for chunk in _chunks(label, listing.classes[label])]
     totals = {label: _ClassTotal() for label in present}
     for results in run_tasks(
@@ -161,7 +157,7 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
             found,
             images.rows,
             bad.rows,
-            total.bytes,
+            images.bytes,
             images.data_version,
             preview_jpeg_base64=base64.b64encode(total.preview).decode(),
         )
@@ -235,7 +231,6 @@ def _ingest_chunk(params: IngestParams, directories: dict[str, str], chunk: _Chu
         row |= {"content": content, "width": decoded.width, "height": decoded.height}
         row |= {"format": decoded.format, "modified": photo.modified}
         images.add(row, len(content))
-        total.bytes += len(content)
         # The sum of one hash for each photo: the same for the same photos in any order or chunks.
         of_photo = hashlib.sha256(f"{photo.path}\0{row['sha256']}".encode()).digest()
         total.digest = (total.digest + int.from_bytes(of_photo)) % (1 << 256)
@@ -295,9 +290,7 @@ def _read_ahead(
 def _read(root: Root, photo: Photo, max_bytes: int) -> bytes | BadImage:
     """A photo's content, or why it cannot be had. A fault of the network is no photo's fault: raised."""
     if photo.bytes > max_bytes:
-        return BadImage(
-            f"{photo.bytes:,} bytes are over the limit of {max_bytes:,} (FRUITS_MAX_IMAGE_BYTES)"
-        )
+        return BadImage(f"{photo.bytes:,} bytes are over the limit of {max_bytes:,} (FRUITS_MAX_IMAGE_BYTES)")
     try:
         return root.read(photo.path)
     except FileNotFoundError:

@@ -148,8 +148,9 @@ def read_components(store_uri: str, model_directory: str) -> NDArray[np.float64]
     data = store.list(f"{model_directory}/{SPARK_MODEL}/data")
     [path] = [info.path for info in data if info.path.endswith(".parquet")]
     matrix = pq.read_table(path, filesystem=store.fs, columns=["pc"]).column("pc")[0].as_py()
-    order = "C" if matrix["isTransposed"] else "F"
-    return np.reshape(matrix["values"], (matrix["numRows"], matrix["numCols"]), order=order)
+    values = np.array(matrix["values"], np.float64)
+    shape = matrix["numRows"], matrix["numCols"]
+    return values.reshape(shape) if matrix["isTransposed"] else values.reshape(shape[::-1]).T
 
 
 def _project(params: ProjectParams, directory: str, pointers: list[Pointer]) -> list[_Written]:
@@ -165,9 +166,7 @@ def _project_class(
     label = str(pointer.label)
     temporary = f"{directory}/{class_key(label)}/part.csv"
     names = ["path", "label", *(f"pc{number + 1}" for number in range(components.shape[1]))]
-    schema = pa.schema(
-        [(name, pa.string() if name in ("path", "label") else pa.float64()) for name in names]
-    )
+    schema = pa.schema([(name, pa.string() if name in ("path", "label") else pa.float64()) for name in names])
     head = ""
     with store.create(temporary) as stream, pyarrow.csv.CSVWriter(stream, schema) as writer:
         for rows in _feature_rows(store, pointer):

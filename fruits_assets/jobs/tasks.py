@@ -1,6 +1,5 @@
 """Running one function over many pieces of work as Spark tasks, with progress and interruption."""
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -36,9 +35,7 @@ class Progress:
 Reporter = Callable[[Progress], None]
 
 
-def pack(
-    pieces: Iterable[Work], weight: Callable[[Work], int], limit: int
-) -> list[list[Work]]:
+def pack(pieces: Iterable[Work], weight: Callable[[Work], int], limit: int) -> list[list[Work]]:
     """Groups pieces, in their order, into lists whose weights add up to `limit` or a little less.
 
     A piece that alone weighs more than the limit stands alone.
@@ -58,7 +55,7 @@ class _Sum(AccumulatorParam[int]):
     def zero(self, value: int) -> int:
         return 0
 
-    def addInPlace(self, value1: int, value2: int) -> int:  # noqa: N802 - Spark's name
+    def addInPlace(self, value1: int, value2: int) -> int:
         return value1 + value2
 
 

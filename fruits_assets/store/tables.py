@@ -68,11 +68,11 @@ class Pointer:
 
 
 class RowGroup(NamedTuple):
-    """One row group of a class's Parquet file: a piece of a task's work."""
+    """One row group, by its number, of a class's Parquet file: a piece of a task's work."""
 
     label: str
     path: str
-    index: int
+    number: int
     rows: int
 
 
@@ -182,10 +182,10 @@ def read_row_groups(
 def row_groups(pointers: dict[str, Pointer]) -> list[RowGroup]:
     """Every row group of some classes, in the order of class and path."""
     return [
-        RowGroup(label, part.path, index, rows)
+        RowGroup(label, part.path, number, rows)
         for label, pointer in pointers.items()
         for part in pointer.parts
-        for index, rows in enumerate(part.row_groups)
+        for number, rows in enumerate(part.row_groups)
     ]
 
 

@@ -1,0 +1,67 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run ui test lint lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+
+# The demo has its own photos, store and Dagster home, apart from yours.
+DEMO_ENV := FRUITS_IMAGES=.demo/images FRUITS_STORE=.demo/store DAGSTER_HOME="$(CURDIR)/.demo/dagster" \
+	FRUITS_WEIGHTS=$${FRUITS_WEIGHTS:-embedded}
+
+# Where photos are named neither in the environment nor in .env, the UI shows the demo.
+FRUITS_IMAGES_SET := $(FRUITS_IMAGES)$(shell grep -s '^FRUITS_IMAGES=.' .env)
+
+help:
+	@echo "make demo   draw sample photos and run the whole pipeline on them"
+	@echo "make run    run the whole pipeline on FRUITS_IMAGES"
+	@echo "make ui     open Dagster's UI on http://127.0.0.1:3000"
+	@echo "make test   run the tests"
+	@echo "make lint   check style and types"
+	@echo "make lock   resolve the dependencies of pyproject.toml anew"
+
+setup: .venv/ready .env
+
+# A Python of 3.11 or later makes the environment; uv fills it from the lock file, checking every hash.
+.venv/ready: requirements.lock requirements-uv.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11, 3.12 or 3.13 is needed"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	$(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch .venv/ready
+
+# What is exported in the shell wins over .env.
+.env:
+	sed 's|/path/to/this/folder|$(CURDIR)|' .env.example > .env
+
+demo: setup
+	@mkdir -p .demo/dagster && cp .dagster/dagster.yaml .demo/dagster
+	fruits samples .demo/images
+	$(DEMO_ENV) fruits run
+	@echo "The CSVs, one for each class, are in $(CURDIR)/.demo/store/pca_features_csv"
+	@echo "To see the run, its lineage and plots in Dagster's UI: make ui"
+
+run: setup
+	fruits run
+
+ui: setup
+	$(if $(FRUITS_IMAGES_SET),,$(DEMO_ENV)) dagster dev --host 127.0.0.1 --port $${PORT:-3000}
+
+test: setup
+	pytest
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --upgrade --no-header \
+		--no-emit-index-url --no-emit-find-links --quiet pyproject.toml -o requirements.lock
+	echo uv | uv pip compile - --generate-hashes --upgrade --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --quiet -o requirements-uv.lock
+
+clean:
+	rm -rf .venv .demo

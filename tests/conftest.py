@@ -1,0 +1,85 @@
+"""Fixtures of the whole suite: one Spark session, one conversion of the model, one set of drawn photos."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from fruits_assets.backbone.weights import EMBEDDED, RANDOM
+from fruits_assets.samples import draw_samples
+from resources.java import java_home
+from resources.local_spark import local_spark_config
+from resources.settings import Settings
+
+CLASSES = ["Apple Red", "Banana", "Kiwi"]
+IMAGES_PER_CLASS = 8
+
+# The wheel of a finished project has the trained weights; until then, a seeded initialisation.
+_EMBEDDED_FILE = Path(__file__).parents[1] / "fruits_assets" / "backbone" / "embedded.npz"
+WEIGHTS = EMBEDDED if _EMBEDDED_FILE.exists() else RANDOM
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment() -> Iterator[None]:
+    """Removes the developer's own settings, and sets what Spark needs, for the whole session."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("FRUITS_", "AWS_", "DAGSTER_", "SPARK_")):
+                patch.delenv(name)
+        patch.setenv("JAVA_HOME", str(java_home()))
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs every test in a directory of its own, where there is no `.env`."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """The one Spark session, on two cores; `getOrCreate` of a Dagster run in this process finds it."""
+    folder = str(tmp_path_factory.mktemp("spark"))
+    settings = Settings(images=folder, store=folder, spark_cores=2, _env_file=None)  # type: ignore[call-arg]
+    session = SparkSession.builder.config(
+        map={**local_spark_config(settings), "spark.sql.warehouse.dir": folder, "spark.local.dir": folder}
+    ).getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def _drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drawn")
+    for label in draw_samples(root, IMAGES_PER_CLASS):
+        if label not in CLASSES:
+            shutil.rmtree(root / label)
+    return root
+
+
+@pytest.fixture
+def photos(_drawn_photos: Path, tmp_path: Path) -> Path:
+    """A root of photos of the test's own to change: the classes `CLASSES`, `IMAGES_PER_CLASS` each."""
+    return shutil.copytree(_drawn_photos, tmp_path / "photos")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """The root of a store that does not exist yet."""
+    return str(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def extractor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with `model.xml`, `model.bin` and `conversion.json`, converted once (by `WEIGHTS`)."""
+    out = tmp_path_factory.mktemp("extractor")
+    command = [sys.executable, "-m", "fruits_assets.backbone.convert", "--weights", WEIGHTS, "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
