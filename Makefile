@@ -30,6 +30,7 @@ setup: .venv/ready .env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	$(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	cp resources/dagster_asset.pth "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
 	@touch .venv/ready
 
 # What is exported in the shell wins over .env.

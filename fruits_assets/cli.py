@@ -43,11 +43,12 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
         raise click.UsageError("--components and --variance fit a new model, which --class never does.")
     _use_dagster_home()
     from fruits_assets.pipeline import PipelineError, run_pipeline
-    from resources.settings import SettingsError
+    from resources.settings import SettingsError, load_settings
 
     config = {"components": components, "variance": variance}
+    config = {key: value for key, value in config.items() if value is not None}
     try:
-        summary = run_pipeline(labels, {key: value for key, value in config.items() if value is not None})
+        summary = run_pipeline(load_settings(), labels, config)
     except (SettingsError, PipelineError) as error:
         sys.exit(f"fruits run: {error}")
     click.echo("\n".join(_described(summary.lines)))

@@ -4,6 +4,7 @@ import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
 from fruits_assets.assets.feature_extractor import feature_extractor
+from fruits_assets.assets.feature_quality import feature_quality
 from fruits_assets.assets.fruit_photos import fruit_photos
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_features_csv import pca_features_csv
@@ -11,6 +12,7 @@ from fruits_assets.assets.pca_model import fitted_on_current_features, pca_model
 from fruits_assets.assets.raw_images import raw_images
 from resources.local_spark import LocalSpark, local_spark_config
 from resources.settings import Settings, load_settings
+from resources.terminal_log import terminal_log
 
 
 @dg.definitions
@@ -22,12 +24,21 @@ def defs() -> dg.Definitions:
 def definitions_for(settings: Settings) -> dg.Definitions:
     """The asset graph with the resources that some settings ask for."""
     return dg.Definitions(
-        assets=[fruit_photos, raw_images, feature_extractor, mobilenet_features, pca_model, pca_features_csv],
+        assets=[
+            fruit_photos,
+            raw_images,
+            feature_extractor,
+            mobilenet_features,
+            pca_model,
+            pca_features_csv,
+            feature_quality,
+        ],
         asset_checks=[fitted_on_current_features],
         resources={
             "settings": settings,
             "job_runner": LocalSpark(pyspark=LazyPySparkResource(spark_config=local_spark_config(settings))),
         },
+        loggers={"console": terminal_log},
         # Spark is in this process; the default executor would start a JVM for every step.
         executor=dg.in_process_executor,
     )

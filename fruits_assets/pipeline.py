@@ -10,17 +10,19 @@ import dagster as dg
 
 from fruits_assets.assets.by_class import FAILED_CLASSES
 from fruits_assets.assets.feature_extractor import feature_extractor
+from fruits_assets.assets.feature_quality import feature_quality
 from fruits_assets.assets.fruit_photos import fruit_photos
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_features_csv import pca_features_csv
 from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.assets.raw_images import raw_images
-from fruits_assets.definitions import defs, settings
+from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes
 from fruits_assets.store.photos import PhotosError, list_photos
 from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, QUARANTINED_IMAGES, RAW_IMAGES
 from fruits_assets.store.tables import Pointer, current, current_one
+from resources.settings import Settings
 
 # Dagster's tags of a run over a range of partitions.
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -41,19 +43,20 @@ class Summary:
     failed: bool
 
 
-def run_pipeline(labels: Sequence[str], pca_config: dict[str, Any]) -> Summary:
+def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str, Any]) -> Summary:
     """Runs everything for every class, or for the given ones with the current model.
 
     A class that fails is left out and named; the others are finished. Raises `PipelineError` where
     there is nothing to run.
     """
     started = time.monotonic()
+    job = definitions_for(settings).resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.get() as instance:
         try:
             present = list(list_photos(settings.images).classes)
         except PhotosError as error:
             raise PipelineError(str(error)) from None
-        _execute(instance, [fruit_photos], None)
+        _execute(job, instance, [fruit_photos], None)
         unknown = [label for label in labels if label not in present]
         if unknown:
             raise PipelineError(
@@ -68,12 +71,16 @@ def run_pipeline(labels: Sequence[str], pca_config: dict[str, Any]) -> Summary:
             )
         # Classes whose photos are gone stay part of the whole, with their last version.
         wanted = set(labels) or {*present, *current(store, RAW_IMAGES)}
-        failed = _materialize(instance, wanted, pca_config, refit=not labels)
+        failed = _materialize(job, instance, wanted, pca_config, refit=not labels)
         return _summary(store, wanted, failed, time.monotonic() - started)
 
 
 def _materialize(
-    instance: dg.DagsterInstance, wanted: set[str], pca_config: Mapping[str, Any], refit: bool
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    wanted: set[str],
+    pca_config: Mapping[str, Any],
+    refit: bool,
 ) -> dict[str, str]:
     """Materializes everything for the wanted classes; returns those that failed, with the reason.
 
@@ -82,23 +89,24 @@ def _materialize(
     """
     known = known_classes(instance)
     run_config = {"ops": {PCA_MODEL: {"config": dict(pca_config)}}} if refit else {}
+    refitted = [pca_model, feature_quality] if refit else []
     stretches = list(_stretches(known, wanted))
     failed: dict[str, str] = {}
     if len(stretches) == 1:
         per_class = [raw_images, feature_extractor, mobilenet_features, pca_features_csv]
-        failed = _execute(instance, [*per_class, *([pca_model] if refit else [])], stretches[0], run_config)
+        failed = _execute(job, instance, [*per_class, *refitted], stretches[0], run_config)
         if not failed:
             return {}
     else:
         for stretch in stretches:
-            failed |= _execute(instance, [raw_images, feature_extractor], stretch)
+            failed |= _execute(job, instance, [raw_images, feature_extractor], stretch)
     for stretch in _stretches(known, wanted - failed.keys()):
-        failed |= _execute(instance, [mobilenet_features], stretch)
+        failed |= _execute(job, instance, [mobilenet_features], stretch)
     good = wanted - failed.keys()
-    if refit and good:
-        _execute(instance, [pca_model], None, run_config)
+    if refitted and good:
+        _execute(job, instance, refitted, None, run_config)
     for stretch in _stretches(known, good):
-        failed |= _execute(instance, [pca_features_csv], stretch)
+        failed |= _execute(job, instance, [pca_features_csv], stretch)
     return failed
 
 
@@ -111,6 +119,7 @@ def _stretches(known: Sequence[str], wanted: Set[str]) -> Iterator[tuple[str, st
 
 
 def _execute(
+    job: dg.JobDefinition,
     instance: dg.DagsterInstance,
     assets: Sequence[dg.AssetsDefinition | dg.SourceAsset],
     stretch: tuple[str, str] | None,
@@ -118,7 +127,7 @@ def _execute(
 ) -> dict[str, str]:
     """One Dagster run of some assets over a stretch of classes; the classes that failed in it."""
     tags = {} if stretch is None else dict(zip((_RANGE_START, _RANGE_END), stretch, strict=True))
-    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+    result = job.execute_in_process(
         run_config={**_LOGGING, **(run_config or {})},
         instance=instance,
         asset_selection=[asset.key for asset in assets],
@@ -128,11 +137,15 @@ def _execute(
     failed: dict[str, str] = {}
     for event in result.filter_events(lambda event: event.is_step_failure):
         error, cause = event.step_failure_data.error, event.step_failure_data.user_failure_data
-        classes = cause.metadata.get(FAILED_CLASSES) if cause else None
+        classes: Any = cause.metadata.get(FAILED_CLASSES) if cause else None
         if classes is None:
             words = (cause.description if cause else error and error.message) or "no message"
             raise PipelineError(f"{event.step_key} failed: {words.strip()}")
         failed |= classes.value
+    if not result.success and not failed:
+        raise PipelineError(
+            f"the run {result.run_id} failed outside its assets; Dagster's UI shows why: make ui"
+        )
     return failed
 
 

@@ -59,7 +59,7 @@ def feature_extractor(
         context.log.info(f"Converting MobileNetV2 with the weights {weights.name!r} to OpenVINO IR")
         with TemporaryDirectory() as folder:
             xml, weights_bin, difference = _convert(settings.weights, Path(folder))
-        directory = f"{new_directory(FEATURE_EXTRACTOR, context.run_id)}/model"
+        directory = f"{new_directory(FEATURE_EXTRACTOR, context.run.run_id)}/model"
         store.write(f"{directory}/{MODEL_XML}", xml)
         store.write(f"{directory}/{MODEL_BIN}", weights_bin)
         details = {

@@ -61,7 +61,7 @@ def mobilenet_features(
         raise dg.Failure("There is no feature_extractor yet. Materialize it first.", allow_retries=False)
     params = ExtractParams(
         settings.store,
-        context.run_id,
+        context.run.run_id,
         list(context.partition_keys),
         extractor.directory,
         extractor.details["ir_sha256"],

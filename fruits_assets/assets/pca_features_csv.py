@@ -70,7 +70,7 @@ def pca_features_csv(
     )
     params = ProjectParams(
         settings.store,
-        context.run_id,
+        context.run.run_id,
         list(context.partition_keys),
         model.directory,
         model.data_version,

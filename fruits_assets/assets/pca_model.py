@@ -60,7 +60,7 @@ def pca_model(
 ) -> dg.MaterializeResult:
     params = FitParams(
         settings.store,
-        context.run_id,
+        context.run.run_id,
         known_classes(context.instance),
         config.components,
         config.variance,

@@ -66,6 +66,38 @@ def scatter(points: Mapping[str, Sequence[Sequence[float]]]) -> dg.MarkdownMetad
     return _embed_figure(figure)
 
 
+def accuracy_by_components(
+    nearest_neighbour: Mapping[int, float], linear_probe: Mapping[int, float], current: int
+) -> dg.MarkdownMetadataValue:
+    """Accuracy against the number of components, with the model's own number marked."""
+    figure = _figure(height=2.6)
+    axes = figure.add_subplot()
+    axes.plot(list(nearest_neighbour), list(nearest_neighbour.values()), marker=".", color="#4c956c")
+    axes.plot(list(linear_probe), list(linear_probe.values()), marker=".", color="#bc4749")
+    axes.axvline(current, color="grey", linestyle=":")
+    axes.set_xscale("log")
+    axes.set_xticks(list(nearest_neighbour), [f"{number:,}" for number in nearest_neighbour], minor=False)
+    axes.minorticks_off()
+    axes.set_xlabel("components", fontsize=7)
+    axes.set_title("accuracy on held-out images", fontsize=8)
+    axes.tick_params(labelsize=6)
+    axes.legend(["1-nearest-neighbour", "linear probe", f"the model: {current}"], fontsize=7)
+    return _embed_figure(figure)
+
+
+def confusions(pairs: Sequence[tuple[str, str, int]]) -> dg.MarkdownMetadataValue:
+    """The most frequent confusions as bars: true class, what it was taken for, images."""
+    figure = _figure(height=0.7 + 0.17 * len(pairs))
+    axes = figure.add_subplot()
+    names = [f"{_short(true)} → {_short(taken)}" for true, taken, _ in pairs]
+    axes.barh(range(len(pairs)), [count for *_, count in pairs], color="#bc4749")
+    axes.set_yticks(range(len(pairs)), names)
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=6)
+    axes.set_title("most frequent confusions (held-out images)", fontsize=8)
+    return _embed_figure(figure)
+
+
 def figure_colours(count: int) -> list[tuple[float, float, float, float]]:
     """Colours that differ as much as `count` colours can."""
     from matplotlib import colormaps

@@ -55,7 +55,7 @@ def raw_images(
     params = IngestParams(
         settings.images,
         settings.store,
-        context.run_id,
+        context.run.run_id,
         list(context.partition_keys),
         settings.max_image_bytes,
         settings.max_image_pixels,

@@ -99,8 +99,8 @@ def _fetched(location: str) -> Path:
         content = open_root(folder).read(name)
     except OSError as error:
         raise WeightsError(
-            f"FRUITS_WEIGHTS={location} cannot be read ({error}). Set it to {IMAGENET}, {EMBEDDED}, {RANDOM}, "
-            "or a weights file (a path or s3://bucket/key)."
+            f"FRUITS_WEIGHTS={location} cannot be read ({error}). Set it to {IMAGENET}, {EMBEDDED}, "
+            f"{RANDOM}, or a weights file (a path or s3://bucket/key)."
         ) from None
     file = Path(tempfile.mkdtemp(prefix="fruits-weights-")) / name
     file.write_bytes(content)

@@ -37,7 +37,8 @@ DEFAULT_COMPONENTS = 15
 
 SPARK_MODEL, MODEL_JSON = "spark", "model.json"
 
-TASKS_PER_CORE = 4
+# Two a core keep the cores busy to the end; each partial result is 13 MB.
+TASKS_PER_CORE = 2
 SCATTER_CLASSES, SCATTER_POINTS = 60, 1200
 
 
@@ -229,7 +230,8 @@ def _save_spark_model(
     """Writes a model in Spark ML's own format. Python has no constructor for one, so it is made in
     the JVM (org.apache.spark.ml.feature.PCAModel); a DenseMatrix is stored by columns."""
     jvm, gateway = spark._jvm, spark.sparkContext._gateway
-    assert jvm is not None and gateway is not None
+    assert jvm is not None
+    assert gateway is not None
     linalg = jvm.org.apache.spark.ml.linalg
     rows, k = components.shape
 

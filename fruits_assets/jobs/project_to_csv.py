@@ -99,6 +99,7 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
     ]
     # Nothing is replaced before everything is projected, so that an interruption leaves all as it was.
     store.move_many((csv.temporary, csv_path(csv.label)) for csv in written)
+    store.remove(directory)  # empty now
     pointers = {
         csv.label: Pointer(
             csv.label,

@@ -52,9 +52,10 @@ def list_photos(uri: str) -> Listing:
     """
     root = open_root(uri)
     if not root.exists():
+        what = "is a file" if root.is_local and os.path.isfile(uri) else "does not exist"
         raise PhotosError(
-            f"FRUITS_IMAGES={uri} does not exist. Set it to the folder or s3:// prefix that holds "
-            "one folder of photos for each fruit class."
+            f"FRUITS_IMAGES={uri} {what}. Set it to the folder or s3:// prefix that holds one folder of "
+            "photos for each fruit class."
         )
     listing = Listing()
     classes: dict[str, list[Photo]] = defaultdict(list)
@@ -65,8 +66,6 @@ def list_photos(uri: str) -> Listing:
             listing.skipped[photo.path[: photo.path.index(hidden)] + hidden] = "begins with . or _"
         elif not folder:
             listing.skipped[name] = "is in no folder, so it has no label"
-        elif not _is_utf8(name):
-            listing.skipped[photo.path] = "has a name that is not UTF-8"
         else:
             label = folder.rpartition("/")[2]
             reason = _unfit(label)
@@ -91,14 +90,7 @@ def _unfit(label: str) -> str | None:
         return "holds '...', which Dagster reads as a range of partitions"
     if any(unicodedata.category(character) == "Cc" for character in label):
         return "holds a control character"
-    if not _is_utf8(label):
-        return "is not UTF-8"
     return None
-
-
-def _is_utf8(name: str) -> bool:
-    # Python gives a byte that is not UTF-8 as a lone surrogate, which only Python can open.
-    return not any(unicodedata.category(character) == "Cs" for character in name)
 
 
 def _walk(root: Root, skipped: dict[str, str]) -> Iterator[Photo]:
@@ -119,6 +111,10 @@ def _walk_folder(top: Path, folder: str, above: list[str], skipped: dict[str, st
         return
     for entry in entries:
         path = f"{folder}/{entry.name}" if folder else entry.name
+        if any(unicodedata.category(character) == "Cs" for character in entry.name):
+            # Python gives a byte that is not UTF-8 as a lone surrogate, which only Python can open.
+            skipped[os.fsencode(path).decode(errors="backslashreplace")] = "has a name that is not UTF-8"
+            continue
         if entry.name.startswith((".", "_")):
             skipped[path] = "begins with . or _"
             continue

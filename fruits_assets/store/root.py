@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -93,6 +94,18 @@ class Root:
         with ThreadPoolExecutor(IO_THREADS) as pool:
             list(pool.map(lambda pair: self.move(*pair), moves))
 
+    def remove(self, path: str) -> None:
+        """Removes a directory, with the empty ones that it leaves above it on disk.
+
+        Another run may be removing the same one: what is gone already is no error.
+        """
+        with suppress(FileNotFoundError):
+            self.fs.delete_dir(path)
+        if self.is_local:
+            with suppress(OSError):  # the first that is not empty
+                for folder in Path(path).parents[:-1]:
+                    (Path(self.uri) / folder).rmdir()
+
     def list(self, prefix: str) -> list[pafs.FileInfo]:
         """Every file below a prefix, at any depth; nothing where the prefix does not exist."""
         selector = pafs.FileSelector(prefix, recursive=True, allow_not_found=True)
@@ -111,6 +124,8 @@ def open_root(uri: str) -> Root:
         return Root(uri, pafs.SubTreeFileSystem(uri, pafs.LocalFileSystem()), is_local=True)
     s3 = pafs.S3FileSystem(
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
+        # pyarrow itself reads these variables in `FileSystem.from_uri` only.
+        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         # A small file then goes as one PUT, which is atomic, and cheaper than a multipart upload.
         allow_delayed_open=True,
         connect_timeout=10,

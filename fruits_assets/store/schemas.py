@@ -10,6 +10,7 @@ FEATURE_EXTRACTOR = "feature_extractor"
 MOBILENET_FEATURES = "mobilenet_features"
 PCA_MODEL = "pca_model"
 PCA_FEATURES_CSV = "pca_features_csv"
+FEATURE_QUALITY = "feature_quality"
 
 SCHEMAS: dict[str, pa.Schema] = {
     RAW_IMAGES: pa.schema(

@@ -129,7 +129,9 @@ def files(store_uri: str, table: str, labels: Iterable[str] | None = None) -> li
 
     For `pandas.read_parquet`, `spark.read.parquet(*files)` and pyarrow:
 
-        pd.read_parquet(files("/data/store", "mobilenet_features", ["Lychee"]))
+        pd.read_parquet(files("/data/store", "mobilenet_features", ["Lychee"]), partitioning=None)
+
+    Without `partitioning=None`, pyarrow takes `version=...` in their names for one more column.
     """
     store = open_root(store_uri)
     return [
@@ -222,7 +224,7 @@ def sweep(store: Root, table: str, keep: timedelta) -> int:
     referenced = {_parse(content).directory for content in store.read_many(pointers)}
     unreferenced = [path for path in old if path not in referenced]
     with ThreadPoolExecutor(IO_THREADS) as pool:
-        list(pool.map(store.fs.delete_dir, unreferenced))
+        list(pool.map(store.remove, unreferenced))
     return len(unreferenced)
 
 

@@ -1,0 +1,116 @@
+"""The way of the notebook that this platform replaces, as the peer to measure against.
+
+`binaryFile`, Keras weights broadcast to a SCALAR_ITER pandas UDF that calls `model.predict`, Parquet,
+`pyspark.ml`'s PCA, CSV. Prints one JSON object: seconds of each stage, and of the whole.
+
+    python -m benchmarks.notebook_way --photos DIR --weights FILE --out DIR --cores 2
+"""
+
+import io
+import json
+import os
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+
+STARTED = time.perf_counter()
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    for name in ("photos", "weights", "out"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--cores", type=int, default=2)
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+
+    import keras
+    import pandas as pd
+    from pyspark.ml.feature import PCA
+    from pyspark.ml.functions import array_to_vector, vector_to_array
+    from pyspark.sql import SparkSession
+    from pyspark.sql.functions import col, element_at, pandas_udf, split
+
+    from resources.java import java_home
+
+    os.environ["JAVA_HOME"] = str(java_home())
+    spark = (
+        SparkSession.builder.master(f"local[{arguments.cores}]")
+        .config("spark.driver.memory", "4g")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.ui.enabled", "false")
+        .config("spark.sql.parquet.writeLegacyFormat", "true")
+        .getOrCreate()
+    )
+    model = keras.applications.MobileNetV2(
+        include_top=False, weights=arguments.weights, input_shape=(224, 224, 3), pooling="avg"
+    )
+    weights = spark.sparkContext.broadcast(model.get_weights())
+    ready = time.perf_counter()
+
+    images = (
+        spark.read.format("binaryFile")
+        .option("pathGlobFilter", "*.jpg")
+        .option("recursiveFileLookup", "true")
+        .load(arguments.photos)
+        .withColumn("label", element_at(split(col("path"), "/"), -2))
+        .repartition(24)
+    )
+
+    def preprocess(content: bytes) -> "keras.KerasTensor":
+        import keras
+        import numpy as np
+        from PIL import Image
+
+        pixels = np.asarray(Image.open(io.BytesIO(content)).resize((224, 224)), np.float32)
+        return keras.applications.mobilenet_v2.preprocess_input(pixels)
+
+    @pandas_udf("array<float>")  # type: ignore[call-overload]
+    def featurize(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        import keras
+        import numpy as np
+
+        extractor = keras.applications.MobileNetV2(
+            include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg"
+        )
+        extractor.set_weights(weights.value)
+        for contents in batches:
+            inputs = np.stack([preprocess(content) for content in contents])
+            yield pd.Series(list(extractor.predict(inputs, verbose=0)))
+
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "1024")
+    features_path = str(Path(arguments.out) / "features")
+    features = images.select("path", "label", featurize("content").alias("features"))
+    features.write.mode("overwrite").parquet(features_path)
+    extracted = time.perf_counter()
+
+    vectors = spark.read.parquet(features_path).withColumn("vector", array_to_vector("features"))
+    pca = PCA(k=15, inputCol="vector", outputCol="components").fit(vectors)
+    fitted = time.perf_counter()
+
+    projected = pca.transform(vectors).withColumn("values", vector_to_array("components"))
+    columns = [col("values")[number].alias(f"pc{number + 1}") for number in range(15)]
+    csv_path = str(Path(arguments.out) / "csv")
+    projected.select("path", "label", *columns).write.mode("overwrite").csv(csv_path, header=True)
+    done = time.perf_counter()
+    print(
+        json.dumps(
+            {
+                "images": vectors.count(),
+                "start": ready - STARTED,
+                "features": extracted - ready,
+                "pca_fit": fitted - extracted,
+                "csv": done - fitted,
+                "whole": done - STARTED,
+                "explained_variance": float(sum(pca.explainedVariance)),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The platform's jobs with no Dagster, timed one by one in one fresh Spark session.
+
+python -m benchmarks.our_way --photos DIR --ir DIR --out DIR --cores 2
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+
+STARTED = time.perf_counter()
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    for name in ("photos", "ir", "out"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--cores", type=int, default=2)
+    arguments = parser.parse_args()
+
+    from dagster_pyspark.resources import spark_session_from_config
+
+    from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, sha256_of
+    from fruits_assets.jobs.extract_features import ExtractParams, extract_features
+    from fruits_assets.jobs.fit_pca import FitParams, fit_pca
+    from fruits_assets.jobs.ingest_images import IngestParams, ingest_images
+    from fruits_assets.jobs.project_to_csv import ProjectParams, project_to_csv
+    from fruits_assets.jobs.tasks import Progress
+    from fruits_assets.store.photos import list_photos
+    from fruits_assets.store.root import open_root
+    from resources.java import java_home
+    from resources.local_spark import local_spark_config
+    from resources.settings import Settings
+
+    settings = Settings(images=arguments.photos, store=arguments.out, spark_cores=arguments.cores)
+    os.environ |= {"JAVA_HOME": str(java_home()), "PYSPARK_PYTHON": sys.executable}
+    spark = spark_session_from_config(local_spark_config(settings))
+    xml, weights = ((Path(arguments.ir) / name).read_bytes() for name in (MODEL_XML, MODEL_BIN))
+    store = open_root(settings.store)
+    store.write(f"ir/{MODEL_XML}", xml)
+    store.write(f"ir/{MODEL_BIN}", weights)
+    seconds = {"start": time.perf_counter() - STARTED}
+
+    def quiet(progress: Progress) -> None:
+        pass
+
+    def timed(name, job, params):  # type: ignore[no-untyped-def]
+        begun = time.perf_counter()
+        report = job(spark, params, quiet)
+        seconds[name] = time.perf_counter() - begun
+        return report
+
+    labels = list(list_photos(settings.images).classes)
+    version, keep = "benchmark", settings.keep_hours
+    ingested = timed(
+        "ingest",
+        ingest_images,
+        IngestParams(settings.images, settings.store, version, labels, 50_000_000, 50_000_000, 0.1, keep),
+    )
+    timed(
+        "features",
+        extract_features,
+        ExtractParams(settings.store, version, labels, "ir", sha256_of(xml, weights), "1", keep),
+    )
+    model = timed("pca_fit", fit_pca, FitParams(settings.store, version, labels, 15, None, keep))
+    timed(
+        "csv",
+        project_to_csv,
+        ProjectParams(settings.store, version, labels, model.directory, model.data_version, keep),
+    )
+    print(
+        json.dumps(
+            {
+                "images": sum(figures.ingested for figures in ingested.classes.values()),
+                **seconds,
+                "whole": time.perf_counter() - STARTED,
+                "explained_variance": sum(model.explained_variance),
+                "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`feature_quality`: whether the features, and the components that are kept, tell the fruits apart."""
+
+import json
+from dataclasses import asdict
+
+import dagster as dg
+from pydantic import Field
+
+from fruits_assets.assets.by_class import GROUP, OWNERS
+from fruits_assets.assets.mobilenet_features import mobilenet_features
+from fruits_assets.assets.pca_model import pca_model
+from fruits_assets.assets.previews import accuracy_by_components, confusions
+from fruits_assets.jobs.fit_pca import inputs_version
+from fruits_assets.jobs.project_to_csv import read_components
+from fruits_assets.partitions import known_classes
+from fruits_assets.quality import assess, read_sample, verdict
+from fruits_assets.store.root import open_root
+from fruits_assets.store.schemas import FEATURE_QUALITY, FEATURES, MOBILENET_FEATURES, PCA_MODEL
+from fruits_assets.store.tables import combined_version, current, current_one
+from resources.settings import Settings
+
+
+class QualityConfig(dg.Config):
+    """What counts as enough components."""
+
+    allowed_loss: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="The components may tell this share of images less right than all features.",
+    )
+
+
+@dg.asset(
+    name=FEATURE_QUALITY,
+    deps=[mobilenet_features, pca_model],
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"scikitlearn", "json"},
+    code_version="1",
+    description=(
+        "How well 1-nearest-neighbour and a linear probe tell the classes apart, from the 1280 features and "
+        "from the components, on a sample of which neighbouring files of every class are held out."
+    ),
+    check_specs=[
+        dg.AssetCheckSpec(
+            "enough_components",
+            asset=FEATURE_QUALITY,
+            description="The model's components tell classes apart almost as well as all features.",
+        )
+    ],
+)
+def feature_quality(
+    context: dg.AssetExecutionContext, config: QualityConfig, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
+    store = open_root(settings.store)
+    features = current(store, MOBILENET_FEATURES, known_classes(context.instance))
+    model = current_one(store, PCA_MODEL)
+    if model is None:
+        raise dg.Failure("There is no pca_model yet. Materialize it first.", allow_retries=False)
+    try:
+        quality = assess(read_sample(store, features), read_components(settings.store, model.directory))
+    except ValueError as error:
+        return dg.MaterializeResult(
+            metadata={"verdict": f"Not assessed: {error}."},
+            check_results=[_check(False, f"Not assessed: {error}.")],
+        )
+    enough, sentence = verdict(quality, config.allowed_loss)
+    context.log.info(sentence)
+    path = f"{FEATURE_QUALITY}/current.json"
+    store.write(path, json.dumps(asdict(quality), ensure_ascii=False).encode())
+    plots = {"confusions": confusions(quality.confusions)} if quality.confusions else {}
+    curve = {**quality.by_components, FEATURES: quality.on_features}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(combined_version(inputs_version(features), model.data_version)),
+        metadata={
+            "verdict": sentence,
+            "accuracy_on_features": round(quality.on_features.best, 4),
+            "accuracy_on_components": round(quality.on_components.best, 4),
+            "components": quality.components,
+            "classes": quality.classes,
+            "trained_on": quality.trained_on,
+            "held_out": quality.held_out,
+            "store_path": dg.MetadataValue.path(store.uri_of(path)),
+            "accuracy_by_components": accuracy_by_components(
+                {number: accuracy.nearest_neighbour for number, accuracy in curve.items()},
+                {number: accuracy.linear_probe for number, accuracy in curve.items()},
+                quality.components,
+            ),
+            **plots,
+        },
+        check_results=[_check(enough, sentence)],
+    )
+
+
+def _check(passed: bool, sentence: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name="enough_components",
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=sentence,
+    )
