@@ -99,12 +99,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fruits-benchmark-") as name:
         folder = Path(name)
         ir = folder / "ir"
-        subprocess.run(
-            [sys.executable, "-m", "fruits_assets.backbone.convert"]
-            + ["--weights", str(arguments.weights), "--out", str(ir)],
-            check=True,
-            capture_output=True,
-        )
+        convert = [sys.executable, "-m", "fruits_assets.backbone.convert", "--out", str(ir)]
+        subprocess.run([*convert, "--weights", str(arguments.weights)], check=True, capture_output=True)
         ways = {
             "notebook": _module("notebook_way", arguments, folder, weights=arguments.weights),
             "ours": _module("our_way", arguments, folder, ir=ir),
@@ -166,7 +162,8 @@ def report(times: dict[str, list[Figures]]) -> str:
     if "fruits run, 4 x the photos" in times:
         one, four = times["fruits run"][0]["peak_mb"], times["fruits run, 4 x the photos"][0]["peak_mb"]
         for kind in sorted(one):
-            table += f"\n{four[kind] / one[kind]:6.2f}  peak memory of the {kind} on 4 x the photos ({four[kind]:,.0f} MB)"
+            growth = four[kind] / one[kind]
+            table += f"\n{growth:6.2f}  peak memory of the {kind} on 4 x the photos ({four[kind]:,.0f} MB)"
     return table
 
 

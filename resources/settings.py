@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -47,13 +47,16 @@ class Settings(BaseSettings):
     )
     weights: str = Field(
         "imagenet",
-        description="The model's weights: imagenet, random, or a file (path or s3://...), "
-        "pinned by #sha256=... at its end if wanted.",
+        description="The model's weights: imagenet, embedded, random, or a file (path or "
+        "s3://...), pinned by #sha256=... at its end if wanted.",
     )
     spark_cores: int | None = Field(None, ge=1, description="Cores for Spark; all of the machine's if unset.")
     spark_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="Memory of Spark's JVM.")
     max_image_bytes: int = Field(50_000_000, ge=1, description="A larger photo is quarantined.")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="A photo of more pixels is quarantined.")
+    # Pillow refuses to open a picture of more pixels than the upper bound.
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, le=178_956_970, description="A photo of more pixels is quarantined."
+    )
     max_bad_share: float = Field(
         0.1, ge=0, le=1, description="A class with a larger share of bad photos keeps its last version."
     )
@@ -63,6 +66,16 @@ class Settings(BaseSettings):
     min_explained_variance: float = Field(
         0.5, ge=0, le=1, description="A PCA model that keeps a smaller share of the variance fails its check."
     )
+
+    @model_validator(mode="after")
+    def _roots_are_apart(self) -> "Settings":
+        images, store = f"{self.images}/", f"{self.store}/"
+        if store.startswith(images) or images.startswith(store):
+            raise ValueError(
+                f"FRUITS_STORE={self.store} and FRUITS_IMAGES={self.images} lie inside each other: what is "
+                "written would be read as photos. Give the store a root of its own"
+            )
+        return self
 
 
 def load_settings() -> Settings:
@@ -74,6 +87,8 @@ def load_settings() -> Settings:
 
 
 def _sentence(detail: "pydantic_core.ErrorDetails") -> str:  # type: ignore[name-defined]  # noqa: F821
+    if not detail["loc"]:
+        return str(detail["msg"]).removeprefix("Value error, ")
     name = str(detail["loc"][0])
     variable = f"FRUITS_{name.upper()}"
     meaning = Settings.model_fields[name].description

@@ -17,7 +17,7 @@ from fruits_assets.assets.by_class import (
 from fruits_assets.assets.feature_extractor import feature_extractor
 from fruits_assets.assets.raw_images import raw_images
 from fruits_assets.jobs.extract_features import PREPROCESSING, ExtractParams, extract_features
-from fruits_assets.partitions import fruit_classes
+from fruits_assets.partitions import fruit_classes, known_classes
 from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, described
 from fruits_assets.store.tables import current, current_one
@@ -87,13 +87,13 @@ def mobilenet_features(
             for label, figures in run.report.classes.items()
         },
         run.report.failed,
-        _checks(store, extractor.data_version),
+        _checks(store, known_classes(context.instance), extractor.data_version),
     )
 
 
-def _checks(store: Root, extractor_version: str) -> Iterator[dg.AssetCheckResult]:
+def _checks(store: Root, labels: list[str], extractor_version: str) -> Iterator[dg.AssetCheckResult]:
     """The checks, over all current classes."""
-    images, features = current(store, RAW_IMAGES), current(store, MOBILENET_FEATURES)
+    images, features = (current(store, table, labels) for table in (RAW_IMAGES, MOBILENET_FEATURES))
     wrong = [
         label
         for label, pointer in images.items()

@@ -17,7 +17,7 @@ from fruits_assets.assets.by_class import (
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.jobs.project_to_csv import ProjectParams, project_to_csv
-from fruits_assets.partitions import fruit_classes
+from fruits_assets.partitions import fruit_classes, known_classes
 from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
 from fruits_assets.store.tables import Pointer, current, current_one
@@ -97,13 +97,13 @@ def pca_features_csv(
             for label, figures in run.report.classes.items()
         },
         run.report.failed,
-        _checks(store, model),
+        _checks(store, known_classes(context.instance), model),
     )
 
 
-def _checks(store: Root, model: Pointer) -> Iterator[dg.AssetCheckResult]:
+def _checks(store: Root, labels: list[str], model: Pointer) -> Iterator[dg.AssetCheckResult]:
     """The checks, over all current classes."""
-    features, csvs = current(store, MOBILENET_FEATURES), current(store, PCA_FEATURES_CSV)
+    features, csvs = (current(store, table, labels) for table in (MOBILENET_FEATURES, PCA_FEATURES_CSV))
     wrong = [
         label
         for label, pointer in features.items()

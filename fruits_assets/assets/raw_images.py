@@ -17,7 +17,7 @@ from fruits_assets.assets.by_class import (
 from fruits_assets.assets.fruit_photos import fruit_photos
 from fruits_assets.assets.previews import embed
 from fruits_assets.jobs.ingest_images import IngestParams, ingest_images
-from fruits_assets.partitions import fruit_classes
+from fruits_assets.partitions import fruit_classes, known_classes
 from fruits_assets.store.photos import PhotosError
 from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
@@ -90,13 +90,13 @@ def raw_images(
             for label, figures in run.report.classes.items()
         },
         run.report.failed,
-        _checks(store),
+        _checks(store, known_classes(context.instance)),
     )
 
 
-def _checks(store: Root) -> Iterator[dg.AssetCheckResult]:
+def _checks(store: Root, labels: list[str]) -> Iterator[dg.AssetCheckResult]:
     """The checks, over all current classes."""
-    images, quarantined = current(store, RAW_IMAGES), current(store, QUARANTINED_IMAGES)
+    images, quarantined = (current(store, table, labels) for table in (RAW_IMAGES, QUARANTINED_IMAGES))
     wrong = [
         label
         for label, pointer in images.items()

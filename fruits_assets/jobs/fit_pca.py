@@ -107,10 +107,10 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     features = current(store, MOBILENET_FEATURES, params.classes)
     groups = row_groups(features)
     images = rows_in(groups)
-    most = min(images - 1, FEATURES)
-    if params.components > most or most < 1:
+    components = params.components if params.variance is None else 1
+    if components > min(images - 1, FEATURES):
         raise ValueError(
-            f"{params.components} components need at least {params.components + 1} images (and at most "
+            f"{components} components need at least {components + 1} images (and at most "
             f"{FEATURES} components exist), but there are {images} images in {len(features)} classes. "
             "Materialize mobilenet_features for more classes, or ask for fewer components."
         )

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -297,5 +298,5 @@ def _read(root: Root, photo: Photo, max_bytes: int) -> bytes | BadImage:
         return BadImage("disappeared while it was being ingested")
     except OSError as error:
         if root.is_local or "ACCESS_DENIED" in str(error):
-            return BadImage(f"cannot be read: {error.strerror or 'access denied'}")
+            return BadImage(f"cannot be read: {os.strerror(error.errno) if error.errno else 'access denied'}")
         raise

@@ -1,11 +1,13 @@
 """Running one function over many pieces of work as Spark tasks, with progress and interruption."""
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from py4j.protocol import Py4JJavaError
 from pyspark.accumulators import AccumulatorParam
 from pyspark.sql import SparkSession
 from pyspark.util import InheritableThread
@@ -14,7 +16,9 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.1
+# Progress is told every two seconds, and in a long job every 20th of the time it has taken so far.
 REPORT_SECONDS = 2.0
+REPORT_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,16 @@ class Progress:
         rate = self.done / self.seconds if self.seconds else 0.0
         left = f", {(self.total - self.done) / rate:,.0f} s left" if 0 < self.done < self.total else ""
         return f"{self.stage}: {self.done:,} of {self.total:,} images, {rate:,.0f} images/s{left}"
+
+
+class TaskError(RuntimeError):
+    """A Spark task failed for good. The message has what the task itself raised, without the JVM's trace."""
+
+    def __init__(self, stage: str, error: Py4JJavaError) -> None:
+        said = str(error.java_exception.getMessage())
+        trace = re.search(r"Traceback \(most recent call last\):\n(.*?)\n\n\s*at ", said, re.DOTALL)
+        raised = re.split(r"\n(?=\S)", trace[1])[-1] if trace else said.partition("\n")[0]
+        super().__init__(f"{stage}: a Spark task failed: {raised}")
 
 
 Reporter = Callable[[Progress], None]
@@ -74,7 +88,7 @@ def run_tasks(
     Progress counts `images(piece)` of every finished task. When the calling thread is interrupted,
     the Spark job is cancelled, its running tasks are killed, and the interruption goes on.
 
-    Raises what Spark raises when a task has failed for good.
+    Raises `TaskError` when a task has failed for good.
     """
     if not work:
         return []
@@ -106,7 +120,7 @@ def run_tasks(
         while thread.is_alive():
             thread.join(POLL_SECONDS)
             now = time.monotonic()
-            if now - reported >= REPORT_SECONDS:
+            if now - reported >= max(REPORT_SECONDS, (now - started) / REPORT_SHARE):
                 report(Progress(stage, done.value, total, now - started))
                 reported = now
     except BaseException:
@@ -114,6 +128,7 @@ def run_tasks(
         thread.join(10)
         raise
     if "error" in outcome:
-        raise outcome["error"]
+        error = outcome["error"]
+        raise (TaskError(stage, error) if isinstance(error, Py4JJavaError) else error) from error
     report(Progress(stage, total, total, time.monotonic() - started))
     return outcome["results"]

@@ -114,13 +114,14 @@ class Root:
 
 @lru_cache(maxsize=16)
 def open_root(uri: str) -> Root:
-    """The root at an absolute local path or an `s3://bucket/prefix`, opened once a process.
+    """The root at a local path or an `s3://bucket/prefix`, opened once a process.
 
     Credentials and the endpoint come from AWS's own environment variables and files; the region
     from `AWS_REGION` or `AWS_DEFAULT_REGION`, else Paris.
     """
     uri = uri.rstrip("/") or "/"
     if not uri.startswith("s3://"):
+        uri = os.path.abspath(uri)
         return Root(uri, pafs.SubTreeFileSystem(uri, pafs.LocalFileSystem()), is_local=True)
     s3 = pafs.S3FileSystem(
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
