@@ -39,7 +39,7 @@ SPARK_MODEL, MODEL_JSON = "spark", "model.json"
 
 # Two a core keep the cores busy to the end; each partial result is 13 MB.
 TASKS_PER_CORE = 2
-SCATTER_CLASSES, SCATTER_POINTS = 60, 1200
+SCATTER_CLASSES, SCATTER_POINTS = 60, 600
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _save_spark_model(
 def _scatter(
     store: Root, features: dict[str, Pointer], components: NDArray[np.float64]
 ) -> dict[str, list[list[float]]]:
-    """Up to 1,200 points of up to 60 classes, evenly taken: (pc1, pc2) by class."""
+    """About 600 points of up to 60 classes, evenly taken: (pc1, pc2) by class."""
     labels = list(features)[:: -(-len(features) // SCATTER_CLASSES)]
     points = {}
     for label in labels:
