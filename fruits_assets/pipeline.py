@@ -71,13 +71,14 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
             )
         # Classes whose photos are gone stay part of the whole, with their last version.
         wanted = set(labels) or {*present, *current(store, RAW_IMAGES)}
-        failed = _materialize(job, instance, wanted, pca_config, refit=not labels)
+        failed = _materialize(job, instance, store, wanted, pca_config, refit=not labels)
         return _summary(store, wanted, failed, time.monotonic() - started)
 
 
 def _materialize(
     job: dg.JobDefinition,
     instance: dg.DagsterInstance,
+    store: Root,
     wanted: set[str],
     pca_config: Mapping[str, Any],
     refit: bool,
@@ -100,12 +101,15 @@ def _materialize(
     else:
         for stretch in stretches:
             failed |= _execute(job, instance, [raw_images, feature_extractor], stretch)
-    for stretch in _stretches(known, wanted - failed.keys()):
+    if failed.keys() == wanted:
+        return failed
+    # A class that failed keeps its last version, and that goes through the same extractor and model.
+    usable = wanted & current(store, RAW_IMAGES).keys()
+    for stretch in _stretches(known, usable):
         failed |= _execute(job, instance, [mobilenet_features], stretch)
-    good = wanted - failed.keys()
-    if refitted and good:
+    if refitted:
         _execute(job, instance, refitted, None, run_config)
-    for stretch in _stretches(known, good):
+    for stretch in _stretches(known, usable):
         failed |= _execute(job, instance, [pca_features_csv], stretch)
     return failed
 

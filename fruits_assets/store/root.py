@@ -109,7 +109,11 @@ class Root:
     def list(self, prefix: str) -> list[pafs.FileInfo]:
         """Every file below a prefix, at any depth; nothing where the prefix does not exist."""
         selector = pafs.FileSelector(prefix, recursive=True, allow_not_found=True)
-        return [info for info in self.fs.get_file_info(selector) if info.type == pafs.FileType.File]
+        try:
+            found = self.fs.get_file_info(selector)
+        except FileNotFoundError:  # all the same, where another process is making it just now
+            return []
+        return [info for info in found if info.type == pafs.FileType.File]
 
 
 @lru_cache(maxsize=16)
