@@ -51,6 +51,11 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
         summary = run_pipeline(load_settings(), labels, config)
     except (SettingsError, PipelineError) as error:
         sys.exit(f"fruits run: {error}")
+    except KeyboardInterrupt:
+        click.echo(
+            "fruits run: interrupted. The assets that were finished stand, the others are as they were."
+        )
+        sys.exit(130)  # 128 and the number of SIGINT, as shells have it
     click.echo("\n".join(_described(summary.lines)))
     sys.exit(1 if summary.failed else 0)
 

@@ -27,6 +27,8 @@ from resources.settings import Settings
 # Dagster's tags of a run over a range of partitions.
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
+_INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedError.__name__)
+
 # Progress, warnings and errors; not every event of every step.
 _LOGGING = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
@@ -70,7 +72,7 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
                 "--class needs a PCA model, and there is none yet. Run all classes first: fruits run"
             )
         # Classes whose photos are gone stay part of the whole, with their last version.
-        wanted = set(labels) or {*present, *current(store, RAW_IMAGES)}
+        wanted = set(labels) or {*present, *current(store, RAW_IMAGES, known_classes(instance))}
         failed = _materialize(job, instance, store, wanted, pca_config, refit=not labels)
         return _summary(store, wanted, failed, time.monotonic() - started)
 
@@ -129,7 +131,10 @@ def _execute(
     stretch: tuple[str, str] | None,
     run_config: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """One Dagster run of some assets over a stretch of classes; the classes that failed in it."""
+    """One Dagster run of some assets over a stretch of classes; the classes that failed in it.
+
+    Raises `KeyboardInterrupt` where it was interrupted, which Dagster takes for a failure.
+    """
     tags = {} if stretch is None else dict(zip((_RANGE_START, _RANGE_END), stretch, strict=True))
     result = job.execute_in_process(
         run_config={**_LOGGING, **(run_config or {})},
@@ -142,6 +147,8 @@ def _execute(
     for event in result.filter_events(lambda event: event.is_step_failure):
         error, cause = event.step_failure_data.error, event.step_failure_data.user_failure_data
         classes: Any = cause.metadata.get(FAILED_CLASSES) if cause else None
+        if error and error.cls_name in _INTERRUPTIONS:
+            raise KeyboardInterrupt
         if classes is None:
             words = (cause.description if cause else error and error.message) or "no message"
             raise PipelineError(f"{event.step_key} failed: {words.strip()}")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from support import WEIGHTS
 
-from fruits_assets.backbone.weights import EMBEDDED, RANDOM
 from fruits_assets.samples import draw_samples
 from resources.java import java_home
 from resources.local_spark import local_spark_config
@@ -18,10 +18,6 @@ from resources.settings import Settings
 
 CLASSES = ["Apple Red", "Banana", "Kiwi"]
 IMAGES_PER_CLASS = 8
-
-# The wheel of a finished project has the trained weights; until then, a seeded initialisation.
-_EMBEDDED_FILE = Path(__file__).parents[1] / "fruits_assets" / "backbone" / "embedded.npz"
-WEIGHTS = EMBEDDED if _EMBEDDED_FILE.exists() else RANDOM
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,7 +43,7 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The one Spark session, on two cores; `getOrCreate` of a Dagster run in this process finds it."""
     folder = str(tmp_path_factory.mktemp("spark"))
-    settings = Settings(images=folder, store=folder, spark_cores=2, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(images="/images", store="/store", spark_cores=2, _env_file=None)  # type: ignore[call-arg]
     session = SparkSession.builder.config(
         map={**local_spark_config(settings), "spark.sql.warehouse.dir": folder, "spark.local.dir": folder}
     ).getOrCreate()
@@ -56,7 +52,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 
 @pytest.fixture(scope="session")
-def _drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of photos that no test may change: the classes `CLASSES`, `IMAGES_PER_CLASS` each."""
     root = tmp_path_factory.mktemp("drawn")
     for label in draw_samples(root, IMAGES_PER_CLASS):
         if label not in CLASSES:
@@ -65,9 +62,9 @@ def _drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def photos(_drawn_photos: Path, tmp_path: Path) -> Path:
-    """A root of photos of the test's own to change: the classes `CLASSES`, `IMAGES_PER_CLASS` each."""
-    return shutil.copytree(_drawn_photos, tmp_path / "photos")
+def photos(drawn_photos: Path, tmp_path: Path) -> Path:
+    """A copy of `drawn_photos` of the test's own, to change at will."""
+    return shutil.copytree(drawn_photos, tmp_path / "photos")
 
 
 @pytest.fixture
@@ -80,6 +77,6 @@ def store(tmp_path: Path) -> str:
 def extractor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with `model.xml`, `model.bin` and `conversion.json`, converted once (by `WEIGHTS`)."""
     out = tmp_path_factory.mktemp("extractor")
-    command = [sys.executable, "-m", "fruits_assets.backbone.convert", "--weights", WEIGHTS, "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    program = [sys.executable, "-m", "fruits_assets.backbone.convert"]
+    subprocess.run([*program, "--weights", WEIGHTS, "--out", str(out)], check=True, capture_output=True)
     return out

@@ -91,7 +91,7 @@ def pca_features_csv(
                     "components": model.details["components"],
                     "pca_model": model.data_version,
                     "store_path": dg.MetadataValue.path(store.uri_of(figures.path)),
-                    "preview": dg.MetadataValue.md(f"```\n{figures.head}```"),
+                    "preview": dg.MetadataValue.md(f"```\n{figures.head}\n```"),
                 },
             )
             for label, figures in run.report.classes.items()

@@ -177,11 +177,19 @@ def _project_class(
             batch = pa.RecordBatch.from_arrays(
                 [_as_text(rows.column("path")), _as_text(rows.column("label")), *columns], names
             )
-            head = head or batch.slice(0, PREVIEW_ROWS).to_pandas().round(3).to_csv(index=False)
+            head = head or _head(batch.slice(0, PREVIEW_ROWS))
             writer.write_batch(batch)
         writer.close()
         size = stream.tell()
     return _Written(label, temporary, pointer.rows, size, head)
+
+
+def _head(rows: pa.RecordBatch) -> str:
+    """Some rows for a person's eyes: components with three decimals."""
+    lines = [",".join(rows.schema.names)]
+    for path, label, *components in zip(*rows.to_pydict().values(), strict=True):
+        lines.append(",".join([path, label, *(f"{component:.3f}" for component in components)]))
+    return "\n".join(lines)
 
 
 def _feature_rows(store: Root, pointer: Pointer) -> Iterator[pa.RecordBatch]:

@@ -37,6 +37,10 @@ class Root:
     def exists(self) -> bool:
         return self.fs.get_file_info("").type != pafs.FileType.NotFound
 
+    def has(self, path: str) -> bool:
+        """Whether a file of that name is there."""
+        return self.fs.get_file_info(path).type == pafs.FileType.File
+
     def read(self, path: str) -> bytes:
         """The content of one file. Raises `FileNotFoundError`, `PermissionError` or `OSError`."""
         with self.fs.open_input_stream(path) as stream:

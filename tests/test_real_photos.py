@@ -1,0 +1,130 @@
+"""The 5,928 photos of 60 fruits end to end, against Keras, scikit-learn and Spark ML.
+
+They stand beside the repository on the developers' machines; nothing of the product needs them.
+"""
+
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pyspark.ml.feature import PCA, PCAModel
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import SparkSession
+from test_command_line import Shell
+
+from fruits_assets.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_FEATURES_CSV
+from fruits_assets.store.tables import files
+
+SHARED = Path(__file__).parents[2] / "shared"
+PHOTOS = SHARED / "data" / "fruits-360-5928.tar.gz"
+WEIGHTS = SHARED / "weights" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+
+pytestmark = pytest.mark.skipif(
+    not (PHOTOS.exists() and WEIGHTS.exists()), reason=f"The real photos and weights are not in {SHARED}."
+)
+
+
+class Finished(NamedTuple):
+    """A finished `fruits run`: its shell, what it said, and every image's features by path."""
+
+    shell: Shell
+    output: str
+    features: pd.Series
+
+    def matrix(self) -> NDArray[np.float64]:
+        """All features, (5928, 1280)."""
+        return np.stack(self.features.to_list()).astype(np.float64)
+
+    def spark_model(self) -> str:
+        model = self.shell.model()
+        assert model
+        return f"{self.shell.store}/{model.directory}/spark"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("real")
+    shell = Shell(folder)
+    shell.environment["FRUITS_WEIGHTS"] = str(WEIGHTS)
+    with tarfile.open(PHOTOS) as archive:
+        archive.extractall(shell.photos, filter="data")
+    output = shell.run("fruits", "run")
+    tables = [pd.read_parquet(file) for file in files(str(shell.store), MOBILENET_FEATURES)]
+    return Finished(shell, output, pd.concat(tables).set_index("path")["features"].sort_index())
+
+
+def test_every_photo_has_a_row_in_the_csv_of_its_class(finished: Finished) -> None:
+    rows = []
+    for folder in finished.shell.photos.iterdir():
+        of_class = pd.read_csv(finished.shell.store / PCA_FEATURES_CSV / f"{folder.name}.csv")
+        assert of_class["path"].to_list() == sorted(
+            f"{folder.name}/{photo.name}" for photo in folder.iterdir()
+        )
+        assert set(of_class["label"]) == {folder.name}
+        rows.append(of_class)
+    assert len(rows) == 60
+    assert sum(map(len, rows)) == 5928
+    assert not any(of_class.isna().any().any() for of_class in rows)
+    assert "5,928 rows in 60 files" in finished.output
+
+
+def test_features_are_those_of_keras(finished: Finished) -> None:
+    import keras
+
+    chosen = finished.features.iloc[:: len(finished.features) // 63][:64]
+    inputs = np.stack(
+        [
+            np.asarray(
+                Image.open(finished.shell.photos / path)
+                .convert("RGB")
+                .resize((224, 224), Image.Resampling.BICUBIC),
+                np.float32,
+            )
+            for path in chosen.index
+        ]
+    )
+    model = keras.applications.MobileNetV2(
+        include_top=False, weights=str(WEIGHTS), input_shape=(224, 224, 3), pooling="avg"
+    )
+    expected = model.predict(keras.applications.mobilenet_v2.preprocess_input(inputs), verbose=0)
+    assert expected.shape == (64, FEATURES)
+    assert np.abs(np.stack(chosen.to_list()) - expected).max() < 1e-4
+
+
+def test_the_model_is_that_of_scikit_learn(spark: SparkSession, finished: Finished) -> None:
+    from sklearn.decomposition import PCA as SklearnPCA
+
+    model = PCAModel.load(finished.spark_model())
+    expected = SklearnPCA(15, svd_solver="full").fit(finished.matrix())
+    assert_same_components(model.pc.toArray(), expected.components_.T)
+    assert np.allclose(model.explainedVariance, expected.explained_variance_ratio_, atol=1e-6)
+    # What Keras's features of these photos with these weights have.
+    assert sum(model.explainedVariance) == pytest.approx(0.563, abs=0.002)
+
+
+def test_the_model_is_that_of_spark_ml(spark: SparkSession, finished: Finished) -> None:
+    features = spark.read.parquet(*files(str(finished.shell.store), MOBILENET_FEATURES))
+    vectors = features.select(array_to_vector("features").alias("features"))
+    expected = PCA(k=15, inputCol="features", outputCol="components").fit(vectors)
+    model = PCAModel.load(finished.spark_model())
+    assert_same_components(model.pc.toArray(), expected.pc.toArray())
+    assert np.allclose(model.explainedVariance, expected.explainedVariance, atol=1e-6)
+
+
+def test_the_csvs_hold_the_models_projection(spark: SparkSession, finished: Finished) -> None:
+    components = PCAModel.load(finished.spark_model()).pc.toArray()
+    rows = pd.read_csv(finished.shell.store / PCA_FEATURES_CSV / "Apple Braeburn.csv")
+    projected = np.stack(finished.features[rows["path"]].to_list()).astype(np.float64) @ components
+    assert np.allclose(rows[[f"pc{number}" for number in range(1, 16)]], projected, atol=1e-9)
+
+
+def assert_same_components(found: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+    """Equal but for the signs, which a PCA leaves open; (1280, k) both."""
+    assert found.shape == expected.shape
+    signs = np.sign((found * expected).sum(axis=0))
+    assert np.abs(found - expected * signs).max() < 1e-6
