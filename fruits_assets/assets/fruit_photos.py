@@ -7,6 +7,9 @@ from fruits_assets.partitions import fruit_classes, known_classes, register_clas
 from fruits_assets.store.photos import PhotosError, list_photos
 from resources.settings import Settings
 
+# Names in a message or an event, which stays below 30 KB also where they have 255 bytes each.
+SHOWN = 20
+
 
 @dg.observable_source_asset(
     partitions_def=fruit_classes,
@@ -30,12 +33,12 @@ def fruit_photos(
     register_classes(context.instance, new)
     for name, reason in listing.refused.items():
         context.log.warning(f"The folder {name!r} is refused: its name {reason}. Rename it.")
-    for name, reason in list(listing.skipped.items())[:20]:
+    for name, reason in list(listing.skipped.items())[:SHOWN]:
         context.log.info(f"Skipped {name!r}: it {reason}.")
     if gone:
         context.log.warning(
-            f"{len(gone)} classes have no photos any more: {', '.join(gone[:20])}. Their last versions stay "
-            "current; to leave them out of the next model, delete their partitions in Dagster."
+            f"{len(gone)} classes have no photos any more: {', '.join(gone[:SHOWN])}. Their last versions "
+            "stay current; to leave them out of the next model, delete their partitions in Dagster."
         )
     images = sum(len(photos) for photos in listing.classes.values())
     context.log.info(
@@ -49,10 +52,10 @@ def fruit_photos(
                 "images": images,
                 "bytes": sum(photo.bytes for photos in listing.classes.values() for photo in photos),
                 "classes": len(listing.classes),
-                "new_classes": new[:100],
-                "gone_classes": gone[:100],
-                "refused": dict(list(listing.refused.items())[:100]),
-                "skipped": dict(list(listing.skipped.items())[:100]),
+                "new_classes": new[:SHOWN],
+                "gone_classes": gone[:SHOWN],
+                "refused": dict(list(listing.refused.items())[:SHOWN]),
+                "skipped": dict(list(listing.skipped.items())[:SHOWN]),
             },
         )
     )

@@ -190,6 +190,11 @@ def decompose(moments: Moments, components: int, variance: float | None = None) 
     values, vectors = np.linalg.eigh(covariance)
     # Rounding can leave the smallest a little below zero.
     variances = np.maximum(values[::-1], 0)
+    if not variances.any():
+        raise ValueError(
+            f"all {moments.images} images have the same features, so there are no components: the photos "
+            "show nothing that differs"
+        )
     if variance is not None:
         reached = np.cumsum(variances) / variances.sum()
         # A share of 1 is never quite reached by a sum of rounded terms.

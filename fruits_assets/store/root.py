@@ -120,6 +120,11 @@ class Root:
         return [info for info in found if info.type == pafs.FileType.File]
 
 
+def s3_endpoint() -> str | None:
+    """Where S3 is, if not at AWS: as AWS's own tools read it from the environment."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
 @lru_cache(maxsize=16)
 def open_root(uri: str) -> Root:
     """The root at a local path or an `s3://bucket/prefix`, opened once a process.
@@ -133,8 +138,8 @@ def open_root(uri: str) -> Root:
         return Root(uri, pafs.SubTreeFileSystem(uri, pafs.LocalFileSystem()), is_local=True)
     s3 = pafs.S3FileSystem(
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
-        # pyarrow itself reads these variables in `FileSystem.from_uri` only.
-        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        # pyarrow itself reads the variables in `FileSystem.from_uri` only.
+        endpoint_override=s3_endpoint(),
         # A small file then goes as one PUT, which is atomic, and cheaper than a multipart upload.
         allow_delayed_open=True,
         connect_timeout=10,
