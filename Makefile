@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run ui test lint lock clean
+.PHONY: help setup demo run ui test test-emr lint lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,6 +18,7 @@ help:
 	@echo "make run    run the whole pipeline on FRUITS_IMAGES"
 	@echo "make ui     open Dagster's UI on http://127.0.0.1:3000"
 	@echo "make test   run the tests"
+	@echo "make test-emr   run the tests of EMR steps, on a YARN of this machine"
 	@echo "make lint   check style and types"
 	@echo "make lock   resolve the dependencies of pyproject.toml anew"
 
@@ -52,6 +53,9 @@ ui: setup
 
 test: setup
 	pytest
+
+test-emr: setup
+	pytest tests/emr
 
 lint: setup
 	ruff check .

@@ -10,6 +10,8 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_features_csv import pca_features_csv
 from fruits_assets.assets.pca_model import fitted_on_current_features, pca_model
 from fruits_assets.assets.raw_images import raw_images
+from resources.emr import EmrSteps
+from resources.job_runner import JobRunner
 from resources.local_spark import LocalSpark, local_spark_config
 from resources.settings import Settings, load_settings
 from resources.terminal_log import terminal_log
@@ -36,9 +38,22 @@ def definitions_for(settings: Settings) -> dg.Definitions:
         asset_checks=[fitted_on_current_features],
         resources={
             "settings": settings,
-            "job_runner": LocalSpark(pyspark=LazyPySparkResource(spark_config=local_spark_config(settings))),
+            "job_runner": job_runner_for(settings),
         },
         loggers={"console": terminal_log},
         # Spark is in this process; the default executor would start a JVM for every step.
         executor=dg.in_process_executor,
     )
+
+
+def job_runner_for(settings: Settings) -> JobRunner:
+    """What runs Spark jobs in the environment that `FRUITS_ENV` names."""
+    if settings.env == "emr":
+        return EmrSteps(
+            cluster=str(settings.emr_cluster),
+            images=settings.images,
+            store=settings.store,
+            region=settings.region,
+            allowed_regions=settings.allowed_regions,
+        )
+    return LocalSpark(pyspark=LazyPySparkResource(spark_config=local_spark_config(settings)))

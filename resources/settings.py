@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from fruits_assets.store.root import DEFAULT_REGION
+
+# The regions of AWS that lie in the European Union (London and Zurich do not).
+EU_REGIONS = ["eu-west-3", "eu-west-1", "eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2"]
 
 
 class SettingsError(ValueError):
@@ -24,6 +29,10 @@ def _root(value: str) -> str:
     return str(Path(value).expanduser().absolute())
 
 
+def _words(value: str | list[str]) -> list[str]:
+    return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+
+
 StorageRoot = Annotated[str, AfterValidator(_root)]
 
 
@@ -37,7 +46,9 @@ class Settings(BaseSettings):
         env_prefix="FRUITS_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    env: Literal["local"] = Field("local", description="Where Spark runs: on this machine.")
+    env: Literal["local", "emr"] = Field(
+        "local", description="Where Spark runs: local is this machine, emr an AWS EMR cluster."
+    )
     images: StorageRoot = Field(
         description="Root of the photos, one folder a class: a local path or s3://bucket/prefix."
     )
@@ -66,6 +77,30 @@ class Settings(BaseSettings):
     min_explained_variance: float = Field(
         0.5, ge=0, le=1, description="A PCA model that keeps a smaller share of the variance fails its check."
     )
+
+    emr_cluster: str | None = Field(
+        None, pattern=r"^j-[A-Z0-9]+$", description="The running EMR cluster that steps go to, j-..."
+    )
+    region: str = Field(DEFAULT_REGION, description="AWS region of the cluster.")
+    allowed_regions: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
+        EU_REGIONS,
+        description="AWS regions in which photos may lie and be worked on, separated by commas.",
+    )
+
+    @model_validator(mode="after")
+    def _emr_is_complete(self) -> "Settings":
+        if self.env == "emr":
+            if self.emr_cluster is None:
+                raise ValueError(
+                    "FRUITS_EMR_CLUSTER is not set, and FRUITS_ENV=emr needs a running cluster, j-..."
+                )
+            for name, root in (("IMAGES", self.images), ("STORE", self.store)):
+                if not root.startswith("s3://"):
+                    raise ValueError(
+                        f"FRUITS_{name}={root} is on this machine, where a cluster cannot read it. With "
+                        "FRUITS_ENV=emr it must be s3://bucket/prefix"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _roots_are_apart(self) -> "Settings":
