@@ -76,6 +76,8 @@ def main() -> None:
             {
                 "images": sum(figures.ingested for figures in ingested.classes.values()),
                 **seconds,
+                "pca_fit": model.fit_seconds,
+                "pca_save": seconds["pca_fit"] - model.fit_seconds,
                 "whole": time.perf_counter() - STARTED,
                 "explained_variance": sum(model.explained_variance),
                 "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

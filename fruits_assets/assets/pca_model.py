@@ -80,6 +80,7 @@ def pca_model(
             "components": report.components,
             "explained_variance": round(sum(report.explained_variance), 4),
             **run.metadata,
+            "fit_seconds": round(report.fit_seconds, 2),
             "images_per_second": round(report.images / float(run.metadata["seconds"]), 1),
             "store_path": dg.MetadataValue.path(store.uri_of(report.directory)),
             "class_counts": class_counts(report.images_by_class),

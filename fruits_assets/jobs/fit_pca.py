@@ -7,6 +7,7 @@ grow with the number of images.
 """
 
 import json
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -59,8 +60,9 @@ class FitParams:
 class FitReport:
     """The model's figures, and a sample of projected points (pc1, pc2) by class for a plot.
 
-    `explained_variance` is each component's share, 0 to 1. `orthonormality_error` is the largest
-    absolute difference of the components' Gram matrix from the identity.
+    `fit_seconds` is the fit alone, without saving the model. `explained_variance` is each component's
+    share, 0 to 1. `orthonormality_error` is the largest absolute difference of the components' Gram
+    matrix from the identity.
     """
 
     directory: str
@@ -70,6 +72,7 @@ class FitReport:
     components: int
     explained_variance: list[float]
     orthonormality_error: float
+    fit_seconds: float
     scatter: dict[str, list[list[float]]]
     removed_versions: int = 0
 
@@ -114,6 +117,7 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
             f"{FEATURES} components exist), but there are {images} images in {len(features)} classes. "
             "Materialize mobilenet_features for more classes, or ask for fewer components."
         )
+    started = time.monotonic()
     tasks = spark.sparkContext.defaultParallelism * TASKS_PER_CORE
     [moments] = run_tasks(
         spark,
@@ -125,6 +129,7 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
         reduce=_add,
     )
     model = decompose(moments, params.components, params.variance)
+    fit_seconds = time.monotonic() - started
     shares = model.variances / model.variances.sum()
     k = model.components.shape[1]
     directory = f"{new_directory(PCA_MODEL, params.version)}/model"
@@ -168,6 +173,7 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
         k,
         description["explained_variance"],
         float(np.abs(identity).max()),
+        fit_seconds,
         _scatter(store, features, model.components),
         sweep(store, PCA_MODEL, timedelta(hours=params.keep_hours)),
     )
