@@ -3,11 +3,14 @@
 import os
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
+from pydantic import PrivateAttr
+from pyspark.sql import SparkSession
 
 from fruits_assets.store.root import s3_endpoint
 from resources.java import java_home, trust_options
@@ -21,20 +24,32 @@ _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
 class LocalSpark(JobRunner):
-    """Runs jobs in one Spark session, which the first of them starts and the process keeps."""
+    """Runs jobs in one Spark session, which the process keeps.
+
+    It starts in the background when a run with a Spark job begins, beside the steps that need no Spark.
+    """
 
     pyspark: dg.ResourceDependency[LazyPySparkResource]
+    _session: "Future[SparkSession]" = PrivateAttr()
 
-    def run(
-        self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
-    ) -> JobRun[Report]:
-        started = time.monotonic()
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="spark-start")
+        self._session = pool.submit(self._start)
+        pool.shutdown(wait=False)
+
+    def _start(self) -> SparkSession:
         os.environ["JAVA_HOME"] = str(java_home())
         # Without it Spark looks for another address, and warns of what it finds.
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
         # Executors must run this very interpreter, whatever `python3` is on the PATH.
         os.environ["PYSPARK_PYTHON"] = sys.executable
-        spark = self.pyspark.spark_session
+        return self.pyspark.spark_session
+
+    def run(
+        self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
+    ) -> JobRun[Report]:
+        started = time.monotonic()
+        spark = self._session.result()
         result = job(spark, params, lambda progress: context.log.info(str(progress)))
         return JobRun(
             result,

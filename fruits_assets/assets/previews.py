@@ -123,7 +123,7 @@ def _embed_figure(figure: "Figure") -> dg.MarkdownMetadataValue:
         # A plot has few colours: with a palette, and as WebP, it is five times smaller than as PNG.
         image = Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "WEBP", lossless=True, quality=100, method=6)
+        image.convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=4)
         content = buffer.getvalue()
         if len(content) <= PLOT_BYTES:
             break
