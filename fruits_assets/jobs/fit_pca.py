@@ -10,7 +10,7 @@ import json
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import partial, reduce
 from itertools import groupby
 from typing import NamedTuple
 
@@ -224,11 +224,8 @@ def read_features(store: Root, groups: list[RowGroup]) -> NDArray[np.float32]:
 def _moments(store_uri: str, groups: list[RowGroup]) -> Moments:
     """One Spark task. A few row groups at a time, so that its memory is bounded."""
     store = open_root(store_uri)
-    sums = [moments_of(read_features(store, some)) for some in pack(groups, lambda g: g.rows, 1024)]
-    total = sums[0]
-    for more in sums[1:]:
-        total = _add(total, more)
-    return total
+    some = pack(groups, lambda group: group.rows, 1024)
+    return reduce(_add, (moments_of(read_features(store, few)) for few in some))
 
 
 def _add(one: Moments, other: Moments) -> Moments:
