@@ -7,7 +7,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_type_hints
 
@@ -16,6 +16,7 @@ from pydantic import Field
 
 import fruits_assets
 from fruits_assets.jobs.json_types import from_json, to_json
+from fruits_assets.store.photos import PhotosError
 from fruits_assets.store.root import Root, open_root
 from resources.emr_sizing import spark_submit_conf
 from resources.job_runner import Job, JobRun, JobRunner, Params, Report
@@ -39,6 +40,13 @@ ENTRY_POINT = Path(__file__).with_name("emr_step.py")
 # AWS's codes that mean "not now": botocore has tried again already, and later may be better.
 _THROTTLED = frozenset({"ThrottlingException", "Throttling", "RequestLimitExceeded", "SlowDown"})
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "InvalidClientTokenId"})
+
+
+# What assets catch from a job, wherever it ran. Named one by one: nothing that a message from the store
+# says is looked up in the code and called.
+_RAISED_ANEW: dict[str, type[Exception]] = {
+    f"{kind.__module__}:{kind.__qualname__}": kind for kind in (PhotosError, ValueError)
+}
 
 
 class EmrError(RuntimeError):
@@ -89,7 +97,7 @@ class EmrSteps(JobRunner):
         self._check_regions(s3)
         store = open_root(self.store)
         bucket, _, prefix = self.store.removeprefix("s3://").partition("/")
-        work = f"emr/{context.run_id}/{context.asset_key.to_user_string()}-{uuid.uuid4().hex[:8]}"
+        work = f"emr/{context.run.run_id}/{context.asset_key.to_user_string()}-{uuid.uuid4().hex[:8]}"
         name = f"fruits {context.asset_key.to_user_string()} {_root_run_id(context)}"
         self._cancel_orphans(emr, context, name)
         store.write(f"{work}/params.json", to_json(params))
@@ -106,7 +114,7 @@ class EmrSteps(JobRunner):
                 *self._spark_conf(emr),
                 *(entry, f"{job.__module__}:{job.__qualname__}"),
                 *(store.uri_of(f"{work}/params.json"), store.uri_of(f"{work}/report.json")),
-                *_flat(session.get_bootstrap_cli_arguments()),
+                *chain.from_iterable(session.get_bootstrap_cli_arguments().items()),
             ]
             [step_id] = emr.add_job_flow_steps(
                 JobFlowId=self.cluster,
@@ -210,11 +218,11 @@ class EmrSteps(JobRunner):
             time.sleep(POLL_SECONDS)
 
     def _raise(self, emr: Any, step: _Step, exception: dict[str, str] | None) -> NoReturn:
-        """Raises what the job raised, if it is one of the project's own; else `EmrError`."""
+        """Raises what the job raised, if it is an error that assets know; else `EmrError`."""
         if exception:
-            module, _, name = exception["class"].partition(":")
-            if module.startswith("fruits_assets.") or exception["class"] == "builtins:ValueError":
-                raise getattr(import_module(module), name)(exception["message"])
+            kind = _RAISED_ANEW.get(exception["class"])
+            if kind is not None:
+                raise kind(exception["message"])
         cluster = emr.describe_cluster(ClusterId=self.cluster)["Cluster"]
         where = f"{cluster.get('LogUri', '').rstrip('/')}/{self.cluster}/steps/{step.id}/"
         logs = f"EMR uploads its logs to {where} about every five minutes. {self._console(step.id)}"
@@ -264,12 +272,7 @@ def _upload_code(store: Root) -> tuple[str, str]:
 
 def _root_run_id(context: dg.AssetExecutionContext) -> str:
     """The run that this run is an attempt of; a retry of a dead run has the same."""
-    return context.run.tags.get("dagster/root_run_id", context.run_id)
-
-
-def _flat(arguments: Any) -> Iterator[str]:
-    for name, value in arguments.items():
-        yield from (name, value)
+    return context.run.tags.get("dagster/root_run_id", context.run.run_id)
 
 
 def _message_reader(bucket: str, key_prefix: str, s3: Any) -> Any:
