@@ -52,12 +52,17 @@ def _watch_memory(process: "subprocess.Popen[str]", peaks: dict[str, float]) -> 
                 status = Path(f"/proc/{pid}/status").read_text()
             except OSError:
                 continue
-            kind = (
-                "driver" if pid == process.pid else "jvm" if b"java" in command.split(b"\0")[0] else "worker"
-            )
+            kind = "driver" if pid == process.pid else _kind(command)
             resident = next((line for line in status.splitlines() if line.startswith("VmRSS")), "VmRSS: 0 kB")
             peaks[kind] = max(peaks[kind], int(resident.split()[1]) / 1024)
         time.sleep(0.2)
+
+
+def _kind(command: bytes) -> str:
+    """What a process is, by its command line: Spark's JVM, one of its Python workers, or another."""
+    if b"java" in command.split(b"\0")[0]:
+        return "jvm"
+    return "worker" if b"pyspark.daemon" in command else "other"
 
 
 def _descendants(pid: int) -> list[int]:

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-_MACHINE_TRUST = Path("/etc/ssl/certs/java/cacerts")
+# Debian and its kin, and Red Hat and its kin.
+_MACHINE_TRUST = (Path("/etc/ssl/certs/java/cacerts"), Path("/etc/pki/java/cacerts"))
 
 JAVA_VERSION = "17"  # the newest that Spark 3.5 supports, and the one of EMR 7
 
@@ -21,10 +22,10 @@ def java_home() -> Path:
 def trust_options() -> str:
     """Java options that make a Java without certificates of its machine trust what the machine trusts.
 
-    The wheel's Java knows the public authorities only, and so no company's proxy; Debian and its kin keep
-    the machine's authorities in one file for Java.
+    The wheel's Java knows the public authorities only, and so no company's proxy; Linux
+    distributions keep the machine's authorities in one file for Java.
     """
-    return f"-Djavax.net.ssl.trustStore={_MACHINE_TRUST}" if _MACHINE_TRUST.exists() else ""
+    return next((f"-Djavax.net.ssl.trustStore={file}" for file in _MACHINE_TRUST if file.exists()), "")
 
 
 def _version(home: Path) -> str | None:

@@ -99,6 +99,15 @@ def project(spark: SparkSession, store: str, classes: Iterable[str]) -> ProjectR
     return project_to_csv(spark, params, quiet)
 
 
+def run_jobs(spark: SparkSession, images: Path, store: str, extractor: Path, classes: Iterable[str]) -> None:
+    """Runs every job once, from photos to CSVs, in a new store."""
+    publish_extractor(store, extractor)
+    ingest(spark, images, store, classes)
+    extract(spark, store, classes)
+    fit(spark, store, classes)
+    project(spark, store, classes)
+
+
 def table(store: str, name: str, classes: Iterable[str] | None = None) -> pd.DataFrame:
     """The rows of a table now."""
     return pd.read_parquet(files(store, name, classes), partitioning=None)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES
 from pyspark.sql import SparkSession
-from support import extract, fit, ingest, project, publish_extractor, table
+from support import extract, fit, ingest, project, publish_extractor, run_jobs, table
 
 from fruits_assets.jobs import tasks
 from fruits_assets.store.root import open_root
@@ -249,11 +249,7 @@ def finished(
 ) -> str:
     """A store in which every job has run once."""
     store = str(tmp_path_factory.mktemp("finished") / "store")
-    publish_extractor(store, extractor)
-    ingest(spark, drawn_photos, store, CLASSES)
-    extract(spark, store, CLASSES)
-    fit(spark, store, CLASSES)
-    project(spark, store, CLASSES)
+    run_jobs(spark, drawn_photos, store, extractor, CLASSES)
     return store
 
 

@@ -32,6 +32,7 @@ from support import (
     project,
     publish_extractor,
     publish_features,
+    run_jobs,
     table,
     without_roots_powers,
 )
@@ -88,11 +89,7 @@ def pipeline(
 ) -> str:
     """A store in which all jobs have run on `drawn_photos`, and which no test may change."""
     store = str(tmp_path_factory.mktemp("pipeline") / "store")
-    publish_extractor(store, extractor)
-    ingest(spark, drawn_photos, store, CLASSES)
-    extract(spark, store, CLASSES)
-    fit(spark, store, CLASSES)
-    project(spark, store, CLASSES)
+    run_jobs(spark, drawn_photos, store, extractor, CLASSES)
     return store
 
 

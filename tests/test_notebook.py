@@ -6,7 +6,7 @@ import nbclient
 import nbformat
 import pytest
 from pyspark.sql import SparkSession
-from support import extract, fit, ingest, project, publish_extractor
+from support import run_jobs
 
 from fruits_assets.samples import draw_samples
 
@@ -18,11 +18,7 @@ def test_the_example_notebook_reads_every_output(
 ) -> None:
     classes = draw_samples(tmp_path / "photos", 40)[:3]
     (tmp_path / "photos" / classes[0] / "41_100.jpg").write_text("no photo")
-    publish_extractor(store, extractor)
-    ingest(spark, tmp_path / "photos", store, classes)
-    extract(spark, store, classes)
-    fit(spark, store, classes)
-    project(spark, store, classes)
+    run_jobs(spark, tmp_path / "photos", store, extractor, classes)
     monkeypatch.setenv("FRUITS_STORE", store)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3").execute()

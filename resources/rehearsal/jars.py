@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyspark
 
-from resources.java import java_home
+from resources.java import java_home, trust_options
 from resources.rehearsal.processes import RehearsalError
 
 # The Hadoop that Spark 3.5 is built with.
@@ -38,10 +38,6 @@ SETS = {
 SPARK_HOME = Path(pyspark.__file__).parent
 
 _LOCK = Path(__file__).with_name("jars.sha256")
-
-# The certificates that the operating system's own Java trusts (Debian's place, Fedora's). A Java from a
-# wheel has a list of its own, and doesn't know a company's proxy.
-_TRUST_STORES = (Path("/etc/ssl/certs/java/cacerts"), Path("/etc/pki/java/cacerts"))
 
 
 def cache_folder() -> Path:
@@ -75,7 +71,6 @@ def jars(name: str) -> list[Path]:
 
 def _fetch(name: str, folder: Path) -> None:
     packages = ",".join(f"org.apache.hadoop:{artifact}:{HADOOP}" for artifact in SETS[name])
-    trusted = [f"-Djavax.net.ssl.trustStore={store}" for store in _TRUST_STORES if store.exists()]
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         # Spark resolves packages before it runs a program: an empty one is enough.
         program = Path(scratch) / "nothing.py"
@@ -90,7 +85,7 @@ def _fetch(name: str, folder: Path) -> None:
                 "JAVA_HOME": str(java_home()),
                 "PYSPARK_PYTHON": sys.executable,
                 "SPARK_LOCAL_IP": "127.0.0.1",
-                "SPARK_SUBMIT_OPTS": " ".join([*trusted[:1], os.environ.get("SPARK_SUBMIT_OPTS", "")]),
+                "SPARK_SUBMIT_OPTS": " ".join([trust_options(), os.environ.get("SPARK_SUBMIT_OPTS", "")]),
             },
             capture_output=True,
             text=True,
