@@ -1,10 +1,6 @@
 """What the hardware of a cluster dictates about a step."""
 
-import math
-import re
-
-_SIZES = {"large": 2, "xlarge": 4}
-_GIB_PER_VCPU = {"c": 2, "m": 4, "r": 8}
+from resources.instances import instance
 
 # Of a Python worker that extracts features: OpenVINO with its compiled model, one batch, Arrow.
 WORKER_MIB = 700
@@ -25,7 +21,7 @@ def spark_submit_conf(instance_type: str, nodes: int) -> dict[str, str]:
 
     Raises `ValueError` for an instance type of an unknown family or size.
     """
-    cores, memory_gib = _size(instance_type)
+    _, cores, memory_gib = instance(instance_type)
     room = int(memory_gib * 1024 * YARN_SHARE) - HEAP_MIB
     cores = max(1, min(cores, room // WORKER_MIB))
     return {
@@ -40,16 +36,3 @@ def spark_submit_conf(instance_type: str, nodes: int) -> dict[str, str]:
         "spark.driver.maxResultSize": "0",
         "spark.rpc.message.maxSize": "512",
     }
-
-
-def _size(instance_type: str) -> tuple[int, float]:
-    """vCPUs and GiB of an instance type such as m5.xlarge."""
-    match = re.fullmatch(r"([cmr])\d\w*\.(?:(\d+)?(xlarge)|(large))", instance_type)
-    if match is None:
-        raise ValueError(
-            f"The instance type {instance_type!r} is of a family or size that is not known here. Use one of "
-            "the families c, m and r, such as m5.xlarge."
-        )
-    family, times, xlarge, _ = match.groups()
-    vcpus = int(times or 1) * _SIZES["xlarge"] if xlarge else _SIZES["large"]
-    return vcpus, math.floor(vcpus * _GIB_PER_VCPU[family])

@@ -87,6 +87,10 @@ class Settings(BaseSettings):
         description="AWS regions in which photos may lie and be worked on, separated by commas.",
     )
 
+    prices: Path | None = Field(
+        None, description="A file of prices in the place of resources/prices.toml, of the same shape."
+    )
+
     @model_validator(mode="after")
     def _emr_is_complete(self) -> "Settings":
         if self.env == "emr":

@@ -1,0 +1,85 @@
+"""What an instance type says about a machine, and what an hour of it costs."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+_SIZES = {"large": 2, "xlarge": 4}
+_GIB_PER_VCPU = {"c": 2, "m": 4, "r": 8}
+_PRICES = Path(__file__).with_name("prices.toml")
+
+
+class Instance(NamedTuple):
+    """An instance type taken apart: m5.xlarge is of family m5, with 4 vCPUs and 16 GiB."""
+
+    family: str
+    vcpus: int
+    memory_gib: int
+
+
+class PricesError(ValueError):
+    """The file of prices can't be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices of one region in USD; `vcpu_hour` by instance family, EC2's price and EMR's fee together."""
+
+    date: str
+    region: str
+    vcpu_hour: dict[str, float]
+    s3_gb_month: float
+    s3_thousand_puts: float
+    s3_thousand_gets: float
+    interface_endpoint_hour: float
+
+    def instance_hour(self, instance_type: str) -> float | None:
+        """USD for an hour of an EMR node of this type, on demand; None where its family has no price."""
+        family, vcpus, _ = instance(instance_type)
+        price = self.vcpu_hour.get(family)
+        return None if price is None else price * vcpus
+
+
+def instance(instance_type: str) -> Instance:
+    """Takes an instance type such as m5.xlarge apart.
+
+    Raises `ValueError` for one of an unknown family or size.
+    """
+    match = re.fullmatch(r"(([cmr])\d\w*)\.(?:(\d+)?(xlarge)|(large))", instance_type)
+    if match is None:
+        raise ValueError(
+            f"The instance type {instance_type!r} is of a family or size that is not known here. Use one of "
+            "the families c, m and r, such as m5.xlarge."
+        )
+    family, letter, times, xlarge, _ = match.groups()
+    vcpus = int(times or 1) * _SIZES["xlarge"] if xlarge else _SIZES["large"]
+    return Instance(family, vcpus, vcpus * _GIB_PER_VCPU[letter])
+
+
+def load_prices(file: Path | None = None) -> Prices:
+    """The prices in a TOML file of the shape of `prices.toml`, which is the default.
+
+    Raises `PricesError`, with the file's name, for one that can't be read or lacks a price.
+    """
+    file = file or _PRICES
+    try:
+        read = tomllib.loads(file.read_text())
+        return Prices(
+            str(read["date"]),
+            str(read["region"]),
+            {family: float(price["ec2"] + price["emr"]) for family, price in read["vcpu_hour"].items()},
+            float(read["s3"]["gb_month"]),
+            float(read["s3"]["thousand_puts"]),
+            float(read["s3"]["thousand_gets"]),
+            float(read["vpc"]["interface_endpoint_hour"]),
+        )
+    except OSError as error:
+        raise PricesError(f"FRUITS_PRICES={file} can't be read: {error.strerror}.") from None
+    except KeyError as error:
+        raise PricesError(
+            f"FRUITS_PRICES={file} has no {error.args[0]!r}; see resources/prices.toml."
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PricesError(f"FRUITS_PRICES={file}: {error}; see resources/prices.toml.") from None
