@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run ui test test-emr lint lock clean
+.PHONY: help setup demo run rehearse-emr ui test test-emr lint lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,6 +16,7 @@ FRUITS_IMAGES_SET := $(FRUITS_IMAGES)$(shell grep -s '^FRUITS_IMAGES=.' .env)
 help:
 	@echo "make demo   draw sample photos and run the whole pipeline on them"
 	@echo "make run    run the whole pipeline on FRUITS_IMAGES"
+	@echo "make rehearse-emr   run the pipeline as steps of an EMR cluster, played by a YARN of this machine"
 	@echo "make ui     open Dagster's UI on http://127.0.0.1:3000"
 	@echo "make test   run the tests"
 	@echo "make test-emr   run the tests of EMR steps, on a YARN of this machine"
@@ -47,6 +48,12 @@ demo: setup
 
 run: setup
 	fruits run
+
+# Photos where FRUITS_IMAGES names none; without them, drawn ones.
+SHARED_PHOTOS := $(wildcard ../shared/data/fruits-360-5928.tar.gz)
+
+rehearse-emr: setup
+	python -m resources.rehearsal.rehearse $(if $(SHARED_PHOTOS),--photos $(SHARED_PHOTOS))
 
 ui: setup
 	$(if $(FRUITS_IMAGES_SET),,$(DEMO_ENV)) dagster dev --host 127.0.0.1 --port $${PORT:-3000}

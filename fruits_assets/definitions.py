@@ -13,6 +13,7 @@ from fruits_assets.assets.raw_images import raw_images
 from resources.emr import EmrSteps
 from resources.job_runner import JobRunner
 from resources.local_spark import LocalSpark, local_spark_config
+from resources.residency import check_residency
 from resources.settings import Settings, load_settings
 from resources.terminal_log import terminal_log
 
@@ -37,7 +38,7 @@ def definitions_for(settings: Settings) -> dg.Definitions:
         ],
         asset_checks=[fitted_on_current_features],
         resources={
-            "settings": settings,
+            "settings": dg.ResourceDefinition(lambda _: _checked(settings)),
             "job_runner": job_runner_for(settings),
         },
         loggers={"console": terminal_log},
@@ -46,14 +47,19 @@ def definitions_for(settings: Settings) -> dg.Definitions:
     )
 
 
+def _checked(settings: Settings) -> Settings:
+    """The settings as every asset takes them, so that no run begins with data in a wrong place."""
+    check_residency(settings)
+    return settings
+
+
 def job_runner_for(settings: Settings) -> JobRunner:
     """What runs Spark jobs in the environment that `FRUITS_ENV` names."""
     if settings.env == "emr":
         return EmrSteps(
             cluster=str(settings.emr_cluster),
-            images=settings.images,
             store=settings.store,
             region=settings.region,
-            allowed_regions=settings.allowed_regions,
+            prices=str(settings.prices) if settings.prices else None,
         )
     return LocalSpark(pyspark=LazyPySparkResource(spark_config=local_spark_config(settings)))

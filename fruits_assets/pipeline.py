@@ -1,5 +1,7 @@
 """The main job: observe the photos, then materialize every asset for every class, in one process."""
 
+import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -22,10 +24,15 @@ from fruits_assets.store.photos import PhotosError, list_photos
 from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, QUARANTINED_IMAGES, RAW_IMAGES
 from fruits_assets.store.tables import Pointer, current, current_one
+from resources.aws import AwsError
+from resources.residency import check_residency
 from resources.settings import Settings
 
 # Dagster's tags of a run over a range of partitions.
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+# Tags of a run that this module began: where it runs.
+_HOST, _PROCESS = "fruits/host", "fruits/process"
 
 _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedError.__name__)
 
@@ -55,9 +62,11 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
     job = definitions_for(settings).resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.get() as instance:
         try:
+            check_residency(settings)
             present = list(list_photos(settings.images).classes)
-        except PhotosError as error:
+        except (AwsError, PhotosError) as error:
             raise PipelineError(str(error)) from None
+        _end_dead_runs(instance)
         _execute(job, instance, [fruit_photos], None)
         unknown = [label for label in labels if label not in present]
         if unknown:
@@ -75,6 +84,24 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
         wanted = set(labels) or {*present, *current(store, RAW_IMAGES, known_classes(instance))}
         failed = _materialize(job, instance, store, wanted, pca_config, refit=not labels)
         return _summary(store, wanted, failed, time.monotonic() - started)
+
+
+def _end_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Marks as failed the runs of `fruits run` whose process on this machine died without a word.
+
+    Else they would stand as running for ever, and so would their steps on a cluster.
+    """
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=_machine())):
+        try:
+            os.kill(int(run.tags[_PROCESS]), 0)
+        except ProcessLookupError:
+            instance.report_run_failed(run, "Its process ended without a word: it was killed.")
+        except PermissionError:  # another user's, and alive
+            continue
+
+
+def _machine() -> dict[str, str]:
+    return {_HOST: socket.gethostname()}
 
 
 def _materialize(
@@ -135,7 +162,9 @@ def _execute(
 
     Raises `KeyboardInterrupt` where it was interrupted, which Dagster takes for a failure.
     """
-    tags = {} if stretch is None else dict(zip((_RANGE_START, _RANGE_END), stretch, strict=True))
+    tags = {**_machine(), _PROCESS: str(os.getpid())}
+    if stretch is not None:
+        tags |= dict(zip((_RANGE_START, _RANGE_END), stretch, strict=True))
     result = job.execute_in_process(
         run_config={**_LOGGING, **(run_config or {})},
         instance=instance,

@@ -1,12 +1,10 @@
 """Spark on an AWS EMR cluster: every job is a step, followed through Dagster Pipes."""
 
-import hashlib
-import io
 import time
 import uuid
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_type_hints
@@ -14,11 +12,13 @@ from typing import Any, NamedTuple, NoReturn, get_type_hints
 import dagster as dg
 from pydantic import Field
 
-import fruits_assets
 from fruits_assets.jobs.json_types import from_json, to_json
 from fruits_assets.store.photos import PhotosError
-from fruits_assets.store.root import Root, open_root
+from fruits_assets.store.root import open_root
+from resources.aws import AwsError, aws_errors_named, client
+from resources.emr_code import upload_code
 from resources.emr_sizing import spark_submit_conf
+from resources.instances import load_prices
 from resources.job_runner import Job, JobRun, JobRunner, Params, Report
 
 POLL_SECONDS = 2.0
@@ -26,41 +26,30 @@ CANCEL_SECONDS = 60.0
 MAX_RETRIES, FIRST_WAIT_SECONDS = 3, 30
 ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED", "INTERRUPTED"})
 
-# What a node gets: the jobs and what they import, byte for byte the files that run locally.
-SHIPPED = (
-    "__init__.py",
-    "images.py",
-    "backbone/__init__.py",
-    "backbone/inference.py",
-    "jobs/*.py",
-    "store/*.py",
-)
-ENTRY_POINT = Path(__file__).with_name("emr_step.py")
-
-# AWS's codes that mean "not now": botocore has tried again already, and later may be better.
-_THROTTLED = frozenset({"ThrottlingException", "Throttling", "RequestLimitExceeded", "SlowDown"})
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "InvalidClientTokenId"})
-
-
 # What assets catch from a job, wherever it ran. Named one by one: nothing that a message from the store
 # says is looked up in the code and called.
 _RAISED_ANEW: dict[str, type[Exception]] = {
     f"{kind.__module__}:{kind.__qualname__}": kind for kind in (PhotosError, ValueError)
 }
 
-
-class EmrError(RuntimeError):
-    """A step did not complete. `retry_helps`: the same step may succeed another time."""
-
-    def __init__(self, message: str, retry_helps: bool) -> None:
-        super().__init__(message)
-        self.retry_helps = retry_helps
+# What stands in a job's error where the cluster or S3 was at fault, and not the job or its photos: Spark
+# lost executors (a spot node was taken, a node died), or S3 had enough of calls.
+_OF_THE_MOMENT = ("ExecutorLostFailure", "SparkContext was shut down", "SlowDown", "SLOW_DOWN")
 
 
 class _Step(NamedTuple):
     id: str
     state: str
     reason: str
+    seconds: float
+
+
+class _Nodes(NamedTuple):
+    """The nodes of one instance group: its role is MASTER, CORE or TASK."""
+
+    role: str
+    instance_type: str
+    number: int
 
 
 class EmrSteps(JobRunner):
@@ -70,20 +59,20 @@ class EmrSteps(JobRunner):
     """
 
     cluster: str = Field(description="The id of the cluster, j-...")
-    images: str = Field(description="Root of the photos, s3://bucket/prefix.")
     store: str = Field(description="Root of everything that is written, s3://bucket/prefix.")
     region: str = Field(description="Region of the cluster.")
-    allowed_regions: list[str] = Field(description="Regions in which data may lie and be worked on.")
+    prices: str | None = Field(description="A file of prices, if not the shipped one.")
 
     def run(
         self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
     ) -> JobRun[Report]:
         try:
-            with _aws_errors_named():
+            with aws_errors_named():
                 return self._run(context, job, params)
-        except EmrError as error:
+        except AwsError as error:
             if error.retry_helps:
                 wait = FIRST_WAIT_SECONDS * 2**context.retry_number
+                context.log.warning(f"{error} Another attempt, of {MAX_RETRIES} at most, in {wait} s.")
                 raise dg.RetryRequested(MAX_RETRIES, seconds_to_wait=wait) from error
             raise dg.Failure(str(error), allow_retries=False) from error
 
@@ -93,15 +82,16 @@ class EmrSteps(JobRunner):
         from dagster_aws.pipes import PipesS3ContextInjector
 
         started = time.monotonic()
-        emr, s3 = self._client("emr"), self._client("s3")
-        self._check_regions(s3)
+        emr, s3 = client("emr", self.region), client("s3", self.region)
         store = open_root(self.store)
         bucket, _, prefix = self.store.removeprefix("s3://").partition("/")
         work = f"emr/{context.run.run_id}/{context.asset_key.to_user_string()}-{uuid.uuid4().hex[:8]}"
-        name = f"fruits {context.asset_key.to_user_string()} {_root_run_id(context)}"
-        self._cancel_orphans(emr, context, name)
+        self._cancel_orphans(emr, context)
         store.write(f"{work}/params.json", to_json(params))
-        code, entry = _upload_code(store)
+        code, entry = upload_code(store)
+        groups = self._nodes(emr)
+        core = next(group for group in groups if group.role == "CORE" or len(groups) == 1)
+        spark_conf = spark_submit_conf(core.instance_type, core.number)
         with dg.open_pipes_session(
             context=context,
             context_injector=PipesS3ContextInjector(
@@ -111,7 +101,7 @@ class EmrSteps(JobRunner):
         ) as session:
             arguments = [
                 *("spark-submit", "--deploy-mode", "client", "--py-files", code),
-                *self._spark_conf(emr),
+                *chain.from_iterable(("--conf", f"{key}={value}") for key, value in spark_conf.items()),
                 *(entry, f"{job.__module__}:{job.__qualname__}"),
                 *(store.uri_of(f"{work}/params.json"), store.uri_of(f"{work}/report.json")),
                 *chain.from_iterable(session.get_bootstrap_cli_arguments().items()),
@@ -120,7 +110,7 @@ class EmrSteps(JobRunner):
                 JobFlowId=self.cluster,
                 Steps=[
                     {
-                        "Name": name,
+                        "Name": _step_name(context),
                         "ActionOnFailure": "CONTINUE",
                         "HadoopJarStep": {"Jar": "command-runner.jar", "Args": arguments},
                     }
@@ -141,57 +131,66 @@ class EmrSteps(JobRunner):
         return JobRun(
             report,
             {
-                "engine": f"EMR cluster {self.cluster}",
+                "engine": f"EMR cluster {self.cluster}, {core.number} core nodes {core.instance_type}",
                 "spark_application_id": said["spark_application_id"],
                 "seconds": round(time.monotonic() - started, 2),
+                "nodes": core.number,
+                "cores": core.number * int(spark_conf["spark.executor.cores"]),
                 "emr_cluster": self.cluster,
                 "emr_step": step.id,
                 "emr_console": dg.MetadataValue.url(self._console(step.id)),
+                "emr_spark_history": dg.MetadataValue.url(self._console()),
+                **self._cost(groups, step.seconds),
             },
         )
 
-    def _client(self, service: str) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        return boto3.client(
-            service,
-            region_name=self.region,
-            config=Config(retries={"mode": "adaptive", "max_attempts": 10}),
-        )
-
-    def _check_regions(self, s3: Any) -> None:
-        """Raises `EmrError` where photos, store or cluster are outside the allowed regions."""
-        places = {f"the cluster {self.cluster}": self.region}
-        for variable, uri in (("FRUITS_IMAGES", self.images), ("FRUITS_STORE", self.store)):
-            bucket = uri.removeprefix("s3://").partition("/")[0]
-            # The location of a bucket in us-east-1 is None: the API is older than the other regions.
-            found = s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] or "us-east-1"
-            places[f"the bucket {bucket} of {variable}"] = "eu-west-1" if found == "EU" else found
-        for place, region in places.items():
-            if region not in self.allowed_regions:
-                raise EmrError(
-                    f"{place} is in {region}, and photos may not leave {', '.join(self.allowed_regions)}. "
-                    "Use a place in one of these, or name the region in FRUITS_ALLOWED_REGIONS.",
-                    retry_helps=False,
-                )
-
-    def _spark_conf(self, emr: Any) -> Iterator[str]:
-        """--conf arguments that fit the cluster's core nodes."""
+    def _nodes(self, emr: Any) -> list[_Nodes]:
         groups = emr.list_instance_groups(ClusterId=self.cluster)["InstanceGroups"]
-        core = next((group for group in groups if group["InstanceGroupType"] == "CORE"), groups[0])
-        nodes = core.get("RunningInstanceCount") or core.get("RequestedInstanceCount") or 1
-        for key, value in spark_submit_conf(core["InstanceType"], nodes).items():
-            yield from ("--conf", f"{key}={value}")
+        return [
+            _Nodes(
+                group["InstanceGroupType"],
+                group["InstanceType"],
+                group.get("RunningInstanceCount") or group.get("RequestedInstanceCount") or 1,
+            )
+            for group in groups
+        ]
 
-    def _cancel_orphans(self, emr: Any, context: dg.AssetExecutionContext, name: str) -> None:
-        """Cancels what an earlier attempt of this very step left behind when its Dagster process died."""
+    def _cost(self, groups: list[_Nodes], seconds: float) -> dict[str, float]:
+        """What all nodes cost while the step ran, at the price on demand: more than a spot node's.
+
+        The step is taken to have the cluster for itself; starting and waiting are not in it. Left out
+        where an instance type has no price.
+        """
+        hours = {group: group.number * seconds / 3600 for group in groups}
+        prices = load_prices(Path(self.prices) if self.prices else None)
+        hourly = {group: prices.instance_hour(group.instance_type) for group in groups}
+        cost = {group: hours[group] * price for group, price in hourly.items() if price is not None}
+        return {
+            "node_hours": round(sum(hours.values()), 4),
+            **({"estimated_cost_usd": round(sum(cost.values()), 4)} if len(cost) == len(groups) else {}),
+        }
+
+    def _cancel_orphans(self, emr: Any, context: dg.AssetExecutionContext) -> None:
+        """Cancels steps that nobody follows any more, because their Dagster process died.
+
+        That is a step of this asset from this run or from the run that this one retries, and any step
+        whose run has ended in this Dagster instance. Steps of other instances are left alone.
+        """
         pages = emr.get_paginator("list_steps").paginate(
             ClusterId=self.cluster, StepStates=["PENDING", "RUNNING"]
         )
-        for step in [step for page in pages for step in page["Steps"] if step["Name"] == name]:
-            context.log.warning(f"Cancelling the step {step['Id']} of an earlier attempt")
-            self._cancel(emr, step["Id"])
+        for step in [step for page in pages for step in page["Steps"]]:
+            match step["Name"].split(" "):
+                case ["fruits", asset, run_id]:
+                    run = context.instance.get_run_by_id(run_id)
+                case _:
+                    continue
+            earlier = asset == context.asset_key.to_user_string() and _root_run_id(run) == _root_run_id(
+                context.run
+            )
+            if run is not None and (run.is_finished or earlier):
+                context.log.warning(f"Cancelling the step {step['Id']} that the run {run_id} left behind")
+                self._cancel(emr, step["Id"])
 
     def _follow(self, emr: Any, step_id: str) -> _Step:
         while True:
@@ -205,7 +204,10 @@ class EmrSteps(JobRunner):
         details = status.get("FailureDetails") or {}
         reason = " ".join(filter(None, (details.get("Reason"), details.get("Message"))))
         return _Step(
-            step_id, status["State"], reason or status.get("StateChangeReason", {}).get("Message", "")
+            step_id,
+            status["State"],
+            reason or status.get("StateChangeReason", {}).get("Message", ""),
+            _seconds(status.get("Timeline", {})),
         )
 
     def _cancel(self, emr: Any, step_id: str) -> None:
@@ -218,7 +220,7 @@ class EmrSteps(JobRunner):
             time.sleep(POLL_SECONDS)
 
     def _raise(self, emr: Any, step: _Step, exception: dict[str, str] | None) -> NoReturn:
-        """Raises what the job raised, if it is an error that assets know; else `EmrError`."""
+        """Raises what the job raised, if it is an error that assets know; else `AwsError`."""
         if exception:
             kind = _RAISED_ANEW.get(exception["class"])
             if kind is not None:
@@ -229,50 +231,40 @@ class EmrSteps(JobRunner):
         state = cluster["Status"]["State"]
         if state.startswith("TERMINAT"):
             reason = cluster["Status"].get("StateChangeReason", {}).get("Message", "no reason given")
-            raise EmrError(
-                f"The cluster {self.cluster} is {state} and took step {step.id} with it ({reason}). {logs}",
-                retry_helps=False,
+            raise AwsError(
+                f"The cluster {self.cluster} is {state} and took step {step.id} with it ({reason}). {logs}"
             )
         if step.state == "CANCELLED":
-            raise EmrError(f"Step {step.id} was cancelled outside Dagster. {logs}", retry_helps=False)
-        cause = (
-            f"{exception['class']}: {exception['message']}" if exception else step.reason or "no reason given"
-        )
-        raise EmrError(f"Step {step.id} {step.state}: {cause}. {logs}", retry_helps=exception is None)
+            raise AwsError(f"Step {step.id} was cancelled outside Dagster. {logs}")
+        if exception:
+            cause = f"{exception['class']}: {exception['message']}"
+            retry_helps = any(words in cause for words in _OF_THE_MOMENT)
+        else:
+            # The driver's process ended without a word: killed, or never begun.
+            cause, retry_helps = step.reason or "no reason given", True
+        raise AwsError(f"Step {step.id} {step.state}: {cause}. {logs}", retry_helps)
 
-    def _console(self, step_id: str) -> str:
+    def _console(self, step_id: str = "") -> str:
+        """The page of a step in AWS's console, or of the cluster, which opens its Spark History."""
         return (
             f"https://{self.region}.console.aws.amazon.com/emr/home?region={self.region}"
-            f"#/clusterDetails/{self.cluster}/steps/{step_id}"
+            f"#/clusterDetails/{self.cluster}" + (f"/steps/{step_id}" if step_id else "")
         )
 
 
-def code_archive() -> bytes:
-    """The shipped files as a zip: the same bytes for the same files."""
-    package = Path(fruits_assets.__file__).parent
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(path for pattern in SHIPPED for path in package.glob(pattern)):
-            # A fixed time, so that the archive's name depends on the files alone.
-            info = zipfile.ZipInfo(f"fruits_assets/{file.relative_to(package)}", (1980, 1, 1, 0, 0, 0))
-            archive.writestr(info, file.read_bytes())
-    return buffer.getvalue()
+def _step_name(context: dg.AssetExecutionContext) -> str:
+    return f"fruits {context.asset_key.to_user_string()} {context.run.run_id}"
 
 
-def _upload_code(store: Root) -> tuple[str, str]:
-    """Puts the archive and the entry point under names made of their content; returns their URIs."""
-    uris = []
-    for suffix, content in ((".zip", code_archive()), (".py", ENTRY_POINT.read_bytes())):
-        path = f"emr/code/{hashlib.sha256(content).hexdigest()}{suffix}"
-        if not store.has(path):
-            store.write(path, content)
-        uris.append(store.uri_of(path))
-    return uris[0], uris[1]
+def _seconds(timeline: Mapping[str, datetime]) -> float:
+    """How long a step has run."""
+    begun = timeline.get("StartDateTime")
+    return (timeline.get("EndDateTime", datetime.now(UTC)) - begun).total_seconds() if begun else 0.0
 
 
-def _root_run_id(context: dg.AssetExecutionContext) -> str:
+def _root_run_id(run: dg.DagsterRun | None) -> str | None:
     """The run that this run is an attempt of; a retry of a dead run has the same."""
-    return context.run.tags.get("dagster/root_run_id", context.run.run_id)
+    return None if run is None else run.root_run_id or run.run_id
 
 
 def _message_reader(bucket: str, key_prefix: str, s3: Any) -> Any:
@@ -280,31 +272,12 @@ def _message_reader(bucket: str, key_prefix: str, s3: Any) -> Any:
     from dagster_aws.pipes import PipesS3MessageReader
 
     class MessageReader(PipesS3MessageReader):
+        # As it is by default; the default itself warns of being new in Dagster.
+        expected_writer_count = 1
+
         @contextmanager
         def get_params(self) -> Iterator[dict[str, Any]]:
             with super().get_params() as params:
                 yield {**params, "key_prefix": key_prefix}
 
     return MessageReader(interval=POLL_SECONDS, bucket=bucket, client=s3)
-
-
-@contextmanager
-def _aws_errors_named() -> Iterator[None]:
-    """Turns botocore's errors into sentences, sorted by whether a retry helps."""
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
-    try:
-        yield
-    except ClientError as error:
-        code, words = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        if code in _THROTTLED:
-            raise EmrError(f"AWS throttles {error.operation_name} ({code}): {words}", True) from error
-        if code in _EXPIRED:
-            raise EmrError(f"AWS credentials have expired ({code}): renew them. {words}", False) from error
-        raise EmrError(f"AWS refused {error.operation_name} ({code}): {words}", False) from error
-    except NoCredentialsError as error:
-        raise EmrError(
-            "There are no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID.", False
-        ) from error
-    except BotoCoreError as error:
-        raise EmrError(f"AWS could not be reached: {error}", True) from error

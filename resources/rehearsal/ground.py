@@ -44,10 +44,16 @@ def start_ground(
         start_yarn(folder / "yarn", 2, memory_mb, vcores) as yarn,
         start_aws(folder / "aws", yarn, python, log_seconds) as aws,
     ):
-        aws.client("s3").create_bucket(
-            Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION}
-        )
+        start_bucket(aws, bucket)
         yield Ground(yarn, aws, bucket, start_cluster(aws, bucket, instance_type))
+
+
+def start_bucket(aws: Aws, name: str, region: str = REGION) -> None:
+    """A bucket with a default encryption, as all of S3's have since 2023."""
+    s3 = aws.client("s3", region)
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})
+    by_default = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    s3.put_bucket_encryption(Bucket=name, ServerSideEncryptionConfiguration={"Rules": [by_default]})
 
 
 def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge", step_concurrency: int = 1) -> str:

@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from emr_runs import wait_for
 
 from resources.rehearsal import jars
 from resources.rehearsal.faults import Fault
 from resources.rehearsal.ground import Ground, start_cluster, start_ground
 from resources.rehearsal.processes import RehearsalError, marked_processes
-
-MINUTES = 60.0
 
 SUM = """
     context.parallelize(range(100), 4).map(str).saveAsTextFile(sys.argv[1])
@@ -41,15 +40,6 @@ SLEEP = """
     done = context.parallelize(range(int(sys.argv[1])), int(sys.argv[1])).map(work).collect()
     print(f"{len(set(done))} done")
 """
-
-
-def wait_for(true: Callable[[], Any], seconds: float = 3 * MINUTES) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := true():
-            return value
-        time.sleep(0.3)
-    raise AssertionError(f"not so within {seconds:.0f} s")
 
 
 def add_step(ground: Ground, program: str, *arguments: str, cluster: str = "", mode: str = "client") -> str:

@@ -1,0 +1,61 @@
+"""Calls of AWS: one way to make a client, and one way to say what went wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Codes that mean "not now": botocore has tried again already, and later may be better.
+_NOT_NOW = frozenset(
+    {
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "InternalServerException",
+        "RequestLimitExceeded",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+    }
+)
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "RequestExpired"})
+
+
+class AwsError(RuntimeError):
+    """Something on AWS did not work. `retry_helps`: the same may succeed another time."""
+
+    def __init__(self, message: str, retry_helps: bool = False) -> None:
+        super().__init__(message)
+        self.retry_helps = retry_helps
+
+
+def client(service: str, region: str) -> Any:
+    """A boto3 client that tries again, at a rate that adapts to AWS's throttling."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        service, region_name=region, config=Config(retries={"mode": "adaptive", "max_attempts": 10})
+    )
+
+
+@contextmanager
+def aws_errors_named() -> Iterator[None]:
+    """Turns botocore's errors into `AwsError`s: sentences, sorted by whether a retry helps."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    try:
+        yield
+    except ClientError as error:
+        code, words = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+        if code in _NOT_NOW:
+            raise AwsError(
+                f"AWS has no room for {error.operation_name} now ({code}): {words}", True
+            ) from error
+        if code in _EXPIRED:
+            raise AwsError(f"AWS credentials have expired ({code}): renew them. {words}") from error
+        raise AwsError(f"AWS refused {error.operation_name} ({code}): {words}") from error
+    except NoCredentialsError as error:
+        raise AwsError("There are no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID.") from error
+    except BotoCoreError as error:
+        raise AwsError(f"AWS could not be reached: {error}", True) from error

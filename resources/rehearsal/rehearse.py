@@ -1,0 +1,131 @@
+"""Rehearses a run on EMR on this machine, and compares its outputs with those of a local run.
+
+`python -m resources.rehearsal.rehearse`, which is `make rehearse-emr`, takes the photos of FRUITS_IMAGES, or
+those that --photos names, or draws some. Other settings are yours too. Exit status 0: the outputs are equal.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from fruits_assets.samples import draw_samples
+from fruits_assets.store.photos import PhotosError, list_photos
+from fruits_assets.store.root import IO_THREADS, open_root
+from resources.rehearsal.aws import REGION
+from resources.rehearsal.compare import compare
+from resources.rehearsal.ground import Ground, start_ground
+from resources.rehearsal.processes import RehearsalError
+
+IMAGES = 600
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make rehearse-emr", description=__doc__)
+    parser.add_argument(
+        "--photos", type=Path, help="a folder or a .tar.gz of photos, where FRUITS_IMAGES names none"
+    )
+    parser.add_argument("--images", type=int, default=IMAGES, help=f"photos to take, by default {IMAGES}")
+    parser.add_argument("--python", type=Path, help="the Python of the nodes; by default one made for them")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
+            folder = Path(name)
+            settings = _own_settings()
+            source = settings.get("FRUITS_IMAGES") or _photos_at_hand(folder, options.photos)
+            _take_photos(source, folder / "photos", options.images)
+            with start_ground(folder / "ground", options.python) as ground:
+                return _rehearse(ground, folder, settings)
+    except KeyboardInterrupt:
+        print("The rehearsal was interrupted; nothing of it is left.")
+        return INTERRUPTED
+    except (RehearsalError, PhotosError, OSError, tarfile.TarError) as error:
+        print(f"make rehearse-emr: {error}", file=sys.stderr)
+        return 1
+
+
+def _own_settings() -> dict[str, str]:
+    """The user's settings, from .env and the environment, but for those that the rehearsal makes."""
+    given = {**dotenv_values(".env"), **os.environ}
+    own = {name: value for name, value in given.items() if name.startswith("FRUITS_") and value}
+    for name in ("FRUITS_ENV", "FRUITS_STORE", "FRUITS_EMR_CLUSTER"):
+        own.pop(name, None)
+    return {"FRUITS_WEIGHTS": "embedded", **own, "FRUITS_REGION": REGION, "FRUITS_ALLOWED_REGIONS": REGION}
+
+
+def _photos_at_hand(folder: Path, given: Path | None) -> str:
+    """Photos in a folder or a .tar.gz that was given, else drawn ones."""
+    if given is None:
+        draw_samples(folder / "drawn")
+        return str(folder / "drawn")
+    if given.is_dir():
+        return str(given)
+    with tarfile.open(given) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    return str(folder / "unpacked")
+
+
+def _take_photos(source: str, target: Path, images: int) -> None:
+    """Copies at most `images` photos, from each class in turn, under their own names."""
+    root, classes = open_root(source), list_photos(source).classes
+    by_turns = chain.from_iterable(zip_longest(*classes.values()))
+    paths = [photo.path for photo in by_turns if photo is not None][:images]
+
+    def copy(path: str) -> None:
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        (target / path).write_bytes(root.read(path))
+
+    with ThreadPoolExecutor(IO_THREADS) as pool:
+        list(pool.map(copy, paths))
+    print(f"Rehearsing with {len(paths):,} photos of {len(classes):,} classes from {source}", flush=True)
+
+
+def _rehearse(ground: Ground, folder: Path, settings: Mapping[str, str]) -> int:
+    """Runs the graph on the cluster and on this machine; prints how their outputs compare."""
+    photos = folder / "photos"
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]  # the user's account has no part in this
+    os.environ |= ground.environment()
+    bucket = open_root(f"s3://{ground.bucket}")
+    files = [file for file in photos.rglob("*") if file.is_file()]
+    bucket.write_many((f"photos/{file.relative_to(photos)}", file.read_bytes()) for file in files)
+    places = {
+        "emr": {"FRUITS_IMAGES": bucket.uri_of("photos"), "FRUITS_STORE": bucket.uri_of("store")},
+        "local": {"FRUITS_IMAGES": str(photos), "FRUITS_STORE": str(folder / "store")},
+    }
+    seconds = {}
+    for env, roots in places.items():
+        print(f"\nfruits run with FRUITS_ENV={env}", flush=True)
+        started = time.monotonic()
+        home = folder / f"dagster-{env}"
+        home.mkdir()
+        run = subprocess.run(
+            [Path(sys.executable).with_name("fruits"), "run"],
+            env={**os.environ, **settings, **roots, "FRUITS_ENV": env, "DAGSTER_HOME": str(home)},
+        )
+        if run.returncode:
+            print(f"The run with FRUITS_ENV={env} failed: exit status {run.returncode}.", file=sys.stderr)
+            return 1
+        seconds[env] = time.monotonic() - started
+    found = compare(*(roots["FRUITS_STORE"] for roots in places.values()))
+    print(f"\nThe cluster took {seconds['emr']:.0f} s, this machine alone {seconds['local']:.0f} s.")
+    width = max(len(comparison.what) for comparison in found)
+    for what, same, words in found:
+        print(f"{'same' if same else 'DIFFERENT':>9}  {what:<{width}}  {words}")
+    return 0 if all(comparison.same for comparison in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What the tests here do again and again: runs as a user starts them, and waiting for something to happen."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fruits_assets.samples import draw_samples
+from fruits_assets.store.root import open_root
+from resources.rehearsal.ground import Ground
+
+Run = subprocess.Popen[str]
+
+MINUTES = 60.0
+
+
+def wait_for(true: Callable[[], Any], seconds: float = 3 * MINUTES) -> Any:
+    """What `true` returns, as soon as that is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := true():
+            return value
+        time.sleep(0.3)
+    raise AssertionError(f"not so within {seconds:.0f} s")
+
+
+def draw_photos(root: Path, labels: list[str], each: int) -> None:
+    """Drawn photos, `each` of every label: twelve, and these again and again under other names."""
+    names = draw_samples(root / "drawn", min(each, 12))
+    for number, label in enumerate(labels):
+        drawn = sorted((root / "drawn" / names[number % len(names)]).iterdir())
+        (root / label).mkdir()
+        for copy in range(each):
+            shutil.copy(drawn[copy % len(drawn)], root / label / f"{copy}_100.jpg")
+    shutil.rmtree(root / "drawn")
+
+
+def upload(photos: Path, uri: str) -> str:
+    """Puts a folder of photos under a prefix on S3, and returns that."""
+    files = [file for file in photos.rglob("*") if file.is_file()]
+    open_root(uri).write_many((str(file.relative_to(photos)), file.read_bytes()) for file in files)
+    return uri
+
+
+def on_emr(ground: Ground, images: str, store: str, cluster: str = "") -> dict[str, str]:
+    """Settings of a run whose jobs are steps."""
+    return {
+        **ground.environment(),
+        "FRUITS_ENV": "emr",
+        "FRUITS_EMR_CLUSTER": cluster or ground.cluster,
+        "FRUITS_IMAGES": images,
+        "FRUITS_STORE": f"s3://{ground.bucket}/{store}",
+    }
+
+
+def start(home: Path, *arguments: str, **settings: str) -> Run:
+    """`fruits run` with a Dagster home of its own, outside any folder with a .env."""
+    (home / "dagster").mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "FRUITS_WEIGHTS": "embedded", "DAGSTER_HOME": str(home / "dagster"), **settings}
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("fruits"), "run", *arguments],
+        env=env,
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_line(run: Run, *words: str) -> str:
+    """The first line of a run's output that has all the words; what came before it is lost."""
+    assert run.stdout is not None
+    said = []
+    for line in run.stdout:
+        said.append(line)
+        if all(word in line for word in words):
+            return line
+    raise AssertionError(f"the run ended without {words}: {''.join(said)}")
+
+
+def finish(run: Run, status: int = 0) -> str:
+    """The rest of what a run says, which must end with an exit status."""
+    out, _ = run.communicate(timeout=10 * MINUTES)
+    assert run.returncode == status, out
+    return out
+
+
+def states_of_steps(ground: Ground, cluster: str = "") -> dict[str, str]:
+    """The steps of a cluster and their states, the newest first."""
+    listed = ground.aws.client("emr").list_steps(ClusterId=cluster or ground.cluster)["Steps"]
+    return {step["Id"]: step["Status"]["State"] for step in listed}
