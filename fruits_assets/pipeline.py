@@ -61,12 +61,12 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
     started = time.monotonic()
     job = definitions_for(settings).resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.get() as instance:
+        _end_dead_runs(instance)
         try:
             check_residency(settings)
             present = list(list_photos(settings.images).classes)
         except (AwsError, PhotosError) as error:
             raise PipelineError(str(error)) from None
-        _end_dead_runs(instance)
         _execute(job, instance, [fruit_photos], None)
         unknown = [label for label in labels if label not in present]
         if unknown:

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+import socket
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -761,3 +763,28 @@ def test_a_root_without_photos_is_refused_and_nothing_is_written(
         run_platform()
     assert pointers(platform) == before
     assert runs_of(platform) == runs
+
+
+def test_a_run_whose_process_was_killed_is_marked_as_failed_by_the_next_one(run_platform: Run) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with dg.DagsterInstance.get() as instance:
+        dead, alive, elsewhere = (
+            instance.add_run(
+                dg.DagsterRun(
+                    "pipeline",
+                    status=dg.DagsterRunStatus.STARTED,
+                    tags={"fruits/host": host, "fruits/process": str(process)},
+                )
+            ).run_id
+            for host, process in (
+                (socket.gethostname(), ended.pid),
+                (socket.gethostname(), os.getpid()),
+                ("another-host", ended.pid),
+            )
+        )
+        with pytest.raises(PipelineError, match="has no such class"):
+            run_platform("Durian")
+        states = {run.run_id: run.status for run in instance.get_runs()}
+    assert states[dead] == dg.DagsterRunStatus.FAILURE
+    assert states[alive] == states[elsewhere] == dg.DagsterRunStatus.STARTED

@@ -39,7 +39,7 @@ class Aws:
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "rehearsal",
-            "AWS_SECRET_ACCESS_KEY": "rehearsal",
+            "AWS_SECRET_ACCESS_KEY": "rehearsed-secret",
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
             # Else what finds no credentials waits for an instance's metadata service.

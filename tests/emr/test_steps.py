@@ -1,6 +1,5 @@
 """The asset graph with FRUITS_ENV=emr, as a user runs it: every job a step on a YARN of this machine."""
 
-import json
 import os
 import re
 import signal
@@ -72,10 +71,6 @@ def test_metadata_say_where_a_step_ran_and_what_it_cost_and_no_secret(
         [record] = instance.fetch_materializations(dg.AssetKey("mobilenet_features"), limit=1).records
         assert record.asset_materialization is not None
         metadata = {name: entry.value for name, entry in record.asset_materialization.metadata.items()}
-        everything = [
-            json.dumps(instance.get_event_records(dg.EventRecordsFilter(kind), limit=10**6), default=str)
-            for kind in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION)
-        ]
     assert metadata["emr_cluster"] == ground.cluster
     assert metadata["nodes"] == 2 and metadata["cores"] == 8
     # One primary and two core nodes m5.xlarge, at 0.272 USD an hour each.
@@ -86,7 +81,8 @@ def test_metadata_say_where_a_step_ran_and_what_it_cost_and_no_secret(
     )
     assert metadata["emr_spark_history"] == page
     assert metadata["emr_console"] == f"{page}/steps/{metadata['emr_step']}"
-    assert not re.search(r"X-Amz-|Signature|SECRET|AWSAccessKeyId", "".join(everything))
+    for database in (both[2] / "dagster").rglob("*.db"):
+        assert not re.search(rb"rehearsed-secret|X-Amz-Signature|AWSAccessKeyId", database.read_bytes())
 
 
 def test_progress_and_the_step_stand_in_the_event_log(ground: Ground, both: tuple[str, str, Path]) -> None:
@@ -123,9 +119,9 @@ def test_dagsters_own_command_is_refused_in_another_region_too(
 ) -> None:
     settings = on_emr(ground, images_on_s3, "elsewhere") | {"FRUITS_ALLOWED_REGIONS": "eu-central-1"}
     (tmp_path / "dagster").mkdir()
+    dagster = Path(sys.executable).with_name("dagster")
     done = subprocess.run(
-        [Path(sys.executable).with_name("dagster"), "asset", "materialize", "--select", "feature_extractor"]
-        + ["-m", "fruits_assets.definitions"],
+        [dagster, "asset", "materialize", "-m", "fruits_assets.definitions", "--select", "feature_extractor"],
         env={**os.environ, **settings, "DAGSTER_HOME": str(tmp_path / "dagster"), "FRUITS_WEIGHTS": "random"},
         cwd=tmp_path,
         capture_output=True,
