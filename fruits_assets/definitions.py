@@ -10,6 +10,7 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_features_csv import pca_features_csv
 from fruits_assets.assets.pca_model import fitted_on_current_features, pca_model
 from fruits_assets.assets.raw_images import raw_images
+from fruits_assets.sensors import ended_clusters
 from resources.emr import EmrSteps
 from resources.job_runner import JobRunner
 from resources.local_spark import LocalSpark, local_spark_config
@@ -26,6 +27,7 @@ def defs() -> dg.Definitions:
 
 def definitions_for(settings: Settings) -> dg.Definitions:
     """The asset graph with the resources that some settings ask for."""
+    checked = dg.ResourceDefinition(lambda _: _checked(settings))
     return dg.Definitions(
         assets=[
             fruit_photos,
@@ -38,9 +40,10 @@ def definitions_for(settings: Settings) -> dg.Definitions:
         ],
         asset_checks=[fitted_on_current_features],
         resources={
-            "settings": dg.ResourceDefinition(lambda _: _checked(settings)),
-            "job_runner": job_runner_for(settings),
+            "settings": checked,
+            "job_runner": EmrSteps(settings=checked) if settings.env == "emr" else _local_spark(settings),
         },
+        sensors=[ended_clusters] if settings.makes_clusters else [],
         loggers={"console": terminal_log},
         # Spark is in this process; the default executor would start a JVM for every step.
         executor=dg.in_process_executor,
@@ -53,13 +56,5 @@ def _checked(settings: Settings) -> Settings:
     return settings
 
 
-def job_runner_for(settings: Settings) -> JobRunner:
-    """What runs Spark jobs in the environment that `FRUITS_ENV` names."""
-    if settings.env == "emr":
-        return EmrSteps(
-            cluster=str(settings.emr_cluster),
-            store=settings.store,
-            region=settings.region,
-            prices=str(settings.prices) if settings.prices else None,
-        )
+def _local_spark(settings: Settings) -> JobRunner:
     return LocalSpark(pyspark=LazyPySparkResource(spark_config=local_spark_config(settings)))

@@ -3,8 +3,10 @@
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -25,6 +27,7 @@ from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, QUARANTINED_IMAGES, RAW_IMAGES
 from fruits_assets.store.tables import Pointer, current, current_one
 from resources.aws import AwsError
+from resources.emr_lifecycle import OWNER_TAG, clusters_ended_after
 from resources.residency import check_residency
 from resources.settings import Settings
 
@@ -60,14 +63,16 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
     """
     started = time.monotonic()
     job = definitions_for(settings).resolve_implicit_global_asset_job_def()
-    with dg.DagsterInstance.get() as instance:
+    tags = {OWNER_TAG: uuid.uuid4().hex, **_machine(), _PROCESS: str(os.getpid())}
+    with dg.DagsterInstance.get() as instance, clusters_ended_after(settings, tags[OWNER_TAG]):
+        execute = partial(_execute, job, instance, tags)
         _end_dead_runs(instance)
         try:
             check_residency(settings)
             present = list(list_photos(settings.images).classes)
         except (AwsError, PhotosError) as error:
             raise PipelineError(str(error)) from None
-        _execute(job, instance, [fruit_photos], None)
+        execute([fruit_photos], None)
         unknown = [label for label in labels if label not in present]
         if unknown:
             raise PipelineError(
@@ -82,7 +87,7 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
             )
         # Classes whose photos are gone stay part of the whole, with their last version.
         wanted = set(labels) or {*present, *current(store, RAW_IMAGES, known_classes(instance))}
-        failed = _materialize(job, instance, store, wanted, pca_config, refit=not labels)
+        failed = _materialize(execute, instance, store, wanted, pca_config, refit=not labels)
         return _summary(store, wanted, failed, time.monotonic() - started)
 
 
@@ -105,7 +110,7 @@ def _machine() -> dict[str, str]:
 
 
 def _materialize(
-    job: dg.JobDefinition,
+    execute: Callable[..., dict[str, str]],
     instance: dg.DagsterInstance,
     store: Root,
     wanted: set[str],
@@ -124,22 +129,22 @@ def _materialize(
     failed: dict[str, str] = {}
     if len(stretches) == 1:
         per_class = [raw_images, feature_extractor, mobilenet_features, pca_features_csv]
-        failed = _execute(job, instance, [*per_class, *refitted], stretches[0], run_config)
+        failed = execute([*per_class, *refitted], stretches[0], run_config)
         if not failed:
             return {}
     else:
         for stretch in stretches:
-            failed |= _execute(job, instance, [raw_images, feature_extractor], stretch)
+            failed |= execute([raw_images, feature_extractor], stretch)
     if failed.keys() == wanted:
         return failed
     # A class that failed keeps its last version, and that goes through the same extractor and model.
     usable = wanted & current(store, RAW_IMAGES).keys()
     for stretch in _stretches(known, usable):
-        failed |= _execute(job, instance, [mobilenet_features], stretch)
+        failed |= execute([mobilenet_features], stretch)
     if refitted:
-        _execute(job, instance, refitted, None, run_config)
+        execute(refitted, None, run_config)
     for stretch in _stretches(known, usable):
-        failed |= _execute(job, instance, [pca_features_csv], stretch)
+        failed |= execute([pca_features_csv], stretch)
     return failed
 
 
@@ -154,6 +159,7 @@ def _stretches(known: Sequence[str], wanted: Set[str]) -> Iterator[tuple[str, st
 def _execute(
     job: dg.JobDefinition,
     instance: dg.DagsterInstance,
+    tags: Mapping[str, str],
     assets: Sequence[dg.AssetsDefinition | dg.SourceAsset],
     stretch: tuple[str, str] | None,
     run_config: Mapping[str, Any] | None = None,
@@ -162,14 +168,12 @@ def _execute(
 
     Raises `KeyboardInterrupt` where it was interrupted, which Dagster takes for a failure.
     """
-    tags = {**_machine(), _PROCESS: str(os.getpid())}
-    if stretch is not None:
-        tags |= dict(zip((_RANGE_START, _RANGE_END), stretch, strict=True))
+    classes_of = {} if stretch is None else dict(zip((_RANGE_START, _RANGE_END), stretch, strict=True))
     result = job.execute_in_process(
         run_config={**_LOGGING, **(run_config or {})},
         instance=instance,
         asset_selection=[asset.key for asset in assets],
-        tags=tags,
+        tags={**tags, **classes_of},
         raise_on_error=False,
     )
     failed: dict[str, str] = {}

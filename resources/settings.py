@@ -1,5 +1,7 @@
 """Every setting of the platform: read from the environment here, and nowhere else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from fruits_assets.store.root import DEFAULT_REGION
+from resources.instances import instance
 
 # The regions of AWS that lie in the European Union (London and Zurich do not).
 EU_REGIONS = ["eu-west-3", "eu-west-1", "eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2"]
@@ -29,22 +32,58 @@ def _root(value: str) -> str:
     return str(Path(value).expanduser().absolute())
 
 
+def _tags(value: str | dict[str, str]) -> dict[str, str]:
+    """`project=x,team=y` as a dictionary."""
+    if isinstance(value, dict):
+        return value
+    pairs = [word.partition("=") for word in _words(value)]
+    if not all(key.strip() and middle for key, middle, _ in pairs):
+        raise ValueError("is not of the form name=value,name=value")
+    return {key.strip(): text.strip() for key, _, text in pairs}
+
+
 def _words(value: str | list[str]) -> list[str]:
     return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
 
 
+def _instance_type(value: str) -> str:
+    instance(value)
+    return value
+
+
+InstanceType = Annotated[str, AfterValidator(_instance_type)]
 StorageRoot = Annotated[str, AfterValidator(_root)]
 
 
-class Settings(BaseSettings):
-    """The platform's settings, each from the variable `FRUITS_` and its name in capitals.
+class AccountSettings(BaseSettings):
+    """What an AWS account is prepared by, before there are photos and a store in it.
 
-    The environment comes first, then the file `.env` of the working directory.
+    Each setting is from the variable `FRUITS_` and its name in capitals. The environment comes first, then
+    the file `.env` of the working directory.
     """
 
     model_config = SettingsConfigDict(
         env_prefix="FRUITS_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
+
+    emr_stack: str = Field(
+        "fruits",
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,127}$",
+        description="Name of the CloudFormation stack that clusters are made in.",
+    )
+    region: str = Field(DEFAULT_REGION, description="AWS region of clusters and their stack.")
+    allowed_regions: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
+        EU_REGIONS,
+        description="AWS regions in which photos may lie and be worked on, separated by commas.",
+    )
+
+    prices: Path | None = Field(
+        None, description="A file of prices in the place of resources/prices.toml, of the same shape."
+    )
+
+
+class Settings(AccountSettings):
+    """The platform's settings."""
 
     env: Literal["local", "emr"] = Field(
         "local", description="Where Spark runs: local is this machine, emr an AWS EMR cluster."
@@ -79,24 +118,47 @@ class Settings(BaseSettings):
     )
 
     emr_cluster: str | None = Field(
-        None, pattern=r"^j-[A-Z0-9]+$", description="The running EMR cluster that steps go to, j-..."
+        None,
+        pattern=r"^j-[A-Z0-9]+$",
+        description="A running EMR cluster that steps go to, j-...; without it, one is made for the run.",
     )
-    region: str = Field(DEFAULT_REGION, description="AWS region of the cluster.")
-    allowed_regions: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
-        EU_REGIONS,
-        description="AWS regions in which photos may lie and be worked on, separated by commas.",
+    emr_release: str = Field("emr-7.13.0", pattern=r"^emr-7\.\d+\.\d+$", description="EMR's release.")
+    emr_primary_type: InstanceType = Field("m5.xlarge", description="Instance type of the primary node.")
+    emr_core_type: InstanceType = Field("m5.xlarge", description="Instance type of the core nodes.")
+    emr_core_nodes: int = Field(2, ge=1, description="Number of core nodes.")
+    emr_max_nodes: int | None = Field(
+        None, ge=2, description="EMR's managed scaling adds core nodes up to this number; none if unset."
+    )
+    emr_spot: bool = Field(False, description="Whether core nodes are spot instances; the primary never is.")
+    emr_step_concurrency: int = Field(1, ge=1, le=256, description="Steps that a cluster runs at once.")
+    emr_idle_minutes: int = Field(
+        15, ge=1, le=10_080, description="Minutes without a step after which EMR ends a cluster by itself."
+    )
+    emr_max_hourly_cost: float = Field(
+        2.0, gt=0, description="USD an hour above which no cluster is started, at prices on demand."
+    )
+    emr_logs: str | None = Field(
+        None, pattern="^s3://.", description="Where EMR puts logs, s3://bucket/prefix; the stack's if unset."
+    )
+    emr_tags: Annotated[dict[str, str], NoDecode, BeforeValidator(_tags)] = Field(
+        {}, description="Further tags of clusters, name=value, separated by commas."
+    )
+    emr_key_name: str | None = Field(
+        None, description="An EC2 key pair to log in with by SSH; Session Manager needs none."
     )
 
-    prices: Path | None = Field(
-        None, description="A file of prices in the place of resources/prices.toml, of the same shape."
-    )
+    @property
+    def makes_clusters(self) -> bool:
+        """Whether runs start EMR clusters of their own."""
+        return self.env == "emr" and self.emr_cluster is None
 
     @model_validator(mode="after")
     def _emr_is_complete(self) -> "Settings":
         if self.env == "emr":
-            if self.emr_cluster is None:
+            if self.emr_max_nodes is not None and self.emr_max_nodes < self.emr_core_nodes:
                 raise ValueError(
-                    "FRUITS_EMR_CLUSTER is not set, and FRUITS_ENV=emr needs a running cluster, j-..."
+                    f"FRUITS_EMR_MAX_NODES={self.emr_max_nodes} is less than the "
+                    f"FRUITS_EMR_CORE_NODES={self.emr_core_nodes} that a cluster begins with. Set more"
                 )
             for name, root in (("IMAGES", self.images), ("STORE", self.store)):
                 if not root.startswith("s3://"):
@@ -118,9 +180,21 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """The settings of this process. Raises `SettingsError` for the first ones that are unusable."""
-    try:
+    """The settings of this process. Raises `SettingsError` with all that are unusable."""
+    with _errors_as_sentences():
         return Settings()  # type: ignore[call-arg]  # the environment gives the arguments
+
+
+def load_account_settings() -> AccountSettings:
+    """The settings of this process that don't need photos. Raises `SettingsError` like `load_settings`."""
+    with _errors_as_sentences():
+        return AccountSettings()  # type: ignore[call-arg]
+
+
+@contextmanager
+def _errors_as_sentences() -> Iterator[None]:
+    try:
+        yield
     except pydantic.ValidationError as error:
         raise SettingsError("; ".join(_sentence(detail) for detail in error.errors())) from None
 

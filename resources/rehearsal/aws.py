@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resources.rehearsal.faults import CONTROL, Fault
-from resources.rehearsal.nodes import node_python, step_environment, write_spark_conf
+from resources.rehearsal.nodes import node_python
 from resources.rehearsal.processes import (
     RehearsalError,
     free_ports,
@@ -94,14 +94,13 @@ def start_aws(
     folder = folder.absolute()
     [port] = free_ports(1)
     aws = Aws(f"http://127.0.0.1:{port}", folder / "steps")
-    write_spark_conf(folder / "spark", aws.endpoint, aws.environment())
-    environment = step_environment(
-        folder / "spark", yarn.conf_dir, python or node_python(), aws.environment()
-    )
+    aws.step_folder.mkdir(parents=True)
     options = {
         "port": port,
         "folder": str(aws.step_folder),
-        "environment": environment,
+        "hadoop_conf": str(yarn.conf_dir),
+        "python": str(python or node_python()),
+        "aws": aws.environment(),
         "yarn": yarn.url,
         "log_seconds": log_seconds,
     }

@@ -140,6 +140,14 @@ def install(canceller: Canceller) -> None:
 
         return check_and_call
 
+    def run_job_flow(self: Any) -> ActionResult:
+        answer = start_job_flow(self)
+        cluster = self.backend.clusters[answer.result["JobFlowId"]]
+        cluster.auto_termination = _plain(self._get_param("AutoTerminationPolicy"))
+        cluster.managed_scaling = _plain(self._get_param("ManagedScalingPolicy"))
+        return answer
+
+    start_job_flow = api.run_job_flow
     add_job_flow_steps, terminate_job_flows = api.add_job_flow_steps, api.terminate_job_flows
 
     def on_known_job_flows(call: Callable[[Any], ActionResult]) -> Callable[[Any], ActionResult]:
@@ -167,6 +175,7 @@ def install(canceller: Canceller) -> None:
         return {f"{verb.__name__}_{attribute}_policy": verb for verb in (put, get, remove)}
 
     for name, call in {
+        "run_job_flow": run_job_flow,
         "describe_step": describe_step,
         "cancel_steps": cancel_steps,
         **{

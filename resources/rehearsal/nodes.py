@@ -48,7 +48,7 @@ def _uv(*arguments: str) -> None:
         )
 
 
-def write_spark_conf(folder: Path, endpoint: str, aws: Mapping[str, str]) -> None:
+def write_spark_conf(folder: Path, aws: Mapping[str, str]) -> None:
     """Writes the `spark-defaults.conf` of the stand-in to `folder`, which `SPARK_CONF_DIR` is to name.
 
     It does for `s3://` what EMR's own does: steps use it with no settings of theirs. `aws` are the variables
@@ -63,7 +63,7 @@ def write_spark_conf(folder: Path, endpoint: str, aws: Mapping[str, str]) -> Non
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
-        "spark.hadoop.fs.s3a.endpoint": endpoint,
+        "spark.hadoop.fs.s3a.endpoint": aws["AWS_ENDPOINT_URL"],
         "spark.hadoop.fs.s3a.path.style.access": "true",
         "spark.hadoop.fs.s3a.connection.ssl.enabled": "false",
         "spark.hadoop.fs.s3a.aws.credentials.provider": (

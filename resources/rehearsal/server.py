@@ -3,9 +3,11 @@
 import json
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moto.iam.access_control import IAMRequestBase
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -15,6 +17,7 @@ from werkzeug.serving import make_server
 
 from resources.rehearsal import emr
 from resources.rehearsal.faults import Faults
+from resources.rehearsal.nodes import step_environment, write_spark_conf
 from resources.rehearsal.steps import StepRunner
 
 
@@ -23,29 +26,23 @@ class _Quiet(MotoRequestHandler):
         """Thousands of reads and writes are no news."""
 
 
-def serve(port: int, folder: Path, environment: dict[str, str], yarn: str, log_seconds: float) -> None:
+def serve(
+    port: int, folder: str, hadoop_conf: str, python: str, aws: dict[str, str], yarn: str, log_seconds: float
+) -> None:
     """Serves on 127.0.0.1 until the process is killed; see `aws.start_aws` for the parameters."""
 
-    def client(service: str) -> Any:
-        import boto3
+    def environment(spark_conf: Path, access: Mapping[str, str]) -> dict[str, str]:
+        write_spark_conf(spark_conf, access)
+        return step_environment(spark_conf, Path(hadoop_conf), Path(python), access)
 
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL")
-        key, secret, region, endpoint = (environment[name] for name in names)
-        return boto3.client(
-            service,
-            aws_access_key_id=key,
-            aws_secret_access_key=secret,
-            region_name=region,
-            endpoint_url=endpoint,
-        )
-
-    runner = StepRunner(folder, environment, yarn, client, log_seconds)
+    runner = StepRunner(Path(folder), environment, yarn, aws, log_seconds)
     emr.install(runner)
+    # Who calls is known by the key. S3A and pyarrow sign in ways that moto can't check.
+    IAMRequestBase.check_signature = lambda self: None  # type: ignore[method-assign]
     threading.Thread(target=runner.run_forever, name="steps", daemon=True).start()
     application = Faults(DomainDispatcherApplication(create_backend_app))
     make_server("127.0.0.1", port, application, threaded=True, request_handler=_Quiet).serve_forever()
 
 
 if __name__ == "__main__":
-    options = json.loads(Path(sys.argv[1]).read_text())
-    serve(**{**options, "folder": Path(options["folder"])})
+    serve(**json.loads(Path(sys.argv[1]).read_text()))

@@ -9,35 +9,40 @@ import threading
 import time
 import traceback
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.utils import utcnow
 from moto.emr.models import emr_backends
+from moto.iam.models import iam_backends
+from moto.sts.models import sts_backends
 
 from resources.rehearsal.emr import ENDED, LOCK, RehearsedCluster, RehearsedStep
 from resources.rehearsal.processes import kill_marked, start_process
 
 POLL_SECONDS = 0.2
 
+SESSION_SECONDS = 6 * 3600
+
 ACTIVE = ("PENDING", "RUNNING", "CANCEL_PENDING")
 
 
 @dataclass
 class StepRunner:
-    """Runs the steps of every cluster, in their order, each as a process with `environment`.
+    """Runs the steps of every cluster, in their order, each as a process with an environment.
 
-    Files of a step go to `folder/<step id>`; `client` makes a boto3 client that reaches this server.
-    Logs reach S3 `log_seconds` after the end of a step.
+    Files of a step go to `folder/<step id>`. `environment` makes that of a step's process, from a folder for
+    Spark's configuration and the variables by which a node reaches this server; `aws` are these. Logs reach S3
+    `log_seconds` after the end of a step.
     """
 
     folder: Path
-    environment: dict[str, str]
+    environment: Callable[[Path, Mapping[str, str]], dict[str, str]]
     yarn: str
-    client: Callable[[str], Any]
+    aws: Mapping[str, str]
     log_seconds: float
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -100,10 +105,11 @@ class StepRunner:
         folder = self.folder / step.id
         folder.mkdir(parents=True)
         step.state, step.start_date_time = "RUNNING", utcnow()
+        environment = self.environment(folder / "conf", self._access(cluster))
         try:
             if step.jar != "command-runner.jar":
                 raise FileNotFoundError(f"the rehearsal runs command-runner.jar, and not {step.jar}")
-            program = shutil.which(step.args[0], path=self.environment["PATH"]) if step.args else None
+            program = shutil.which(step.args[0], path=environment["PATH"]) if step.args else None
             if program is None:
                 raise FileNotFoundError(f"no such command on the nodes: {' '.join(step.args[:1])}")
         except FileNotFoundError as error:
@@ -115,7 +121,7 @@ class StepRunner:
             [program, *step.args[1:]],
             folder / "stdout",
             # YARN's applications are told apart by their user, which on EMR is always `hadoop`.
-            {**self.environment, "HADOOP_USER_NAME": cluster.id},
+            {**environment, "HADOOP_USER_NAME": cluster.id},
             errors=folder / "stderr",
         )
 
@@ -139,7 +145,7 @@ class StepRunner:
             f"{utcnow():%Y-%m-%dT%H:%M:%SZ} INFO Command exiting with ret '{status}'\n"
         )
         if cluster.log_uri:
-            timer = threading.Timer(self.log_seconds, self._upload_logs, (log_root, step.id))
+            timer = threading.Timer(self.log_seconds, self._upload_logs, (cluster, log_root, step.id))
             timer.daemon = True
             timer.start()
 
@@ -178,11 +184,42 @@ class StepRunner:
             )
             urllib.request.urlopen(request, timeout=10).close()
 
-    def _upload_logs(self, log_root: str, step_id: str) -> None:
+    def _upload_logs(self, cluster: RehearsedCluster, log_root: str, step_id: str) -> None:
+        import boto3
+
         bucket, _, prefix = log_root.partition("://")[2].partition("/")
-        s3 = self.client("s3")
-        for log in (self.folder / step_id).iterdir():
-            s3.put_object(Bucket=bucket, Key=f"{prefix}/{log.name}.gz", Body=gzip.compress(log.read_bytes()))
+        access = self._access(cluster)
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=access["AWS_ENDPOINT_URL"],
+            region_name=access["AWS_REGION"],
+            aws_access_key_id=access["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=access["AWS_SECRET_ACCESS_KEY"],
+            aws_session_token=access.get("AWS_SESSION_TOKEN"),
+        )
+        for name in ("controller", "stderr", "stdout"):
+            log = self.folder / step_id / name
+            if log.exists():
+                s3.put_object(Bucket=bucket, Key=f"{prefix}/{name}.gz", Body=gzip.compress(log.read_bytes()))
+
+    def _access(self, cluster: RehearsedCluster) -> dict[str, str]:
+        """The variables by which a cluster's nodes reach AWS: as the role of their instance profile.
+
+        EMR's default profile is in no account from the beginning; with it, nodes may do what anybody may.
+        """
+        profiles = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].get_instance_profiles()
+        for profile in profiles:
+            if cluster.job_flow_role in (profile.name, profile.arn):
+                role = sts_backends[DEFAULT_ACCOUNT_ID]["aws"].assume_role(
+                    cluster.emr_backend.region_name, cluster.id, profile.roles[0].arn, "", SESSION_SECONDS, ""
+                )
+                return {
+                    **self.aws,
+                    "AWS_ACCESS_KEY_ID": role.access_key_id,
+                    "AWS_SECRET_ACCESS_KEY": role.secret_access_key,
+                    "AWS_SESSION_TOKEN": role.session_token,
+                }
+        return dict(self.aws)
 
     def _mark(self, step: RehearsedStep) -> str:
         return str(self.folder / step.id)

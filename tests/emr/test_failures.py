@@ -157,7 +157,7 @@ def test_s3_that_is_slow_and_fails_one_call_in_twenty_changes_nothing(
 def test_a_thousand_long_class_names_travel_to_a_step_and_back(ground: Ground, tmp_path: Path) -> None:
     labels = [f"{number:04d} {'é' * 60}" for number in range(1000)]
     draw_photos(tmp_path, labels, 1)
-    settings = on_emr(ground, upload(tmp_path, f"s3://{ground.bucket}/thousand"), "thousand")
+    settings = on_emr(ground, upload(tmp_path, f"s3://{ground.bucket}/thousand_photos"), "thousand")
     out = finish(start(tmp_path, **settings))
     assert "1,000 done" in out
     assert current(open_root(settings["FRUITS_STORE"]), PCA_FEATURES_CSV).keys() == set(labels)

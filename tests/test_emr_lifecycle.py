@@ -1,0 +1,173 @@
+"""Clusters that come and go, against moto's EMR; the rehearsal's tests run steps on them."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import dagster as dg
+import pytest
+from moto import mock_aws
+
+from fruits_assets.sensors import ended_clusters
+from resources.aws import AwsError
+from resources.emr_account import FOLDER, Stack
+from resources.emr_lifecycle import (
+    NODE_PYTHON,
+    cluster_request,
+    find_or_start_cluster,
+    owned_clusters,
+    terminate_clusters,
+)
+from resources.settings import Settings, SettingsError, load_settings
+
+SNAPSHOT = Path(__file__).with_name("run_job_flow.json")
+RENEW = "RENEW_RUN_JOB_FLOW"
+
+PARIS = "eu-west-3"
+STACK = Stack(
+    bucket="fruits-bucket",
+    images_uri="s3://fruits-bucket/photos",
+    store_uri="s3://fruits-bucket/store",
+    log_uri="s3://fruits-bucket/logs/",
+    bootstrap_uri="s3://fruits-bucket/bootstrap/bootstrap.sh",
+    lock_uri="s3://fruits-bucket/bootstrap/requirements.lock",
+    wheelhouse_uri="s3://fruits-bucket/bootstrap/wheelhouse/",
+    service_role="fruits-service",
+    instance_profile="fruits-node",
+    subnet="subnet-0123456789abcdef0",
+    primary_security_group="sg-0123456789abcdef0",
+    core_security_group="sg-0123456789abcdef1",
+    service_security_group="sg-0123456789abcdef2",
+    operator_policy_arn="arn:aws:iam::123456789012:policy/fruits-operator",
+    erasure_policy_arn="arn:aws:iam::123456789012:policy/fruits-erasure",
+)
+
+
+def settings(**given: Any) -> Settings:
+    places = {"images": STACK.images_uri, "store": STACK.store_uri}
+    return Settings(env="emr", **{**places, **given}, _env_file=None)
+
+
+def requests() -> dict[str, Any]:
+    """Requests of a cluster by default, and of one with every setting."""
+    everything = settings(
+        emr_release="emr-7.12.0",
+        emr_primary_type="m5.large",
+        emr_core_type="r5.2xlarge",
+        emr_core_nodes=3,
+        emr_max_nodes=20,
+        emr_spot=True,
+        emr_step_concurrency=4,
+        emr_idle_minutes=30,
+        emr_logs="s3://other-bucket/logs/",
+        emr_tags={"team": "data"},
+        emr_key_name="jane",
+    )
+    online = STACK._replace(wheelhouse_uri=None)
+    return {
+        "by default": cluster_request(settings(), STACK, "a-backfill"),
+        "with every setting": cluster_request(everything, online, "a-run"),
+    }
+
+
+def test_the_request_for_a_cluster_is_the_one_on_record() -> None:
+    found = requests()
+    if os.environ.get(RENEW):
+        SNAPSHOT.write_text(json.dumps(found, indent=2) + "\n")
+    assert found == json.loads(SNAPSHOT.read_text()), (
+        f"The request is not the one in {SNAPSHOT}. If it is meant to be: {RENEW}=1 pytest {__file__}"
+    )
+
+
+def test_the_nodes_python_is_where_the_bootstrap_action_puts_it() -> None:
+    environment = str(Path(NODE_PYTHON).parents[1])
+    assert f"VENV=${{FRUITS_VENV:-{environment}}}\n" in (FOLDER / "bootstrap.sh").read_text()
+
+
+@pytest.fixture
+def emr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    # What a stack has as outputs; the rehearsal makes a real one.
+    monkeypatch.setattr("resources.emr_lifecycle.stack_outputs", lambda _: STACK)
+    with mock_aws():
+        yield boto3.client("emr", region_name=PARIS)
+
+
+def test_a_cluster_is_started_once_for_an_owner_and_found_again(emr: Any) -> None:
+    first = find_or_start_cluster(emr, settings(), "a-backfill")
+    assert find_or_start_cluster(emr, settings(), "a-backfill") == first
+    assert find_or_start_cluster(emr, settings(), "another") != first
+    assert terminate_clusters(emr, "a-backfill") == [first]
+    assert find_or_start_cluster(emr, settings(), "a-backfill") != first
+
+
+def test_two_runs_that_start_a_cluster_at_once_end_with_one(
+    emr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+    monkeypatch.setattr("resources.emr_lifecycle.check_hourly_cost", lambda _: both.wait(30))
+    chosen: list[str] = []
+
+    def start() -> None:
+        chosen.append(find_or_start_cluster(emr, settings(), "a-backfill"))
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(emr.list_clusters()["Clusters"]) == 2
+    assert [*set(chosen)] == owned_clusters(emr, "a-backfill")
+
+
+def test_a_cluster_of_somebody_else_is_left_alone_whatever_its_name(emr: Any) -> None:
+    request = cluster_request(settings(), STACK, "a-backfill")
+    request["Tags"] = [{"Key": "project", "Value": "vegetables"}]
+    emr.run_job_flow(**request)
+    assert owned_clusters(emr, "a-backfill") == []
+    assert terminate_clusters(emr, "a-backfill") == []
+
+
+def test_a_cluster_above_the_limit_is_not_started(emr: Any) -> None:
+    expected = r"4 core nodes m5.4xlarge and a primary node m5.xlarge may cost 4.62 USD an hour, more than "
+    with pytest.raises(AwsError, match=f"{expected}FRUITS_EMR_MAX_HOURLY_COST=2.00"):
+        find_or_start_cluster(emr, settings(emr_core_type="m5.4xlarge", emr_max_nodes=4), "a-run")
+    with pytest.raises(AwsError, match=r"no price for m7i\.xlarge"):
+        find_or_start_cluster(emr, settings(emr_core_type="m7i.xlarge"), "a-run")
+    assert emr.list_clusters()["Clusters"] == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("EMR_CORE_TYPE", "t3.micro", "of a family or size that is not known"),
+        ("EMR_TAGS", "team", "not of the form name=value"),
+        ("EMR_MAX_HOURLY_COST", "0", "greater than 0"),
+    ],
+)
+def test_a_bad_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv("FRUITS_IMAGES", "/photos")
+    monkeypatch.setenv(f"FRUITS_{variable}", value)
+    with pytest.raises(SettingsError, match=f"FRUITS_{variable}={value}: .*{reason}"):
+        load_settings()
+
+
+def test_the_sensor_ends_what_was_started_for_a_run_that_has_ended(emr: Any) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        ended, running = (
+            instance.add_run(dg.DagsterRun("job", status=status)).run_id
+            for status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED)
+        )
+        mine = {owner: find_or_start_cluster(emr, settings(), owner) for owner in (ended, running, "unknown")}
+        context = dg.build_sensor_context(instance=instance, resources={"settings": settings()})
+        assert mine[ended] in str(ended_clusters(context).skip_message)
+        assert not owned_clusters(emr, ended)
+        assert owned_clusters(emr, running) and owned_clusters(emr, "unknown")
+        assert "No cluster has outlived" in str(ended_clusters(context).skip_message)
