@@ -1,5 +1,7 @@
 """Every setting of the platform: read from the environment here, and nowhere else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,15 +38,35 @@ def _words(value: str | list[str]) -> list[str]:
 StorageRoot = Annotated[str, AfterValidator(_root)]
 
 
-class Settings(BaseSettings):
-    """The platform's settings, each from the variable `FRUITS_` and its name in capitals.
+class AccountSettings(BaseSettings):
+    """What an AWS account is prepared by, before there are photos and a store in it.
 
-    The environment comes first, then the file `.env` of the working directory.
+    Each setting is from the variable `FRUITS_` and its name in capitals. The environment comes first, then
+    the file `.env` of the working directory.
     """
 
     model_config = SettingsConfigDict(
         env_prefix="FRUITS_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
+
+    emr_stack: str = Field(
+        "fruits",
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,127}$",
+        description="Name of the CloudFormation stack that clusters are made in.",
+    )
+    region: str = Field(DEFAULT_REGION, description="AWS region of clusters and their stack.")
+    allowed_regions: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
+        EU_REGIONS,
+        description="AWS regions in which photos may lie and be worked on, separated by commas.",
+    )
+
+    prices: Path | None = Field(
+        None, description="A file of prices in the place of resources/prices.toml, of the same shape."
+    )
+
+
+class Settings(AccountSettings):
+    """The platform's settings."""
 
     env: Literal["local", "emr"] = Field(
         "local", description="Where Spark runs: local is this machine, emr an AWS EMR cluster."
@@ -81,15 +103,6 @@ class Settings(BaseSettings):
     emr_cluster: str | None = Field(
         None, pattern=r"^j-[A-Z0-9]+$", description="The running EMR cluster that steps go to, j-..."
     )
-    region: str = Field(DEFAULT_REGION, description="AWS region of the cluster.")
-    allowed_regions: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
-        EU_REGIONS,
-        description="AWS regions in which photos may lie and be worked on, separated by commas.",
-    )
-
-    prices: Path | None = Field(
-        None, description="A file of prices in the place of resources/prices.toml, of the same shape."
-    )
 
     @model_validator(mode="after")
     def _emr_is_complete(self) -> "Settings":
@@ -118,9 +131,21 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """The settings of this process. Raises `SettingsError` for the first ones that are unusable."""
-    try:
+    """The settings of this process. Raises `SettingsError` with all that are unusable."""
+    with _errors_as_sentences():
         return Settings()  # type: ignore[call-arg]  # the environment gives the arguments
+
+
+def load_account_settings() -> AccountSettings:
+    """The settings of this process that don't need photos. Raises `SettingsError` like `load_settings`."""
+    with _errors_as_sentences():
+        return AccountSettings()  # type: ignore[call-arg]
+
+
+@contextmanager
+def _errors_as_sentences() -> Iterator[None]:
+    try:
+        yield
     except pydantic.ValidationError as error:
         raise SettingsError("; ".join(_sentence(detail) for detail in error.errors())) from None
 
