@@ -68,10 +68,15 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy
+	shellcheck emr_bootstrap/bootstrap.sh
+	cfn-lint --regions eu-west-3 -- emr_bootstrap/template.yaml
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --upgrade --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet pyproject.toml -o requirements.lock
+	uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
+		--constraint requirements.lock emr_bootstrap/requirements.in -o emr_bootstrap/requirements.lock
 	echo uv | uv pip compile - --generate-hashes --upgrade --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --quiet -o requirements-uv.lock
 

@@ -60,6 +60,104 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
     sys.exit(1 if summary.failed else 0)
 
 
+@main.group()
+def emr() -> None:
+    """Prepares an AWS account for EMR clusters, and clears it again. Needs an administrator's credentials."""
+
+
+@emr.command()
+@click.option("--photos-prefix", default="photos", show_default=True, help="Where photos lie in the bucket.")
+@click.option("--store-prefix", default="store", show_default=True, help="Where runs write in the bucket.")
+@click.option(
+    "--retention-days",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Erase photos and results after so many days.  [default: never]",
+)
+@click.option("--subnet", metavar="ID", help="Use this private subnet instead of making one.")
+@click.option("--session-manager", is_flag=True, help="Let Session Manager reach the nodes.")
+@click.option(
+    "--wheelhouse/--index",
+    default=None,
+    help="Let nodes install packages from the bucket, or from a package index.  "
+    "[default: --index with --subnet, else --wheelhouse]",
+)
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def deploy(
+    photos_prefix: str,
+    store_prefix: str,
+    retention_days: int,
+    subnet: str | None,
+    session_manager: bool,
+    wheelhouse: bool | None,
+    yes: bool,
+) -> None:
+    """Makes or updates the bucket, the network, and the roles and policies, as one CloudFormation stack."""
+    from resources.emr_account import HOURS_A_MONTH, AccountError, Deployment, deploy
+    from resources.instances import PricesError, load_prices
+    from resources.settings import SettingsError, load_account_settings
+
+    if subnet is None and wheelhouse is False:
+        raise click.UsageError("--index needs --subnet: the subnet that is made here reaches no index.")
+    wanted = Deployment(
+        photos_prefix,
+        store_prefix,
+        retention_days,
+        subnet,
+        session_manager,
+        wheelhouse=subnet is None if wheelhouse is None else wheelhouse,
+    )
+    try:
+        settings = load_account_settings()
+        prices = load_prices(settings.prices)
+        hour = wanted.idle_hour(prices)
+        click.echo(
+            f"The stack {settings.emr_stack} in {settings.region} costs {hour:.3f} USD an hour "
+            f"({hour * HOURS_A_MONTH:.2f} a month) while no cluster runs, and what is stored "
+            f"{prices.s3_gb_month} USD a GB and month. Prices of {prices.region}, {prices.date}."
+        )
+        if not yes:
+            click.confirm("Make or update it?", abort=True)
+        stack = deploy(settings, wanted)
+    except (SettingsError, PricesError, AccountError) as error:
+        sys.exit(f"fruits emr deploy: {error}")
+    click.echo(f"Attach {stack.operator_policy_arn} to who runs Dagster.")
+    click.echo(f"Attach {stack.erasure_policy_arn} to who may erase photos and results for good.")
+    click.echo("Put into .env:")
+    for name, value in {
+        "FRUITS_ENV": "emr",
+        "FRUITS_REGION": settings.region,
+        "FRUITS_EMR_STACK": settings.emr_stack,
+        "FRUITS_IMAGES": stack.images_uri,
+        "FRUITS_STORE": stack.store_uri,
+    }.items():
+        click.echo(f"{name}={value}")
+
+
+@emr.command()
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def destroy(yes: bool) -> None:
+    """Removes what deploy made, with all photos and results in the bucket."""
+    from resources.emr_account import AccountError, contents, destroy, stack_outputs
+    from resources.settings import SettingsError, load_account_settings
+
+    try:
+        settings = load_account_settings()
+        stack = stack_outputs(settings, to_remove=True)
+        found = contents(settings, stack)
+        click.echo(
+            f"This removes the stack {settings.emr_stack} in {settings.region}: its network, roles and "
+            f"policies, and the bucket {stack.bucket} with {found.objects} objects and "
+            f"{found.old_versions} old versions ({found.bytes / 1e9:.2f} GB). None of it can be brought back."
+        )
+        if not yes:
+            click.confirm("Remove it?", abort=True)
+        destroy(settings, stack)
+    except (SettingsError, AccountError) as error:
+        sys.exit(f"fruits emr destroy: {error}")
+    click.echo("Removed.")
+
+
 def _described(lines: Sequence[tuple[str, str]]) -> Iterator[str]:
     width = max(len(name) for name, _ in lines)
     for name, value in lines:

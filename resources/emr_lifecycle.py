@@ -130,13 +130,21 @@ def check_hourly_cost(settings: Settings) -> None:
 
 
 def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, Any]:
-    """The parameters of RunJobFlow for a cluster of an owner."""
+    """The parameters of RunJobFlow for a cluster of an owner.
+
+    Raises `AwsError` where logs are to go to a place that nodes may not write to.
+    """
+    logs = settings.emr_logs or stack.log_uri
+    if not logs.startswith(stack.log_uri):
+        raise AwsError(
+            f"FRUITS_EMR_LOGS={logs} is not below {stack.log_uri}, where alone the nodes may write logs."
+        )
     tags = {**settings.emr_tags, **CLUSTER_TAGS, OWNER_TAG: owner}
     request: dict[str, Any] = {
         "Name": _name(owner),
         "ReleaseLabel": settings.emr_release,
         "Applications": [{"Name": "Spark"}],
-        "LogUri": settings.emr_logs or stack.log_uri,
+        "LogUri": logs,
         "ServiceRole": stack.service_role,
         "JobFlowRole": stack.instance_profile,
         "StepConcurrencyLevel": settings.emr_step_concurrency,

@@ -138,7 +138,7 @@ class Settings(AccountSettings):
         2.0, gt=0, description="USD an hour above which no cluster is started, at prices on demand."
     )
     emr_logs: str | None = Field(
-        None, pattern="^s3://.", description="Where EMR puts logs, s3://bucket/prefix; the stack's if unset."
+        None, pattern="^s3://.", description="Where EMR puts logs: the stack's s3://bucket/logs/, or below."
     )
     emr_tags: Annotated[dict[str, str], NoDecode, BeforeValidator(_tags)] = Field(
         {}, description="Further tags of clusters, name=value, separated by commas."

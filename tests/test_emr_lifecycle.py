@@ -63,7 +63,7 @@ def requests() -> dict[str, Any]:
         emr_spot=True,
         emr_step_concurrency=4,
         emr_idle_minutes=30,
-        emr_logs="s3://other-bucket/logs/",
+        emr_logs="s3://fruits-bucket/logs/team/",
         emr_tags={"team": "data"},
         emr_key_name="jane",
     )
@@ -140,6 +140,11 @@ def test_a_cluster_above_the_limit_is_not_started(emr: Any) -> None:
     with pytest.raises(AwsError, match=r"no price for m7i\.xlarge"):
         find_or_start_cluster(emr, settings(emr_core_type="m7i.xlarge"), "a-run")
     assert emr.list_clusters()["Clusters"] == []
+
+
+def test_logs_that_nodes_may_not_write_are_refused() -> None:
+    with pytest.raises(AwsError, match="s3://other/logs/ is not below s3://fruits-bucket/logs/"):
+        cluster_request(settings(emr_logs="s3://other/logs/"), STACK, "a-run")
 
 
 @pytest.mark.parametrize(

@@ -11,29 +11,41 @@ from resources.java import java_home
 from resources.rehearsal.jars import SPARK_HOME, cache_lock, jars
 from resources.rehearsal.processes import RehearsalError
 
-# PySpark and py4j come with Spark. No Dagster but its Pipes, and no TensorFlow: who imports them fails.
-NODE_PACKAGES = ("boto3", "dagster-pipes", "numpy", "openvino", "pillow", "pyarrow")
-
 # Java processes live for a minute here: they compile little, and end sooner for it. Spark puts these before
 # the options that a step gives.
 _JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
-_REQUIREMENTS = Path(__file__).parents[2] / "requirements.lock"
+_REPOSITORY = Path(__file__).parents[2]
+_LOCK = _REPOSITORY / "requirements.lock"
+# PySpark and py4j come with Spark. No Dagster but its Pipes, and no TensorFlow: who imports them fails.
+_PACKAGES = _REPOSITORY / "emr_bootstrap" / "requirements.in"
 
 
-def node_python(packages: tuple[str, ...] = NODE_PACKAGES) -> Path:
-    """The Python of an environment with these packages at the locked versions, made once and cached.
+def node_python() -> Path:
+    """The Python of an environment with a node's packages at the locked versions, made once and cached.
+
+    The project's lock says the versions and not the nodes' own, which is for Python 3.11 alone: here, driver
+    and nodes have this process's Python.
 
     Raises `RehearsalError` when uv can't make it.
     """
-    wanted = f"{sys.version}\n{packages}\n".encode() + _REQUIREMENTS.read_bytes()
+    wanted = sys.version.encode() + _PACKAGES.read_bytes() + _LOCK.read_bytes()
     with cache_lock() as cache:
         folder = cache / f"node-{hashlib.sha256(wanted).hexdigest()[:16]}"
         python = folder / "bin" / "python"
         if not (folder / "complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
             _uv("venv", "--python", sys.executable, str(folder))
-            _uv("pip", "install", "--python", str(python), "--constraint", str(_REQUIREMENTS), *packages)
+            _uv(
+                "pip",
+                "install",
+                "--python",
+                str(python),
+                "--constraint",
+                str(_LOCK),
+                "--requirement",
+                str(_PACKAGES),
+            )
             (folder / "complete").touch()
     return python
 

@@ -22,6 +22,7 @@ from dotenv import dotenv_values
 from fruits_assets.samples import draw_samples
 from fruits_assets.store.photos import PhotosError, list_photos
 from fruits_assets.store.root import IO_THREADS, open_root
+from resources.rehearsal.account import prepare_account
 from resources.rehearsal.aws import REGION
 from resources.rehearsal.compare import compare
 from resources.rehearsal.ground import Ground, start_ground
@@ -97,29 +98,30 @@ def _rehearse(ground: Ground, folder: Path, settings: Mapping[str, str]) -> int:
     photos = folder / "photos"
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]  # the user's account has no part in this
-    os.environ |= ground.environment()
-    bucket = open_root(f"s3://{ground.bucket}")
+    account = prepare_account(ground.aws, settings)
+    os.environ |= account.administrator
+    images, store = open_root(account.outputs["ImagesUri"]), account.outputs["StoreUri"]
     files = [file for file in photos.rglob("*") if file.is_file()]
-    bucket.write_many((f"photos/{file.relative_to(photos)}", file.read_bytes()) for file in files)
-    places = {
-        "emr": {"FRUITS_IMAGES": bucket.uri_of("photos"), "FRUITS_STORE": bucket.uri_of("store")},
+    images.write_many((str(file.relative_to(photos)), file.read_bytes()) for file in files)
+    runs = {
+        "emr": {**account.operator, "FRUITS_IMAGES": images.uri, "FRUITS_STORE": store},
         "local": {"FRUITS_IMAGES": str(photos), "FRUITS_STORE": str(folder / "store")},
     }
     seconds = {}
-    for env, roots in places.items():
+    for env, given in runs.items():
         print(f"\nfruits run with FRUITS_ENV={env}", flush=True)
         started = time.monotonic()
         home = folder / f"dagster-{env}"
         home.mkdir()
         run = subprocess.run(
             [Path(sys.executable).with_name("fruits"), "run"],
-            env={**os.environ, **settings, **roots, "FRUITS_ENV": env, "DAGSTER_HOME": str(home)},
+            env={**os.environ, **settings, **given, "FRUITS_ENV": env, "DAGSTER_HOME": str(home)},
         )
         if run.returncode:
             print(f"The run with FRUITS_ENV={env} failed: exit status {run.returncode}.", file=sys.stderr)
             return 1
         seconds[env] = time.monotonic() - started
-    found = compare(*(roots["FRUITS_STORE"] for roots in places.values()))
+    found = compare(*(given["FRUITS_STORE"] for given in runs.values()))
     print(f"\nThe cluster took {seconds['emr']:.0f} s, this machine alone {seconds['local']:.0f} s.")
     width = max(len(comparison.what) for comparison in found)
     for what, same, words in found:

@@ -34,9 +34,9 @@ ACTIVE = ("PENDING", "RUNNING", "CANCEL_PENDING")
 class StepRunner:
     """Runs the steps of every cluster, in their order, each as a process with an environment.
 
-    Files of a step go to `folder/<step id>`. `environment` makes that of a step's process, from a folder for
-    Spark's configuration and the variables by which a node reaches this server; `aws` are these. Logs reach S3
-    `log_seconds` after the end of a step.
+    Files of a step go to `folder/<step id>`. `environment` makes that of a step's process, from a folder
+    for Spark's configuration and the variables by which a node reaches this server; `aws` are these. Logs
+    reach S3 `log_seconds` after the end of a step.
     """
 
     folder: Path
