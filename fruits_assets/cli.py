@@ -93,7 +93,8 @@ def deploy(
     yes: bool,
 ) -> None:
     """Makes or updates the bucket, the network, and the roles and policies, as one CloudFormation stack."""
-    from resources.emr_account import HOURS_A_MONTH, AccountError, Deployment, deploy
+    from resources.aws import AwsError
+    from resources.emr_account import HOURS_A_MONTH, Deployment, deploy
     from resources.instances import PricesError, load_prices
     from resources.settings import SettingsError, load_account_settings
 
@@ -119,7 +120,7 @@ def deploy(
         if not yes:
             click.confirm("Make or update it?", abort=True)
         stack = deploy(settings, wanted)
-    except (SettingsError, PricesError, AccountError) as error:
+    except (SettingsError, PricesError, AwsError) as error:
         sys.exit(f"fruits emr deploy: {error}")
     click.echo(f"Attach {stack.operator_policy_arn} to who runs Dagster.")
     click.echo(f"Attach {stack.erasure_policy_arn} to who may erase photos and results for good.")
@@ -138,7 +139,8 @@ def deploy(
 @click.option("--yes", is_flag=True, help="Don't ask.")
 def destroy(yes: bool) -> None:
     """Removes what deploy made, with all photos and results in the bucket."""
-    from resources.emr_account import AccountError, contents, destroy, stack_outputs
+    from resources.aws import AwsError
+    from resources.emr_account import contents, destroy, stack_outputs
     from resources.settings import SettingsError, load_account_settings
 
     try:
@@ -153,7 +155,7 @@ def destroy(yes: bool) -> None:
         if not yes:
             click.confirm("Remove it?", abort=True)
         destroy(settings, stack)
-    except (SettingsError, AccountError) as error:
+    except (SettingsError, AwsError) as error:
         sys.exit(f"fruits emr destroy: {error}")
     click.echo("Removed.")
 

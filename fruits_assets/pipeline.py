@@ -183,6 +183,8 @@ def _execute(
         if error and error.cls_name in _INTERRUPTIONS:
             raise KeyboardInterrupt
         if classes is None:
+            if error and error.cause and error.cls_name == dg.DagsterExecutionStepExecutionError.__name__:
+                error = error.cause
             words = (cause.description if cause else error and error.message) or "no message"
             raise PipelineError(f"{event.step_key} failed: {words.strip()}")
         failed |= classes.value

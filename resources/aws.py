@@ -42,6 +42,7 @@ def client(service: str, region: str) -> Any:
 @contextmanager
 def aws_errors_named() -> Iterator[None]:
     """Turns botocore's errors into `AwsError`s: sentences, sorted by whether a retry helps."""
+    from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
@@ -57,5 +58,7 @@ def aws_errors_named() -> Iterator[None]:
         raise AwsError(f"AWS refused {error.operation_name} ({code}): {words}") from error
     except NoCredentialsError as error:
         raise AwsError("There are no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID.") from error
+    except S3UploadFailedError as error:
+        raise AwsError(str(error)) from error
     except BotoCoreError as error:
         raise AwsError(f"AWS could not be reached: {error}", True) from error

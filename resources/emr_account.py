@@ -4,11 +4,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resources.aws import AwsError, aws_errors_named, client
 from resources.instances import Prices
 from resources.settings import AccountSettings
 
@@ -38,10 +39,6 @@ _REMOVABLE = _READY | {"DELETE_FAILED", "UPDATE_FAILED", "UPDATE_ROLLBACK_FAILED
 _ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING"]
 SESSION_ENDPOINTS = 2
 HOURS_A_MONTH = 730
-
-
-class AccountError(RuntimeError):
-    """The account can't be prepared, read or cleared; the message says why and what to do."""
 
 
 class Stack(NamedTuple):
@@ -103,17 +100,17 @@ class Contents(NamedTuple):
 def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
     """The outputs of the stack `FRUITS_EMR_STACK`.
 
-    Raises `AccountError` where there is none that is ready: to be used, or only to be removed.
+    Raises `AwsError` where there is none that is ready: to be used, or only to be removed.
     """
-    with _aws_errors_named():
+    with aws_errors_named():
         found = _describe(settings)
     if found is None:
-        raise AccountError(
+        raise AwsError(
             f"There is no stack {settings.emr_stack} in {settings.region}. Make it by `fruits emr deploy`, "
             "or name another in FRUITS_EMR_STACK and FRUITS_REGION."
         )
     if found["StackStatus"] not in (_REMOVABLE if to_remove else _READY):
-        raise AccountError(
+        raise AwsError(
             f"The stack {settings.emr_stack} is {found['StackStatus']}. Wait for it to be complete, or run "
             "`fruits emr deploy` again."
         )
@@ -121,7 +118,7 @@ def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
     fields = {field: values.get(field.title().replace("_", "")) for field in Stack._fields}
     missing = [field for field, value in fields.items() if value is None and field != "wheelhouse_uri"]
     if missing:
-        raise AccountError(
+        raise AwsError(
             f"The stack {settings.emr_stack} has no output for {', '.join(missing)}: it is not this "
             "project's, or an older one. Run `fruits emr deploy`, or name another in FRUITS_EMR_STACK."
         )
@@ -131,11 +128,11 @@ def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
 def deploy(settings: AccountSettings, wanted: Deployment) -> Stack:
     """Creates or updates the stack, then uploads what nodes install.
 
-    Raises `AccountError` outside the allowed regions, before anything is called, and with CloudFormation's
+    Raises `AwsError` outside the allowed regions, before anything is called, and with CloudFormation's
     own reasons where it fails.
     """
     _check_region(settings)
-    with tempfile.TemporaryDirectory() as folder, _aws_errors_named():
+    with tempfile.TemporaryDirectory() as folder, aws_errors_named():
         # First what can fail without a trace in the account.
         if wanted.wheelhouse:
             download_wheels(Path(folder))
@@ -152,7 +149,7 @@ def deploy(settings: AccountSettings, wanted: Deployment) -> Stack:
         }
         _create_or_update(settings, parameters)
         stack = stack_outputs(settings)
-        s3 = _client(settings, "s3")
+        s3 = client("s3", settings.region)
         _upload(s3, BOOTSTRAP, stack.bootstrap_uri)
         _upload(s3, LOCK, stack.lock_uri)
         for wheel in sorted(Path(folder).iterdir()):
@@ -164,7 +161,7 @@ def download_wheels(folder: Path) -> None:
     """Puts the wheels of the nodes' lock into a folder, each checked against its hash.
 
     They are for EMR's nodes whatever runs this: CPython 3.11, x86-64, and the glibc 2.34 of Amazon Linux
-    2023. Raises `AccountError` with the end of what pip says.
+    2023. Raises `AwsError` with the end of what pip says.
     """
     platforms = ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(17, 35))]
     command = [
@@ -176,14 +173,14 @@ def download_wheels(folder: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise AccountError(f"The nodes' packages could not be downloaded; pip says\n{done.stderr[-1500:]}")
+        raise AwsError(f"The nodes' packages could not be downloaded; pip says\n{done.stderr[-1500:]}")
 
 
 def contents(settings: AccountSettings, stack: Stack) -> Contents:
     """How much is in the stack's bucket."""
     objects = old = size = 0
-    with _aws_errors_named():
-        for page in _versions(_client(settings, "s3"), stack.bucket):
+    with aws_errors_named():
+        for page in _versions(client("s3", settings.region), stack.bucket):
             for version in page.get("Versions", []):
                 objects, old = objects + version["IsLatest"], old + (not version["IsLatest"])
                 size += version["Size"]
@@ -193,21 +190,21 @@ def contents(settings: AccountSettings, stack: Stack) -> Contents:
 def destroy(settings: AccountSettings, stack: Stack) -> None:
     """Empties the stack's bucket, old versions included, and deletes the stack with all that is in it.
 
-    Raises `AccountError` outside the allowed regions and while a cluster still uses the stack's network,
+    Raises `AwsError` outside the allowed regions and while a cluster still uses the stack's network,
     before anything is deleted, and with CloudFormation's own reasons where it fails; it can be called again
     then.
     """
     _check_region(settings)
-    with _aws_errors_named():
+    with aws_errors_named():
         _check_no_cluster(settings, stack)
-        _empty(_client(settings, "s3"), stack.bucket)
-        _revoke_rules(_client(settings, "ec2"), stack)
+        _empty(client("s3", settings.region), stack.bucket)
+        _revoke_rules(client("ec2", settings.region), stack)
         _delete(settings)
 
 
 def _check_region(settings: AccountSettings) -> None:
     if settings.region not in settings.allowed_regions:
-        raise AccountError(
+        raise AwsError(
             f"FRUITS_REGION={settings.region} is not one of {', '.join(settings.allowed_regions)}, which "
             "photos may not leave. Use one of these, or name the region in FRUITS_ALLOWED_REGIONS."
         )
@@ -217,7 +214,9 @@ def _describe(settings: AccountSettings) -> dict[str, Any] | None:
     from botocore.exceptions import ClientError
 
     try:
-        [stack] = _client(settings, "cloudformation").describe_stacks(StackName=settings.emr_stack)["Stacks"]
+        [stack] = client("cloudformation", settings.region).describe_stacks(StackName=settings.emr_stack)[
+            "Stacks"
+        ]
     except ClientError as error:
         if "does not exist" in str(error):
             return None
@@ -227,10 +226,10 @@ def _describe(settings: AccountSettings) -> dict[str, Any] | None:
 
 def _vpc_of(settings: AccountSettings, subnet: str) -> str:
     """The VPC of a subnet, which must have EMR's tag."""
-    [found] = _client(settings, "ec2").describe_subnets(SubnetIds=[subnet])["Subnets"]
+    [found] = client("ec2", settings.region).describe_subnets(SubnetIds=[subnet])["Subnets"]
     [(key, value)] = EMR_TAG.items()
     if {"Key": key, "Value": value} not in found.get("Tags", []):
-        raise AccountError(
+        raise AwsError(
             f"The subnet {subnet} lacks the tag without which EMR may not use it. Give it by `aws ec2 "
             f"create-tags --region {settings.region} --resources {subnet} --tags Key={key},Value={value}`."
         )
@@ -238,7 +237,7 @@ def _vpc_of(settings: AccountSettings, subnet: str) -> str:
 
 
 def _make_service_linked_roles(settings: AccountSettings) -> None:
-    iam = _client(settings, "iam")
+    iam = client("iam", settings.region)
     for service in _SERVICE_LINKED_ROLES:
         if not iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
             iam.create_service_linked_role(AWSServiceName=service)
@@ -247,7 +246,7 @@ def _make_service_linked_roles(settings: AccountSettings) -> None:
 def _create_or_update(settings: AccountSettings, parameters: Mapping[str, str]) -> None:
     from botocore.exceptions import ClientError
 
-    cloudformation = _client(settings, "cloudformation")
+    cloudformation = client("cloudformation", settings.region)
     request: dict[str, Any] = {
         "StackName": settings.emr_stack,
         "TemplateBody": TEMPLATE.read_text(),
@@ -270,7 +269,7 @@ def _create_or_update(settings: AccountSettings, parameters: Mapping[str, str]) 
 
 
 def _delete(settings: AccountSettings) -> None:
-    cloudformation = _client(settings, "cloudformation")
+    cloudformation = client("cloudformation", settings.region)
     found = _describe(settings)
     if found is not None:
         # By its id, under which a deleted stack can still be described.
@@ -293,7 +292,7 @@ def _wait(cloudformation: Any, until: str, stack: str) -> None:
             )
             if event["ResourceStatus"].endswith("_FAILED")
         ]
-        raise AccountError(
+        raise AwsError(
             f"CloudFormation did not bring {stack} to the end: {'; '.join(reversed(reasons)) or error}"
         ) from error
 
@@ -304,12 +303,12 @@ def _upload(s3: Any, file: Path, uri: str) -> None:
 
 
 def _check_no_cluster(settings: AccountSettings, stack: Stack) -> None:
-    emr = _client(settings, "emr")
+    emr = client("emr", settings.region)
     for page in emr.get_paginator("list_clusters").paginate(ClusterStates=_ALIVE):
         for listed in page["Clusters"]:
             cluster = emr.describe_cluster(ClusterId=listed["Id"])["Cluster"]
             if cluster.get("Ec2InstanceAttributes", {}).get("Ec2SubnetId") == stack.subnet:
-                raise AccountError(
+                raise AwsError(
                     f"The cluster {listed['Id']} ({listed['Name']}) in this network is "
                     f"{listed['Status']['State']}. Wait for it to end, or end it by `aws emr "
                     f"terminate-clusters --region {settings.region} --cluster-ids {listed['Id']}`."
@@ -329,7 +328,7 @@ def _empty(s3: Any, bucket: str) -> None:
             names = [{"Key": version["Key"], "VersionId": version["VersionId"]} for version in found]
             answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
             for error in answer.get("Errors", []):
-                raise AccountError(f"s3://{bucket}/{error['Key']} could not be deleted: {error['Message']}")
+                raise AwsError(f"s3://{bucket}/{error['Key']} could not be deleted: {error['Message']}")
 
 
 def _revoke_rules(ec2: Any, stack: Stack) -> None:
@@ -347,32 +346,3 @@ def _revoke_rules(ec2: Any, stack: Stack) -> None:
         ]
         if inbound:
             ec2.revoke_security_group_ingress(GroupId=group, SecurityGroupRuleIds=inbound)
-
-
-def _client(settings: AccountSettings, service: str) -> Any:
-    import boto3
-    from botocore.config import Config
-
-    config = Config(retries={"mode": "adaptive", "max_attempts": 10})
-    return boto3.client(service, region_name=settings.region, config=config)
-
-
-@contextmanager
-def _aws_errors_named() -> Iterator[None]:
-    """Turns botocore's errors into sentences."""
-    from boto3.exceptions import S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
-    try:
-        yield
-    except ClientError as error:
-        code, words = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        raise AccountError(f"AWS refused {error.operation_name} ({code}): {words}") from error
-    except S3UploadFailedError as error:
-        raise AccountError(str(error)) from error
-    except NoCredentialsError as error:
-        raise AccountError(
-            "There are no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID, for an administrator."
-        ) from error
-    except BotoCoreError as error:
-        raise AccountError(f"AWS could not be reached: {error}") from error

@@ -85,13 +85,20 @@ def owned_clusters(emr: Any, owner: str) -> list[str]:
 
 def _alive(emr: Any) -> list[tuple[str, str]]:
     """Ids and owners of this project's clusters that are alive, the oldest first."""
+    from botocore.exceptions import ClientError
+
     pages = emr.get_paginator("list_clusters").paginate(ClusterStates=ALIVE)
-    # Other clusters of the account may be none of ours to describe.
     listed = [one for page in pages for one in page["Clusters"] if one["Name"].startswith(_name(""))]
     listed.sort(key=lambda one: (one["Status"]["Timeline"]["CreationDateTime"], one["Id"]))
     found = []
     for identity in (one["Id"] for one in listed):
-        cluster = emr.describe_cluster(ClusterId=identity)["Cluster"]
+        try:
+            cluster = emr.describe_cluster(ClusterId=identity)["Cluster"]
+        except ClientError as error:
+            # The operator's policy lets nobody look at a cluster without the project's tag.
+            if error.response["Error"]["Code"] == "AccessDeniedException":
+                continue
+            raise
         tags = {tag["Key"]: tag["Value"] for tag in cluster.get("Tags", [])}
         if PROJECT_TAG.items() <= tags.items() and OWNER_TAG in tags:
             found.append((identity, tags[OWNER_TAG]))

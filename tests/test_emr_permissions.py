@@ -27,6 +27,7 @@ from policy_sentry.querying.actions import get_actions_that_support_wildcard_arn
 from fruits_assets.store.photos import list_photos
 from fruits_assets.store.root import open_root
 from resources.emr_account import TEMPLATE, Deployment, Stack, deploy
+from resources.rehearsal.account import enforceable
 from resources.settings import AccountSettings
 
 REGION, NUMBER = "eu-west-3", "123456789012"
@@ -118,13 +119,7 @@ def _user(who: str, documents: Sequence[Document]) -> tuple[str, str]:
     iam = boto3.client("iam")
     iam.create_user(UserName=who)
     for number, document in enumerate(documents):
-        statements = [
-            {key: value for key, value in statement.items() if key != "Condition"}
-            if "s3:prefix" in str(statement.get("Condition"))
-            else statement
-            for statement in document["Statement"]
-        ]
-        text = json.dumps({**document, "Statement": statements})
+        text = json.dumps(enforceable(document))
         iam.put_user_policy(UserName=who, PolicyName=f"policy-{number}", PolicyDocument=text)
     key = iam.create_access_key(UserName=who)["AccessKey"]
     return key["AccessKeyId"], key["SecretAccessKey"]

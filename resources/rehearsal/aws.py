@@ -1,6 +1,7 @@
 """AWS on this machine, as far as the platform calls it: S3, EMR, IAM and STS, with steps that really run."""
 
 import json
+import os
 import sys
 import time
 import urllib.request
@@ -107,7 +108,9 @@ def start_aws(
     (folder / "server.json").write_text(json.dumps(options))
     with nothing_left(str(folder)):
         command = [sys.executable, "-m", "resources.rehearsal.server", str(folder / "server.json")]
-        server = start_process(f"{folder}/server", command, folder / "server.log")
+        # EMR's managed policy, which the role of clusters has, is AWS's own.
+        settings = {**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
+        server = start_process(f"{folder}/server", command, folder / "server.log", settings)
         deadline = time.monotonic() + START_SECONDS
         while not _answers(aws):
             if server.poll() is not None or time.monotonic() > deadline:

@@ -6,6 +6,7 @@ those that --photos names, or draws some. Other settings are yours too. Exit sta
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from resources.rehearsal.ground import Ground, start_ground
 from resources.rehearsal.processes import RehearsalError
 
 IMAGES = 600
+_DAGSTER_SETTINGS = Path(__file__).parents[2] / ".dagster" / "dagster.yaml"
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 
 
@@ -113,6 +115,7 @@ def _rehearse(ground: Ground, folder: Path, settings: Mapping[str, str]) -> int:
         started = time.monotonic()
         home = folder / f"dagster-{env}"
         home.mkdir()
+        shutil.copy(_DAGSTER_SETTINGS, home)
         run = subprocess.run(
             [Path(sys.executable).with_name("fruits"), "run"],
             env={**os.environ, **settings, **given, "FRUITS_ENV": env, "DAGSTER_HOME": str(home)},

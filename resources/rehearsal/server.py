@@ -15,7 +15,7 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
-from resources.rehearsal import emr
+from resources.rehearsal import emr, s3
 from resources.rehearsal.faults import Faults
 from resources.rehearsal.nodes import step_environment, write_spark_conf
 from resources.rehearsal.steps import StepRunner
@@ -37,6 +37,7 @@ def serve(
 
     runner = StepRunner(Path(folder), environment, yarn, aws, log_seconds)
     emr.install(runner)
+    s3.install()
     # Who calls is known by the key. S3A and pyarrow sign in ways that moto can't check.
     IAMRequestBase.check_signature = lambda self: None  # type: ignore[method-assign]
     threading.Thread(target=runner.run_forever, name="steps", daemon=True).start()
