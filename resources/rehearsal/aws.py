@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,20 @@ from resources.rehearsal.yarn import Yarn
 REGION = "eu-west-3"
 
 START_SECONDS = 120
+
+
+def client_of(access: Mapping[str, str], service: str, region: str = REGION) -> Any:
+    """A boto3 client that reaches AWS by these variables, and no others."""
+    import boto3
+
+    return boto3.client(
+        service,
+        endpoint_url=access["AWS_ENDPOINT_URL"],
+        region_name=region,
+        aws_access_key_id=access["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=access["AWS_SECRET_ACCESS_KEY"],
+        aws_session_token=access.get("AWS_SESSION_TOKEN"),
+    )
 
 
 @dataclass(frozen=True)
@@ -52,16 +66,7 @@ class Aws:
 
         Regions are apart: a cluster or bucket made by a client of another region is in that one.
         """
-        import boto3
-
-        access = self.environment()
-        return boto3.client(
-            service,
-            endpoint_url=self.endpoint,
-            region_name=region,
-            aws_access_key_id=access["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=access["AWS_SECRET_ACCESS_KEY"],
-        )
+        return client_of(self.environment(), service, region)
 
     def order(self, fault: Fault) -> None:
         """Makes coming calls suffer a fault, beside those already ordered."""

@@ -20,6 +20,7 @@ from moto.emr.models import emr_backends
 from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
+from resources.rehearsal.aws import client_of
 from resources.rehearsal.emr import ENDED, LOCK, RehearsedCluster, RehearsedStep
 from resources.rehearsal.processes import kill_marked, start_process
 
@@ -185,18 +186,8 @@ class StepRunner:
             urllib.request.urlopen(request, timeout=10).close()
 
     def _upload_logs(self, cluster: RehearsedCluster, log_root: str, step_id: str) -> None:
-        import boto3
-
         bucket, _, prefix = log_root.partition("://")[2].partition("/")
-        access = self._access(cluster)
-        s3 = boto3.client(
-            "s3",
-            endpoint_url=access["AWS_ENDPOINT_URL"],
-            region_name=access["AWS_REGION"],
-            aws_access_key_id=access["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=access["AWS_SECRET_ACCESS_KEY"],
-            aws_session_token=access.get("AWS_SESSION_TOKEN"),
-        )
+        s3 = client_of(self._access(cluster), "s3")
         for name in ("controller", "stderr", "stdout"):
             log = self.folder / step_id / name
             if log.exists():
