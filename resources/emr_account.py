@@ -322,13 +322,15 @@ def _versions(s3: Any, bucket: str) -> Iterator[dict[str, Any]]:
 
 
 def _empty(s3: Any, bucket: str) -> None:
-    for page in _versions(s3, bucket):
+    # Always the first page of what is left, so that no page is counted from what is deleted already.
+    while page := next(_versions(s3, bucket), None):
         found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-        if found:
-            names = [{"Key": version["Key"], "VersionId": version["VersionId"]} for version in found]
-            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
-            for error in answer.get("Errors", []):
-                raise AwsError(f"s3://{bucket}/{error['Key']} could not be deleted: {error['Message']}")
+        if not found:
+            return
+        names = [{"Key": version["Key"], "VersionId": version["VersionId"]} for version in found]
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
+        for error in answer.get("Errors", []):
+            raise AwsError(f"s3://{bucket}/{error['Key']} could not be deleted: {error['Message']}")
 
 
 def _revoke_rules(ec2: Any, stack: Stack) -> None:

@@ -98,8 +98,7 @@ def _documents(stack: Stack) -> tuple[dict[str, list[Document]], dict[str, Docum
     roles = {NODES: nodes["RoleName"], SERVICE: stack.service_role}
     policies = {
         who: [
-            # moto stores a role's own policies as Python writes them, and can't enforce them as they are.
-            ast.literal_eval(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
+            _document(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
             for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
         ]
         for who, role in roles.items()
@@ -112,6 +111,11 @@ def _documents(stack: Stack) -> tuple[dict[str, list[Document]], dict[str, Docum
         who: iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"] for who, role in roles.items()
     }
     return policies, trust
+
+
+def _document(found: Any) -> Document:
+    """A policy as moto gives it: those that stand in a role are stored as Python writes them."""
+    return ast.literal_eval(found) if isinstance(found, str) else found
 
 
 def _user(who: str, documents: Sequence[Document]) -> tuple[str, str]:

@@ -100,7 +100,7 @@ def test_a_run_starts_one_cluster_in_the_stack_and_ends_it(
 ) -> None:
     before = clusters(account)
     out = finish(start(tmp_path, "--components", "3", **settings))
-    [(identity, state)] = started_since(account, before).items()
+    [identity] = started_since(account, before)
     assert f"Terminated the cluster {identity}" in out
     emr = client_of(account.administrator, "emr")
     wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
@@ -186,13 +186,12 @@ def test_the_three_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
         with dg.DagsterInstance.from_config(str(home)) as instance:
             register_classes(instance, LABELS)
         launched = _ask(ui, BACKFILL, {"partitions": LABELS[::2]})["launchPartitionBackfill"]
-        wait_for(
-            lambda: (
-                _ask(ui, STATUS, {"id": launched["backfillId"]})["partitionBackfillOrError"]["status"]
-                == "COMPLETED_SUCCESS"
-            ),
-            8 * MINUTES,
-        )
+        backfill = {"id": launched["backfillId"]}
+
+        def has_succeeded() -> bool:
+            return _ask(ui, STATUS, backfill)["partitionBackfillOrError"]["status"] == "COMPLETED_SUCCESS"
+
+        wait_for(has_succeeded, 8 * MINUTES)
         states = wait_for(
             lambda: (
                 (found := started_since(account, before)) and set(found.values()) == {"TERMINATED"} and found
@@ -207,4 +206,4 @@ def test_the_three_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
     # Another that was started at the same moment did nothing.
     assert sorted(steps, reverse=True)[0] == 3 and sum(steps) == 3, (tmp_path / "log").read_text()
     raw = current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES)
-    assert {label for label in LABELS[::2]} <= raw.keys()
+    assert set(LABELS[::2]) <= raw.keys()
