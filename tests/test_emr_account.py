@@ -17,6 +17,7 @@ from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 from moto.iam.aws_managed_policies import aws_managed_policies_data
 
 from fruits_assets.cli import main
+from resources.aws import AwsError
 from resources.emr_account import (
     BOOTSTRAP,
     CLUSTER_TAGS,
@@ -251,7 +252,7 @@ def test_without_credentials_the_remedy_is_named(subnet: str, monkeypatch: pytes
 
 
 def test_a_stack_that_is_not_there_is_named_with_the_remedy() -> None:
-    with pytest.raises(match=r"no stack fruits in eu-west-3\. Make it by `fruits emr deploy`"):
+    with pytest.raises(AwsError, match=r"no stack fruits in eu-west-3\. Make it by `fruits emr deploy`"):
         stack_outputs(settings())
     assert "There is no stack fruits" in fruits("destroy", "--yes", exits=1)
 
@@ -259,7 +260,7 @@ def test_a_stack_that_is_not_there_is_named_with_the_remedy() -> None:
 def test_a_stack_of_somebody_elses_is_not_taken_for_ours() -> None:
     template = '{"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}, "Outputs": {"A": {"Value": "b"}}}'
     boto3.client("cloudformation").create_stack(StackName="fruits", TemplateBody=template)
-    with pytest.raises(match="The stack fruits has no output for bucket, images_uri"):
+    with pytest.raises(AwsError, match="The stack fruits has no output for bucket, images_uri"):
         stack_outputs(settings())
     assert "has no output for" in fruits("destroy", "--yes", exits=1)
 
@@ -268,7 +269,7 @@ def test_a_stack_that_is_being_made_is_not_used(subnet: str, monkeypatch: pytest
     deploy("--subnet", subnet)
     [stack] = cloudformation_backends[ACCOUNT_ID][REGION].stacks.values()
     monkeypatch.setattr(stack, "status", "UPDATE_IN_PROGRESS")
-    with pytest.raises(match="The stack fruits is UPDATE_IN_PROGRESS"):
+    with pytest.raises(AwsError, match="The stack fruits is UPDATE_IN_PROGRESS"):
         stack_outputs(settings())
 
 
@@ -353,7 +354,7 @@ def test_a_removal_that_failed_can_be_tried_again(subnet: str, monkeypatch: pyte
         patch.setattr(CloudFormationBackend, "delete_stack", fail)
         assert "CoreSecurityGroup: It is in use" in fruits("destroy", "--yes", exits=1)
     assert contents(settings(), stack).objects == 0
-    with pytest.raises(match="DELETE_FAILED"):
+    with pytest.raises(AwsError, match="DELETE_FAILED"):
         stack_outputs(settings())
     fruits("destroy", "--yes")
     assert not boto3.client("s3").list_buckets()["Buckets"]
