@@ -15,6 +15,9 @@ from resources.settings import AccountSettings
 FOLDER = Path(__file__).parents[1] / "emr_bootstrap"
 TEMPLATE, BOOTSTRAP, LOCK = (FOLDER / name for name in ("template.yaml", "bootstrap.sh", "requirements.lock"))
 
+# What `PYSPARK_PYTHON` is on nodes that ran the bootstrap.
+NODE_PYTHON = "/opt/fruits/venv/bin/python"
+
 # The operator's policy allows calls on clusters with the first tag only, EMR's managed policy lets EMR itself
 # work on what has the second one only. Both stand in the template too.
 EMR_TAG = {"for-use-with-amazon-emr-managed-policies": "true"}
@@ -36,6 +39,7 @@ _READY = frozenset(
 # What is left when a removal failed can be removed.
 _REMOVABLE = _READY | {"DELETE_FAILED", "UPDATE_FAILED", "UPDATE_ROLLBACK_FAILED"}
 _ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING"]
+_YES_NO = {True: "yes", False: "no", None: None}
 SESSION_ENDPOINTS = 2
 HOURS_A_MONTH = 730
 
@@ -73,23 +77,18 @@ class Stack(NamedTuple):
 
 
 class Deployment(NamedTuple):
-    """What a deployment is asked for; the defaults are the template's.
+    """What a deployment is asked for; None leaves it as it is, or to the template's default.
 
     `subnet` is an existing private subnet in the place of a new one. `retention_days` is when photos and
     results are erased, 0 for never.
     """
 
-    photos_prefix: str = "photos"
-    store_prefix: str = "store"
-    retention_days: int = 0
+    photos_prefix: str | None = None
+    store_prefix: str | None = None
+    retention_days: int | None = None
     subnet: str | None = None
-    session_manager: bool = False
-    wheelhouse: bool = True
-
-    def idle_hour(self, prices: Prices) -> float:
-        """USD for an hour in which no cluster runs, without what is stored: the interface endpoints."""
-        endpoints = SESSION_ENDPOINTS if self.session_manager and self.subnet is None else 0
-        return endpoints * prices.interface_endpoint_hour
+    session_manager: bool | None = None
+    wheelhouse: bool | None = None
 
 
 class Contents(NamedTuple):
@@ -128,35 +127,61 @@ def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
     return Stack(**fields)  # type: ignore[arg-type]  # what may not be None is not
 
 
-def deploy(settings: AccountSettings, wanted: Deployment) -> Stack:
-    """Creates or updates the stack, then uploads what nodes install.
+def plan(settings: AccountSettings, wanted: Deployment) -> dict[str, str]:
+    """The template's parameters: as asked for, else as in the stack that is there, else its defaults.
 
-    Raises `AccountError` outside the allowed regions, before anything is called, and with CloudFormation's
-    own reasons where it fails.
+    Raises `AccountError` outside the allowed regions, before anything is called, and for a subnet that EMR
+    may not use.
     """
     _check_region(settings)
-    with tempfile.TemporaryDirectory() as folder, _aws_errors_named():
-        # First what can fail without a trace in the account.
-        if wanted.wheelhouse:
-            download_wheels(Path(folder))
-        vpc = _vpc_of(settings, wanted.subnet) if wanted.subnet else ""
-        _make_service_linked_roles(settings)
-        parameters = {
+    with _aws_errors_named():
+        cloudformation = _client(settings, "cloudformation")
+        summary = cloudformation.get_template_summary(TemplateBody=TEMPLATE.read_text())
+        parameters = {each["ParameterKey"]: each["DefaultValue"] for each in summary["Parameters"]}
+        found = _describe(settings) or {}
+        before = {each["ParameterKey"]: each["ParameterValue"] for each in found.get("Parameters", [])}
+        asked = {
             "PhotosPrefix": wanted.photos_prefix,
             "StorePrefix": wanted.store_prefix,
-            "RetentionDays": str(wanted.retention_days),
-            "SubnetId": wanted.subnet or "",
-            "VpcId": vpc,
-            "SessionManager": "yes" if wanted.session_manager else "no",
-            "Wheelhouse": "yes" if wanted.wheelhouse else "no",
+            "RetentionDays": wanted.retention_days,
+            "SubnetId": wanted.subnet,
+            "VpcId": wanted.subnet and _vpc_of(settings, wanted.subnet),
+            "SessionManager": _YES_NO[wanted.session_manager],
+            "Wheelhouse": _YES_NO[wanted.wheelhouse],
         }
+    given = before | {name: str(value) for name, value in asked.items() if value is not None}
+    return {name: given.get(name, default) for name, default in parameters.items()}
+
+
+def makes_network(parameters: Mapping[str, str]) -> bool:
+    """Whether the stack has a subnet of its own, from which there is no way to the internet."""
+    return not parameters["SubnetId"]
+
+
+def idle_hour(parameters: Mapping[str, str], prices: Prices) -> float:
+    """USD for an hour in which no cluster runs, without what is stored: the interface endpoints."""
+    endpoints = SESSION_ENDPOINTS if parameters["SessionManager"] == "yes" else 0
+    return endpoints * prices.interface_endpoint_hour if makes_network(parameters) else 0.0
+
+
+def deploy(settings: AccountSettings, parameters: Mapping[str, str]) -> Stack:
+    """Creates or updates the stack by a plan, then uploads what nodes install.
+
+    Raises `AccountError` with CloudFormation's own reasons where it fails.
+    """
+    _check_region(settings)
+    with _aws_errors_named():
+        _make_service_linked_roles(settings)
         _create_or_update(settings, parameters)
         stack = stack_outputs(settings)
         s3 = _client(settings, "s3")
         _upload(s3, BOOTSTRAP, stack.bootstrap_uri)
         _upload(s3, LOCK, stack.lock_uri)
-        for wheel in sorted(Path(folder).iterdir()):
-            _upload(s3, wheel, f"{stack.wheelhouse_uri}{wheel.name}")
+        if stack.wheelhouse_uri is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                download_wheels(Path(folder))
+                for wheel in sorted(Path(folder).iterdir()):
+                    _upload(s3, wheel, f"{stack.wheelhouse_uri}{wheel.name}")
     return stack
 
 
