@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import takewhile
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,7 +116,7 @@ def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
             f"The stack {settings.emr_stack} is {found['StackStatus']}. Wait for it to be complete, or run "
             "`fruits emr deploy` again."
         )
-    values = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+    values = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
     fields = {field: values.get(field.title().replace("_", "")) for field in Stack._fields}
     missing = [field for field, value in fields.items() if value is None and field != "wheelhouse_uri"]
     if missing:
@@ -150,7 +150,9 @@ def plan(settings: AccountSettings, wanted: Deployment) -> dict[str, str]:
             "Wheelhouse": _YES_NO[wanted.wheelhouse],
         }
     given = before | {name: str(value) for name, value in asked.items() if value is not None}
-    return {name: given.get(name, default) for name, default in parameters.items()}
+    parameters = {name: given.get(name, default) for name, default in parameters.items()}
+    _check_prefixes(parameters["PhotosPrefix"], parameters["StorePrefix"])
+    return parameters
 
 
 def makes_network(parameters: Mapping[str, str]) -> bool:
@@ -236,6 +238,16 @@ def _check_region(settings: AccountSettings) -> None:
             f"FRUITS_REGION={settings.region} is not one of {', '.join(settings.allowed_regions)}, which "
             "photos may not leave. Use one of these, or name the region in FRUITS_ALLOWED_REGIONS."
         )
+
+
+def _check_prefixes(photos: str, store: str) -> None:
+    """Raises `AccountError` where who may write one place of the bucket could write another."""
+    for one, other in combinations((photos, store, "logs", "bootstrap"), 2):
+        if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+            raise AccountError(
+                f"The prefixes {one} and {other} lie inside each other, and different rights hold in them. "
+                "Give --photos-prefix and --store-prefix others, apart from logs and bootstrap."
+            )
 
 
 def _describe(settings: AccountSettings) -> dict[str, Any] | None:

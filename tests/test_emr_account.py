@@ -187,6 +187,13 @@ def test_a_subnet_without_emrs_tag_is_refused_with_the_command_that_gives_it() -
     assert not boto3.client("cloudformation").list_stacks()["StackSummaries"]
 
 
+@pytest.mark.parametrize("prefix", ["photos", "photos/results", "bootstrap", "logs/runs"])
+def test_prefixes_with_different_rights_are_kept_apart(prefix: str) -> None:
+    said = fruits("deploy", "--yes", "--store-prefix", prefix, exits=1)
+    assert "lie inside each other" in said and prefix in said
+    assert not boto3.client("cloudformation").list_stacks()["StackSummaries"]
+
+
 def test_an_index_is_not_offered_where_nodes_reach_none() -> None:
     assert "--index needs --subnet" in deploy(exits=2)
 
@@ -274,7 +281,7 @@ def test_a_stack_that_is_not_there_is_named_with_the_remedy() -> None:
 
 
 def test_a_stack_of_somebody_elses_is_not_taken_for_ours() -> None:
-    template = '{"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}, "Outputs": {"A": {"Value": "b"}}}'
+    template = '{"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}}'
     boto3.client("cloudformation").create_stack(StackName="fruits", TemplateBody=template)
     with pytest.raises(AccountError, match="The stack fruits has no output for bucket, images_uri"):
         stack_outputs(settings())
