@@ -20,6 +20,9 @@ trap 'fail "line $LINENO exited with status $?: $BASH_COMMAND"' ERR
 lock_uri=$1
 wheelhouse_uri=${2:-}
 
+# YARN's containers may run as another user, who reads the environment.
+umask 022
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

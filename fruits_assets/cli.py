@@ -66,52 +66,58 @@ def emr() -> None:
 
 
 @emr.command()
-@click.option("--photos-prefix", default="photos", show_default=True, help="Where photos lie in the bucket.")
-@click.option("--store-prefix", default="store", show_default=True, help="Where runs write in the bucket.")
+@click.option("--photos-prefix", help="Where photos lie in the bucket.  [default: photos]")
+@click.option("--store-prefix", help="Where runs write in the bucket.  [default: store]")
 @click.option(
     "--retention-days",
     type=click.IntRange(min=0),
-    default=0,
-    help="Erase photos and results after so many days.  [default: never]",
+    help="Erase photos and results after so many days, 0 for never.  [default: 0]",
 )
 @click.option("--subnet", metavar="ID", help="Use this private subnet instead of making one.")
-@click.option("--session-manager", is_flag=True, help="Let Session Manager reach the nodes.")
+@click.option(
+    "--session-manager/--no-session-manager",
+    default=None,
+    help="Let Session Manager reach the nodes.  [default: no]",
+)
 @click.option(
     "--wheelhouse/--index",
     default=None,
-    help="Let nodes install packages from the bucket, or from a package index.  "
-    "[default: --index with --subnet, else --wheelhouse]",
+    help="Let nodes install packages from the bucket, or from a package index.  [default: wheelhouse]",
 )
 @click.option("--yes", is_flag=True, help="Don't ask.")
 def deploy(
-    photos_prefix: str,
-    store_prefix: str,
-    retention_days: int,
+    photos_prefix: str | None,
+    store_prefix: str | None,
+    retention_days: int | None,
     subnet: str | None,
-    session_manager: bool,
+    session_manager: bool | None,
     wheelhouse: bool | None,
     yes: bool,
 ) -> None:
-    """Makes or updates the bucket, the network, and the roles and policies, as one CloudFormation stack."""
+    """Makes or updates the bucket, the network, and the roles and policies, as one CloudFormation stack.
+
+    What an update does not name stays as it is.
+    """
     from resources.aws import AwsError
-    from resources.emr_account import HOURS_A_MONTH, Deployment, deploy
+    from resources.emr_account import (
+        HOURS_A_MONTH,
+        Deployment,
+        deploy,
+        idle_hour,
+        makes_network,
+        plan,
+    )
     from resources.instances import PricesError, load_prices
     from resources.settings import SettingsError, load_account_settings
 
-    if subnet is None and wheelhouse is False:
-        raise click.UsageError("--index needs --subnet: the subnet that is made here reaches no index.")
-    wanted = Deployment(
-        photos_prefix,
-        store_prefix,
-        retention_days,
-        subnet,
-        session_manager,
-        wheelhouse=subnet is None if wheelhouse is None else wheelhouse,
-    )
+    wanted = Deployment(photos_prefix, store_prefix, retention_days, subnet, session_manager, wheelhouse)
     try:
         settings = load_account_settings()
         prices = load_prices(settings.prices)
-        hour = wanted.idle_hour(prices)
+        parameters = plan(settings, wanted)
+        if wheelhouse is False and makes_network(parameters):
+            raise click.UsageError("--index needs --subnet: the subnet that is made here reaches no index.")
+        hour = idle_hour(parameters, prices)
         click.echo(
             f"The stack {settings.emr_stack} in {settings.region} costs {hour:.3f} USD an hour "
             f"({hour * HOURS_A_MONTH:.2f} a month) while no cluster runs, and what is stored "
@@ -119,7 +125,7 @@ def deploy(
         )
         if not yes:
             click.confirm("Make or update it?", abort=True)
-        stack = deploy(settings, wanted)
+        stack = deploy(settings, parameters)
     except (SettingsError, PricesError, AwsError) as error:
         sys.exit(f"fruits emr deploy: {error}")
     click.echo(f"Attach {stack.operator_policy_arn} to who runs Dagster.")

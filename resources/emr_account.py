@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from itertools import takewhile
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,9 @@ from resources.settings import AccountSettings
 
 FOLDER = Path(__file__).parents[1] / "emr_bootstrap"
 TEMPLATE, BOOTSTRAP, LOCK = (FOLDER / name for name in ("template.yaml", "bootstrap.sh", "requirements.lock"))
+
+# What `PYSPARK_PYTHON` is on nodes that ran the bootstrap.
+NODE_PYTHON = "/opt/fruits/venv/bin/python"
 
 # The operator's policy allows calls on clusters with the first tag only, EMR's managed policy lets EMR itself
 # work on what has the second one only. Both stand in the template too.
@@ -37,6 +40,7 @@ _READY = frozenset(
 # What is left when a removal failed can be removed.
 _REMOVABLE = _READY | {"DELETE_FAILED", "UPDATE_FAILED", "UPDATE_ROLLBACK_FAILED"}
 _ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING"]
+_YES_NO = {True: "yes", False: "no", None: None}
 SESSION_ENDPOINTS = 2
 HOURS_A_MONTH = 730
 
@@ -70,23 +74,18 @@ class Stack(NamedTuple):
 
 
 class Deployment(NamedTuple):
-    """What a deployment is asked for; the defaults are the template's.
+    """What a deployment is asked for; None leaves it as it is, or to the template's default.
 
     `subnet` is an existing private subnet in the place of a new one. `retention_days` is when photos and
     results are erased, 0 for never.
     """
 
-    photos_prefix: str = "photos"
-    store_prefix: str = "store"
-    retention_days: int = 0
+    photos_prefix: str | None = None
+    store_prefix: str | None = None
+    retention_days: int | None = None
     subnet: str | None = None
-    session_manager: bool = False
-    wheelhouse: bool = True
-
-    def idle_hour(self, prices: Prices) -> float:
-        """USD for an hour in which no cluster runs, without what is stored: the interface endpoints."""
-        endpoints = SESSION_ENDPOINTS if self.session_manager and self.subnet is None else 0
-        return endpoints * prices.interface_endpoint_hour
+    session_manager: bool | None = None
+    wheelhouse: bool | None = None
 
 
 class Contents(NamedTuple):
@@ -114,7 +113,7 @@ def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
             f"The stack {settings.emr_stack} is {found['StackStatus']}. Wait for it to be complete, or run "
             "`fruits emr deploy` again."
         )
-    values = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+    values = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
     fields = {field: values.get(field.title().replace("_", "")) for field in Stack._fields}
     missing = [field for field, value in fields.items() if value is None and field != "wheelhouse_uri"]
     if missing:
@@ -125,35 +124,63 @@ def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
     return Stack(**fields)  # type: ignore[arg-type]  # what may not be None is not
 
 
-def deploy(settings: AccountSettings, wanted: Deployment) -> Stack:
-    """Creates or updates the stack, then uploads what nodes install.
+def plan(settings: AccountSettings, wanted: Deployment) -> dict[str, str]:
+    """The template's parameters: as asked for, else as in the stack that is there, else its defaults.
 
-    Raises `AwsError` outside the allowed regions, before anything is called, and with CloudFormation's
-    own reasons where it fails.
+    Raises `AwsError` outside the allowed regions, before anything is called, and for a subnet that EMR
+    may not use.
     """
     _check_region(settings)
-    with tempfile.TemporaryDirectory() as folder, aws_errors_named():
-        # First what can fail without a trace in the account.
-        if wanted.wheelhouse:
-            download_wheels(Path(folder))
-        vpc = _vpc_of(settings, wanted.subnet) if wanted.subnet else ""
-        _make_service_linked_roles(settings)
-        parameters = {
+    with aws_errors_named():
+        cloudformation = client("cloudformation", settings.region)
+        summary = cloudformation.get_template_summary(TemplateBody=TEMPLATE.read_text())
+        parameters = {each["ParameterKey"]: each["DefaultValue"] for each in summary["Parameters"]}
+        found = _describe(settings) or {}
+        before = {each["ParameterKey"]: each["ParameterValue"] for each in found.get("Parameters", [])}
+        asked = {
             "PhotosPrefix": wanted.photos_prefix,
             "StorePrefix": wanted.store_prefix,
-            "RetentionDays": str(wanted.retention_days),
-            "SubnetId": wanted.subnet or "",
-            "VpcId": vpc,
-            "SessionManager": "yes" if wanted.session_manager else "no",
-            "Wheelhouse": "yes" if wanted.wheelhouse else "no",
+            "RetentionDays": wanted.retention_days,
+            "SubnetId": wanted.subnet,
+            "VpcId": wanted.subnet and _vpc_of(settings, wanted.subnet),
+            "SessionManager": _YES_NO[wanted.session_manager],
+            "Wheelhouse": _YES_NO[wanted.wheelhouse],
         }
+    given = before | {name: str(value) for name, value in asked.items() if value is not None}
+    parameters = {name: given.get(name, default) for name, default in parameters.items()}
+    _check_prefixes(parameters["PhotosPrefix"], parameters["StorePrefix"])
+    return parameters
+
+
+def makes_network(parameters: Mapping[str, str]) -> bool:
+    """Whether the stack has a subnet of its own, from which there is no way to the internet."""
+    return not parameters["SubnetId"]
+
+
+def idle_hour(parameters: Mapping[str, str], prices: Prices) -> float:
+    """USD for an hour in which no cluster runs, without what is stored: the interface endpoints."""
+    endpoints = SESSION_ENDPOINTS if parameters["SessionManager"] == "yes" else 0
+    return endpoints * prices.interface_endpoint_hour if makes_network(parameters) else 0.0
+
+
+def deploy(settings: AccountSettings, parameters: Mapping[str, str]) -> Stack:
+    """Creates or updates the stack by a plan, then uploads what nodes install.
+
+    Raises `AwsError` with CloudFormation's own reasons where it fails.
+    """
+    _check_region(settings)
+    with aws_errors_named():
+        _make_service_linked_roles(settings)
         _create_or_update(settings, parameters)
         stack = stack_outputs(settings)
         s3 = client("s3", settings.region)
         _upload(s3, BOOTSTRAP, stack.bootstrap_uri)
         _upload(s3, LOCK, stack.lock_uri)
-        for wheel in sorted(Path(folder).iterdir()):
-            _upload(s3, wheel, f"{stack.wheelhouse_uri}{wheel.name}")
+        if stack.wheelhouse_uri is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                download_wheels(Path(folder))
+                for wheel in sorted(Path(folder).iterdir()):
+                    _upload(s3, wheel, f"{stack.wheelhouse_uri}{wheel.name}")
     return stack
 
 
@@ -210,13 +237,22 @@ def _check_region(settings: AccountSettings) -> None:
         )
 
 
+def _check_prefixes(photos: str, store: str) -> None:
+    """Raises `AwsError` where who may write one place of the bucket could write another."""
+    for one, other in combinations((photos, store, "logs", "bootstrap"), 2):
+        if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+            raise AwsError(
+                f"The prefixes {one} and {other} lie inside each other, and different rights hold in them. "
+                "Give --photos-prefix and --store-prefix others, apart from logs and bootstrap."
+            )
+
+
 def _describe(settings: AccountSettings) -> dict[str, Any] | None:
     from botocore.exceptions import ClientError
 
     try:
-        [stack] = client("cloudformation", settings.region).describe_stacks(StackName=settings.emr_stack)[
-            "Stacks"
-        ]
+        cloudformation = client("cloudformation", settings.region)
+        [stack] = cloudformation.describe_stacks(StackName=settings.emr_stack)["Stacks"]
     except ClientError as error:
         if "does not exist" in str(error):
             return None

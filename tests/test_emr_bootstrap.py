@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from resources.emr_account import BOOTSTRAP, FOLDER, LOCK, TEMPLATE, download_wheels
+from resources.emr_account import BOOTSTRAP, FOLDER, LOCK, NODE_PYTHON, TEMPLATE, download_wheels
 
 REPOSITORY = Path(__file__).parents[1]
 # The nodes' wheels are for these alone.
@@ -250,6 +250,11 @@ def test_the_nodes_lock_has_what_is_asked_for_at_the_projects_versions() -> None
         if requirement.marker is None or requirement.marker.evaluate(platform)
     }
     assert nodes == {name: project[name] for name in nodes}
+
+
+def test_steps_name_the_python_that_the_script_makes() -> None:
+    [venv] = re.findall(r"^VENV=\$\{FRUITS_VENV:-(.*)\}$", BOOTSTRAP.read_text(), re.MULTILINE)
+    assert f"{venv}/bin/python" == NODE_PYTHON
 
 
 def test_every_package_of_the_nodes_lock_has_a_hash() -> None:

@@ -26,9 +26,12 @@ from policy_sentry.querying.actions import get_actions_that_support_wildcard_arn
 
 from fruits_assets.store.photos import list_photos
 from fruits_assets.store.root import open_root
-from resources.emr_account import TEMPLATE, Deployment, Stack, deploy
+from resources.emr_account import TEMPLATE, Deployment, Stack, deploy, plan
 from resources.rehearsal.account import enforceable
 from resources.settings import AccountSettings
+
+# moto's CloudFormation makes no bucket policies, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
 
 REGION, NUMBER = "eu-west-3", "123456789012"
 CLUSTER = f"arn:aws:elasticmapreduce:{REGION}:{NUMBER}:cluster/j-1"
@@ -77,8 +80,8 @@ def account() -> Iterator[Account]:
         server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         server.start()
         host, port = server.get_host_and_port()
-        wanted = Deployment(wheelhouse=False, session_manager=True)
-        stack = deploy(AccountSettings(_env_file=None), wanted)  # type: ignore[call-arg]
+        settings = AccountSettings(_env_file=None)  # type: ignore[call-arg]
+        stack = deploy(settings, plan(settings, Deployment(wheelhouse=False, session_manager=True)))
         s3 = boto3.client("s3")
         s3.create_bucket(Bucket="other", CreateBucketConfiguration={"LocationConstraint": REGION})
         for bucket, key in [(stack.bucket, f"{place}/here/1.jpg") for place in PLACES] + [("other", "x")]:
