@@ -179,6 +179,7 @@ def test_the_three_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
         env=env,
         stdout=(tmp_path / "log").open("w"),
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         ui = f"http://127.0.0.1:{port}/graphql"
@@ -199,8 +200,8 @@ def test_the_three_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
             3 * MINUTES,
         )
     finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(60)
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
     emr = client_of(account.administrator, "emr")
     steps = [len(emr.list_steps(ClusterId=identity)["Steps"]) for identity in states]
     # Another that was started at the same moment did nothing.
