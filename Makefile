@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run rehearse-emr ui test test-emr lint lock clean
+.PHONY: help setup demo run rehearse-emr ui history test test-emr lint lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,6 +18,7 @@ help:
 	@echo "make run    run the whole pipeline on FRUITS_IMAGES"
 	@echo "make rehearse-emr   run the pipeline as steps of an EMR cluster, played by a YARN of this machine"
 	@echo "make ui     open Dagster's UI on http://127.0.0.1:3000"
+	@echo "make history   open Spark's History Server on http://127.0.0.1:18080"
 	@echo "make test   run the tests"
 	@echo "make test-emr   run the tests of EMR steps, on a YARN of this machine"
 	@echo "make lint   check style and types"
@@ -57,6 +58,9 @@ rehearse-emr: setup
 
 ui: setup
 	$(if $(FRUITS_IMAGES_SET),,$(DEMO_ENV)) dagster dev --host 127.0.0.1 --port $${PORT:-3000}
+
+history: setup
+	$(if $(FRUITS_IMAGES_SET),,$(DEMO_ENV)) fruits history
 
 test: setup
 	pytest

@@ -60,6 +60,19 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
     sys.exit(1 if summary.failed else 0)
 
 
+@main.command()
+@click.option("--port", envvar="PORT", default=18080, show_default=True, help="On 127.0.0.1.")
+def history(port: int) -> None:
+    """Serves Spark's History of all runs that wrote to the store, until Ctrl-C."""
+    from resources.settings import SettingsError, load_settings
+    from resources.spark_history import HistoryError, serve
+
+    try:
+        serve(load_settings().store, port)
+    except (SettingsError, HistoryError) as error:
+        sys.exit(f"fruits history: {error}")
+
+
 @main.group()
 def emr() -> None:
     """Prepares an AWS account for EMR clusters, and clears it again. Needs an administrator's credentials."""

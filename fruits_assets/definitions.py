@@ -16,6 +16,7 @@ from resources.job_runner import JobRunner
 from resources.local_spark import LocalSpark, local_spark_config
 from resources.residency import check_residency
 from resources.settings import Settings, load_settings
+from resources.spark_history import event_log_config
 from resources.terminal_log import terminal_log
 
 
@@ -57,4 +58,5 @@ def _checked(settings: Settings) -> Settings:
 
 
 def _local_spark(settings: Settings) -> JobRunner:
-    return LocalSpark(pyspark=LazyPySparkResource(spark_config=local_spark_config(settings)))
+    config = local_spark_config(settings) | event_log_config(settings.store)
+    return LocalSpark(pyspark=LazyPySparkResource(spark_config=config), store=settings.store)

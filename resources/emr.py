@@ -21,6 +21,7 @@ from resources.emr_sizing import spark_submit_conf
 from resources.instances import load_prices
 from resources.job_runner import Job, JobRun, JobRunner, Params, Report
 from resources.settings import Settings
+from resources.spark_history import event_log_config, history_url, make_event_log_folder
 
 MAX_RETRIES, FIRST_WAIT_SECONDS = 3, 30
 
@@ -69,16 +70,18 @@ class EmrSteps(JobRunner):
         cluster = self._cluster(context)
         _cancel_orphans(cluster, context)
         store = open_root(self.settings.store)
-        work = f"emr/{context.run.run_id}/{context.asset_key.to_user_string()}-{uuid.uuid4().hex[:8]}"
+        asset = context.asset_key.to_user_string()
+        work = f"emr/{context.run.run_id}/{asset}-{uuid.uuid4().hex[:8]}"
         store.write(f"{work}/params.json", to_json(params))
         code, entry = upload_code(store)
+        make_event_log_folder(store)
         nodes = cluster.nodes()
         core = next(group for group in nodes if group.role == "CORE" or len(nodes) == 1)
         executors = max(core.number, (self._started and self.settings.emr_max_nodes) or 0)
-        spark_conf = spark_submit_conf(core.instance_type, executors)
+        spark_conf = spark_submit_conf(core.instance_type, executors) | event_log_config(store.uri)
         with _pipes_session(context, store, work, client("s3", self.settings.region)) as session:
             arguments = [
-                *("spark-submit", "--deploy-mode", "client", "--py-files", code),
+                *("spark-submit", "--deploy-mode", "client", "--name", f"fruits {asset}", "--py-files", code),
                 *chain.from_iterable(("--conf", f"{key}={value}") for key, value in spark_conf.items()),
                 *(entry, f"{job.__module__}:{job.__qualname__}"),
                 *(store.uri_of(f"{work}/params.json"), store.uri_of(f"{work}/report.json")),
@@ -102,13 +105,14 @@ class EmrSteps(JobRunner):
             {
                 "engine": f"EMR cluster {cluster.id}, {executors} core nodes {core.instance_type}",
                 "spark_application_id": said["spark_application_id"],
+                "spark_history": dg.MetadataValue.url(history_url(said["spark_application_id"])),
                 "seconds": round(time.monotonic() - started, 2),
                 "nodes": executors,
                 "cores": executors * int(spark_conf["spark.executor.cores"]),
                 "emr_cluster": cluster.id,
                 "emr_step": step.id,
-                "emr_console": dg.MetadataValue.url(cluster.console(step.id)),
-                "emr_spark_history": dg.MetadataValue.url(cluster.console()),
+                "emr_step_console": dg.MetadataValue.url(cluster.console(step.id)),
+                "emr_cluster_console": dg.MetadataValue.url(cluster.console()),
                 **self._cost(nodes, step.seconds),
             },
         )

@@ -114,7 +114,7 @@ class Cluster:
             time.sleep(POLL_SECONDS)
 
     def console(self, step_id: str = "") -> str:
-        """The page of a step in AWS's console, or of the cluster, which opens its Spark History."""
+        """The page of a step in AWS's console, or of the cluster, which opens Spark's and YARN's pages."""
         return (
             f"https://{self.region}.console.aws.amazon.com/emr/home?region={self.region}"
             f"#/clusterDetails/{self.id}" + (f"/steps/{step_id}" if step_id else "")

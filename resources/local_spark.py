@@ -9,13 +9,14 @@ from typing import Any
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 from pyspark.sql import SparkSession
 
-from fruits_assets.store.root import s3_endpoint
+from fruits_assets.store.root import open_root, s3_endpoint
 from resources.java import java_home, trust_options
 from resources.job_runner import Job, JobRun, JobRunner, Params, Report
 from resources.settings import Settings
+from resources.spark_history import history_url, make_event_log_folder
 
 # The S3A that Spark 3.5's own Hadoop is built with; resolved by Spark, from Maven Central or its mirror.
 HADOOP_AWS = "org.apache.hadoop:hadoop-aws:3.3.4"
@@ -30,6 +31,7 @@ class LocalSpark(JobRunner):
     """
 
     pyspark: dg.ResourceDependency[LazyPySparkResource]
+    store: str = Field(description="Root of everything that is written, event logs too.")
     _session: "Future[SparkSession]" = PrivateAttr()
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
@@ -43,6 +45,7 @@ class LocalSpark(JobRunner):
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
         # Executors must run this very interpreter, whatever `python3` is on the PATH.
         os.environ["PYSPARK_PYTHON"] = sys.executable
+        make_event_log_folder(open_root(self.store))
         return self.pyspark.spark_session
 
     def run(
@@ -51,12 +54,16 @@ class LocalSpark(JobRunner):
         started = time.monotonic()
         spark = self._session.result()
         result = job(spark, params, lambda progress: context.log.info(str(progress)))
+        application = str(spark.sparkContext.applicationId)
         return JobRun(
             result,
             {
                 "engine": f"Spark {spark.version} on this machine, {spark.sparkContext.master}",
-                "spark_application_id": spark.sparkContext.applicationId,
+                "spark_application_id": application,
+                "spark_history": dg.MetadataValue.url(history_url(application)),
                 "seconds": round(time.monotonic() - started, 2),
+                "nodes": 1,
+                "cores": spark.sparkContext.defaultParallelism,
             },
         )
 

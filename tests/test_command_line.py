@@ -1,15 +1,21 @@
 """The commands as a user types them at the root of the repository, each in a process of its own."""
 
 import csv
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
+import psutil
 import pytest
 from conftest import WEIGHTS
 
@@ -253,3 +259,59 @@ def processes_of(session: int) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def get(url: str) -> Any:
+    """The JSON at an address, once something answers there."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response:
+                return json.load(response)
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
+def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(shell: Shell) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = shell.start("fruits", "history", "--port", str(port))
+    try:
+        [application] = get(f"http://127.0.0.1:{port}/api/v1/applications")
+        assert application["name"] == "fruits"
+        assert application["attempts"][0]["completed"]
+        jobs = get(f"http://127.0.0.1:{port}/api/v1/applications/{application['id']}/jobs")
+        listening = [c for c in psutil.net_connections() if c.laddr and c.laddr.port == port]
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        output, _ = server.communicate(timeout=PATIENCE)
+    assert server.returncode == 130, output
+    classes = len(list(shell.photos.iterdir()))
+    images = classes * IMAGES
+    assert {job["description"] for job in jobs} == {
+        f"raw_images: ingest, {classes} classes, {images} images",
+        f"mobilenet_features: extract, {classes} classes, {images} images",
+        f"pca_model: fit, {classes} classes, {images} images",
+        "pca_model: save, 15 components",
+        f"pca_features_csv: project, {classes} classes, {images} images",
+    }
+    assert {c.laddr.ip.removeprefix("::ffff:") for c in listening if c.status == "LISTEN"} == {"127.0.0.1"}
+    with dg.DagsterInstance.from_config(str(shell.home)) as instance:
+        [record] = instance.fetch_materializations(dg.AssetKey(PCA_MODEL), limit=1).records
+        assert record.asset_materialization is not None
+        link = record.asset_materialization.metadata["spark_history"].value
+    assert link == f"http://127.0.0.1:18080/history/{application['id']}/jobs/"
+
+
+def test_history_names_what_keeps_it_from_being_shown(shell: Shell) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"fruits history: PORT={port} can't be used" in shell.run(
+            "fruits", "history", "--port", port, exits=1
+        )
+    shutil.rmtree(shell.store / "spark-events")
+    assert "no event logs in" in shell.run("fruits", "history", exits=1)

@@ -253,7 +253,12 @@ def _save_spark_model(
     matrix = linalg.DenseMatrix(rows, k, doubles(components.ravel(order="F")))
     model = jvm.org.apache.spark.ml.feature.PCAModel("pca", matrix, linalg.DenseVector(doubles(shares)))
     model.set(model.k(), k)
-    model.setInputCol("features").setOutputCol("pca_features").write().save(path)
+    # What Spark's pages show in the place of the names of Spark's own methods.
+    spark.sparkContext.setJobDescription(f"{PCA_MODEL}: save, {k} components")
+    try:
+        model.setInputCol("features").setOutputCol("pca_features").write().save(path)
+    finally:
+        spark.sparkContext.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
 
 
 def _scatter(

@@ -79,8 +79,8 @@ def test_metadata_say_where_a_step_ran_and_what_it_cost_and_no_secret(
     page = (
         f"https://eu-west-3.console.aws.amazon.com/emr/home?region=eu-west-3#/clusterDetails/{ground.cluster}"
     )
-    assert metadata["emr_spark_history"] == page
-    assert metadata["emr_console"] == f"{page}/steps/{metadata['emr_step']}"
+    assert metadata["emr_cluster_console"] == page
+    assert metadata["emr_step_console"] == f"{page}/steps/{metadata['emr_step']}"
     for database in (both[2] / "dagster").rglob("*.db"):
         assert not re.search(rb"rehearsed-secret|X-Amz-Signature|AWSAccessKeyId", database.read_bytes())
 

@@ -1,0 +1,79 @@
+"""Spark's event logs, under the store, and Spark's own History Server, which shows them."""
+
+import os
+import socket
+from typing import NoReturn
+
+from fruits_assets.store.root import Root, open_root
+from resources.java import java_home, trust_options
+
+EVENT_LOGS = "spark-events"
+HOST, PORT = "127.0.0.1", 18080
+KEEP_DAYS = 90
+
+
+class HistoryError(RuntimeError):
+    """The History Server can't be started; the message says why and what to do."""
+
+
+def event_log_config(store_uri: str) -> dict[str, str]:
+    """Spark's settings by which a session writes its event log, on this machine and on a cluster."""
+    return {
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": f"{store_uri}/{EVENT_LOGS}",
+        "spark.eventLog.compress": "true",
+    }
+
+
+def make_event_log_folder(store: Root) -> None:
+    """Makes the folder of event logs, without which Spark does not start."""
+    store.fs.create_dir(EVENT_LOGS, recursive=True)
+
+
+def history_url(application_id: str) -> str:
+    """Where `make history` shows an application."""
+    return f"http://{HOST}:{PORT}/history/{application_id}/jobs/"
+
+
+def serve(store_uri: str, port: int = PORT) -> NoReturn:
+    """Becomes Spark's History Server of a store, on 127.0.0.1 until Ctrl-C.
+
+    It removes event logs of more than 90 days, as the lifecycle rules of the stack's bucket do.
+
+    Raises `HistoryError` where there is no event log, or the port is taken.
+    """
+    from pyspark.find_spark_home import _find_spark_home
+
+    from resources.local_spark import s3_config
+
+    store = open_root(store_uri)
+    logs = store.list(EVENT_LOGS)
+    if not logs:
+        raise HistoryError(
+            f"There are no event logs in {store.uri_of(EVENT_LOGS)}. Run something first, or name another "
+            "FRUITS_STORE."
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise HistoryError(f"PORT={port} can't be used: {error.strerror}. Name another PORT.") from None
+    config = {
+        "spark.history.fs.logDirectory": store.uri_of(EVENT_LOGS),
+        "spark.history.ui.port": str(port),
+        "spark.history.fs.cleaner.enabled": "true",
+        "spark.history.fs.cleaner.maxAge": f"{KEEP_DAYS}d",
+        # The server is Java alone, and small.
+        "spark.driver.memory": "512m",
+        "spark.driver.extraJavaOptions": trust_options(),
+        **({} if store.is_local else s3_config()),
+    }
+    home = _find_spark_home()
+    print(f"{len(logs):,} event logs of {store.uri_of(EVENT_LOGS)} on http://{HOST}:{port}", flush=True)
+    program = f"{home}/bin/spark-submit"
+    arguments = [f"--conf={name}={value}" for name, value in config.items() if value]
+    server = ["--class", "org.apache.spark.deploy.history.HistoryServer", "spark-internal"]
+    # SPARK_LOCAL_IP is what the server listens on; without it, on every address.
+    environment = {**os.environ, "JAVA_HOME": str(java_home()), "SPARK_LOCAL_IP": HOST, "SPARK_HOME": home}
+    os.execve(program, [program, *arguments, *server], environment)
