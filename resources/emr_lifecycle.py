@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from resources.aws import AwsError, aws_errors_named, client
-from resources.emr_account import CLUSTER_TAGS, PROJECT_TAG, Stack, stack_outputs
+from resources.emr_account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
 from resources.instances import load_prices
 from resources.settings import Settings
 
@@ -16,9 +16,6 @@ from resources.settings import Settings
 # Dagster runs the same tag.
 OWNER_TAG = "fruits/owner"
 BACKFILL_TAG = "dagster/backfill"
-
-# Where `emr_bootstrap/bootstrap.sh` puts the nodes' Python.
-NODE_PYTHON = "/opt/fruits/venv/bin/python"
 
 ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"]
 

@@ -11,6 +11,9 @@ EVENT_LOGS = "spark-events"
 HOST, PORT = "127.0.0.1", 18080
 KEEP_DAYS = 90
 
+# Spark's History Server passes over what begins with a dot.
+_KEEP = ".keep"
+
 
 class HistoryError(RuntimeError):
     """The History Server can't be started; the message says why and what to do."""
@@ -26,8 +29,11 @@ def event_log_config(store_uri: str) -> dict[str, str]:
 
 
 def make_event_log_folder(store: Root) -> None:
-    """Makes the folder of event logs, without which Spark does not start."""
-    store.fs.create_dir(EVENT_LOGS, recursive=True)
+    """Makes the folder of event logs, without which Spark does not start.
+
+    By a file in it: to make a folder, pyarrow asks S3 for more than whoever runs Dagster may do.
+    """
+    store.write(f"{EVENT_LOGS}/{_KEEP}", b"")
 
 
 def history_url(application_id: str) -> str:
@@ -47,7 +53,7 @@ def serve(store_uri: str, port: int = PORT) -> NoReturn:
     from resources.local_spark import s3_config
 
     store = open_root(store_uri)
-    logs = store.list(EVENT_LOGS)
+    logs = [log for log in store.list(EVENT_LOGS) if log.base_name != _KEEP]
     if not logs:
         raise HistoryError(
             f"There are no event logs in {store.uri_of(EVENT_LOGS)}. Run something first, or name another "

@@ -14,9 +14,8 @@ from moto import mock_aws
 
 from fruits_assets.sensors import ended_clusters
 from resources.aws import AwsError
-from resources.emr_account import FOLDER, Stack
+from resources.emr_account import Stack
 from resources.emr_lifecycle import (
-    NODE_PYTHON,
     cluster_request,
     find_or_start_cluster,
     owned_clusters,
@@ -81,11 +80,6 @@ def test_the_request_for_a_cluster_is_the_one_on_record() -> None:
     assert found == json.loads(SNAPSHOT.read_text()), (
         f"The request is not the one in {SNAPSHOT}. If it is meant to be: {RENEW}=1 pytest {__file__}"
     )
-
-
-def test_the_nodes_python_is_where_the_bootstrap_action_puts_it() -> None:
-    environment = str(Path(NODE_PYTHON).parents[1])
-    assert f"VENV=${{FRUITS_VENV:-{environment}}}\n" in (FOLDER / "bootstrap.sh").read_text()
 
 
 @pytest.fixture
