@@ -34,6 +34,7 @@ from benchmarks.photo_sets import (
 )
 from benchmarks.processes import Figures, machine, run, run_module
 
+DAGSTER_YAML = Path(__file__).parents[1] / ".dagster" / "dagster.yaml"
 LATENCIES = (0.0, 0.015)
 STAGES = {
     "start": "start-up",
@@ -242,6 +243,7 @@ def many_classes(bench: Bench) -> Iterator[Row]:
 def fruits_run(bench: Bench, photos: Path, home: Path, *words: str) -> Figures:
     """`fruits run` as a user types it, with store and Dagster's home in `home`."""
     (home / "dagster").mkdir(exist_ok=True)
+    shutil.copy(DAGSTER_YAML, home / "dagster")
     env = {
         "FRUITS_IMAGES": str(photos),
         "FRUITS_STORE": str(home / "store"),
