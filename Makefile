@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run rehearse-emr ui history test test-emr lint lock clean
+.PHONY: help setup demo run rehearse-emr ui history test test-emr bench bench-full lint lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,6 +21,7 @@ help:
 	@echo "make history   open Spark's History Server on http://127.0.0.1:18080"
 	@echo "make test   run the tests"
 	@echo "make test-emr   run the tests of EMR steps, on a YARN of this machine"
+	@echo "make bench  compare the speed with the notebook's on a few classes (bench-full: all, an hour or two)"
 	@echo "make lint   check style and types"
 	@echo "make lock   resolve the dependencies of pyproject.toml anew"
 
@@ -68,6 +69,12 @@ test: setup
 test-emr: setup
 	pytest tests/emr
 
+bench: setup
+	@python -m benchmarks $(BENCH)
+
+bench-full: setup
+	@python -m benchmarks --full $(BENCH)
+
 lint: setup
 	ruff check .
 	ruff format --check .
@@ -85,4 +92,4 @@ lock:
 		--no-emit-index-url --no-emit-find-links --quiet -o requirements-uv.lock
 
 clean:
-	rm -rf .venv .demo
+	rm -rf .venv .demo .bench

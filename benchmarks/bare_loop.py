@@ -1,31 +1,44 @@
-"""The limit: decode, resize and infer in a plain loop, one process a core, no Spark and no store.
+"""The limit: each stage's work in a plain loop, one process a core, no Spark and no store.
 
-python -m benchmarks.bare_loop --photos DIR --ir DIR --cores 2
+Read, hash and decode; decode, resize and infer; sums and eigenvectors; projection and one CSV. What the
+stages hand on stays in memory. Prints one JSON object: seconds of each stage.
+
+    python -m benchmarks.bare_loop --photos DIR --ir DIR --cores 2
 """
 
+import hashlib
 import json
 import multiprocessing
+import sys
 import time
 from argparse import ArgumentParser
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 STARTED = time.perf_counter()
 
 
-def extract(job: tuple[list[str], str]) -> int:
-    """Features of some photos, thrown away; the number of vectors."""
+def ingest(paths: list[str]) -> list[bytes]:
+    from fruits_assets.images import decode
+
+    contents = [Path(path).read_bytes() for path in paths]
+    for content in contents:
+        hashlib.sha256(content).hexdigest()
+        decode(content, sys.maxsize)
+    return contents
+
+
+def extract(job: tuple[list[bytes], str]) -> Any:
+    """Features of some photos, (n, 1280) float32."""
     import pyarrow as pa
 
     from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, compile_ir
     from fruits_assets.jobs.extract_features import features_of
 
-    paths, ir = job
+    contents, ir = job
     extractor = compile_ir((Path(ir) / MODEL_XML).read_bytes(), (Path(ir) / MODEL_BIN).read_bytes())
-    done = 0
-    for start in range(0, len(paths), 128):
-        contents = [Path(path).read_bytes() for path in paths[start : start + 128]]
-        done += len(features_of(pa.array(contents, pa.binary()), extractor))
-    return done
+    return features_of(pa.array(contents, pa.binary()), extractor)
 
 
 def main() -> None:
@@ -34,11 +47,34 @@ def main() -> None:
     parser.add_argument("--ir", required=True)
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
+
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.csv
+
+    from fruits_assets.jobs.fit_pca import DEFAULT_COMPONENTS, decompose, moments_of
+
     paths = sorted(str(path) for path in Path(arguments.photos).rglob("*.jpg"))
-    jobs = [(paths[core :: arguments.cores], arguments.ir) for core in range(arguments.cores)]
+    seconds: dict[str, float] = {}
     with multiprocessing.get_context("spawn").Pool(arguments.cores) as pool:
-        images = sum(pool.map(extract, jobs))
-    print(json.dumps({"images": images, "features": time.perf_counter() - STARTED}))
+        pool.map(ingest, [[]] * arguments.cores, chunksize=1)
+        seconds["start"] = time.perf_counter() - STARTED
+        begun = time.perf_counter()
+        contents = pool.map(ingest, [paths[core :: arguments.cores] for core in range(arguments.cores)])
+        seconds["ingest"] = time.perf_counter() - begun
+        begun = time.perf_counter()
+        features = np.concatenate(pool.map(extract, [(some, arguments.ir) for some in contents]))
+        seconds["features"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    model = decompose(moments_of(features), DEFAULT_COMPONENTS)
+    seconds["pca_fit"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    columns = (features.astype(np.float64) @ model.components).T
+    table = pa.table({"path": paths, **{f"pc{number + 1}": column for number, column in enumerate(columns)}})
+    with TemporaryFile() as file:
+        pyarrow.csv.write_csv(table, file)
+    seconds["csv"] = time.perf_counter() - begun
+    print(json.dumps({"images": len(features), **seconds, "whole": time.perf_counter() - STARTED}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The platform's jobs with no Dagster, timed one by one in one fresh Spark session.
 
-python -m benchmarks.our_way --photos DIR --ir DIR --out DIR --cores 2
+Prints one JSON object: seconds of each stage. The photos may lie on S3; `--ingest-only` ends after the
+first job.
+
+    python -m benchmarks.our_way --photos DIR_OR_S3_PREFIX --ir DIR --out DIR --cores 2
 """
 
 import json
 import os
-import resource
 import sys
 import time
 from argparse import ArgumentParser
@@ -19,13 +21,14 @@ def main() -> None:
     for name in ("photos", "ir", "out"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--ingest-only", action="store_true")
     arguments = parser.parse_args()
 
     from dagster_pyspark.resources import spark_session_from_config
 
     from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, sha256_of
     from fruits_assets.jobs.extract_features import ExtractParams, extract_features
-    from fruits_assets.jobs.fit_pca import FitParams, fit_pca
+    from fruits_assets.jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, fit_pca
     from fruits_assets.jobs.ingest_images import IngestParams, ingest_images
     from fruits_assets.jobs.project_to_csv import ProjectParams, project_to_csv
     from fruits_assets.jobs.tasks import Progress
@@ -58,14 +61,29 @@ def main() -> None:
     ingested = timed(
         "ingest",
         ingest_images,
-        IngestParams(settings.images, settings.store, version, labels, 50_000_000, 50_000_000, 0.1, keep),
+        IngestParams(
+            settings.images,
+            settings.store,
+            version,
+            labels,
+            settings.max_image_bytes,
+            settings.max_image_pixels,
+            settings.max_bad_share,
+            keep,
+        ),
     )
+    images = sum(figures.ingested for figures in ingested.classes.values())
+    if arguments.ingest_only:
+        print(json.dumps({"images": images, **seconds}))
+        return
     timed(
         "features",
         extract_features,
         ExtractParams(settings.store, version, labels, "ir", sha256_of(xml, weights), "1", keep),
     )
-    model = timed("pca_fit", fit_pca, FitParams(settings.store, version, labels, 15, None, keep))
+    model = timed(
+        "pca_fit", fit_pca, FitParams(settings.store, version, labels, DEFAULT_COMPONENTS, None, keep)
+    )
     timed(
         "csv",
         project_to_csv,
@@ -74,13 +92,12 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "images": sum(figures.ingested for figures in ingested.classes.values()),
+                "images": images,
                 **seconds,
                 "pca_fit": model.fit_seconds,
                 "pca_save": seconds["pca_fit"] - model.fit_seconds,
                 "whole": time.perf_counter() - STARTED,
                 "explained_variance": sum(model.explained_variance),
-                "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
         )
     )

@@ -21,6 +21,9 @@ from resources.spark_history import history_url, make_event_log_folder
 # The S3A that Spark 3.5's own Hadoop is built with; resolved by Spark, from Maven Central or its mirror.
 HADOOP_AWS = "org.apache.hadoop:hadoop-aws:3.3.4"
 
+# The work is done in Python: a JVM that compiles little starts and ends sooner.
+QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -80,10 +83,8 @@ def local_spark_config(settings: Settings) -> dict[str, Any]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        # The work is done in Python: a JVM that compiles little starts and ends sooner.
         "spark.driver.extraJavaOptions": (
-            f"-Dlog4j2.configurationFile=file:{_LOG4J} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
-            + trust_options()
+            f"-Dlog4j2.configurationFile=file:{_LOG4J} {QUICK_JVM} " + trust_options()
         ),
         "spark.sql.shuffle.partitions": str(cores),
         # Partial results come back as they are: 13 MB for each task of the PCA.

@@ -45,7 +45,7 @@ def quiet(progress: Progress) -> None:
 
 
 def ingest(
-    spark: SparkSession | None, images: Path | str, store: str, classes: Iterable[str], **changes: Any
+    spark: SparkSession, images: Path | str, store: str, classes: Iterable[str], **changes: Any
 ) -> IngestReport:
     """Runs the job; `changes` are other values for its parameters."""
     params = IngestParams(
@@ -58,7 +58,7 @@ def ingest(
         max_bad_share=0.1,
         keep_hours=24,
     )
-    return ingest_images(spark, replace(params, **changes), quiet)  # type: ignore[arg-type]
+    return ingest_images(spark, replace(params, **changes), quiet)
 
 
 def extract(spark: SparkSession, store: str, classes: Iterable[str], **changes: Any) -> ExtractReport:

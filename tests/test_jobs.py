@@ -172,10 +172,12 @@ def test_each_bad_photo_is_quarantined_with_its_reason_and_the_good_ones_stay(
 # Spark's workers cannot be made to lose root's powers, so a loop stands in for Spark.
 UNREADABLE = """
 import json, sys
+from types import SimpleNamespace
 from fruits_assets.jobs import ingest_images as module
 from support import ingest
+no_spark = SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
 module.run_tasks = lambda spark, stage, function, work, images, report: [function(w) for w in work]
-report = ingest(None, sys.argv[1], sys.argv[2], ["Kiwi"], max_bad_share=0.5)
+report = ingest(no_spark, sys.argv[1], sys.argv[2], ["Kiwi"], max_bad_share=0.5)
 print(json.dumps([report.failed, report.classes["Kiwi"].ingested]))
 """
 

@@ -4,11 +4,13 @@ import base64
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -115,11 +117,12 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     directories = {table: new_directory(table, params.version) for table in (RAW_IMAGES, QUARANTINED_IMAGES)}
     chunks = [chunk for label in present for chunk in _chunks(label, listing.classes[label])]
     totals = {label: _ClassTotal() for label in present}
+    share = sum(len(chunk.photos) for chunk in chunks) // spark.sparkContext.defaultParallelism
     for results in run_tasks(
         spark,
         f"raw_images: ingest, {len(present):,} classes",
         partial(_ingest, params, directories),
-        pack(chunks, lambda chunk: len(chunk.photos), CHUNK_IMAGES),
+        pack(chunks, lambda chunk: len(chunk.photos), min(max(share, ROW_GROUP_IMAGES), CHUNK_IMAGES)),
         _images_in,
         report,
     ):
@@ -205,19 +208,27 @@ def _images_in(chunks: list[_Chunk]) -> int:
 def _ingest(
     params: IngestParams, directories: dict[str, str], chunks: list[_Chunk]
 ) -> list[tuple[str, _ClassTotal]]:
-    """One Spark task: reads, validates and writes some chunks."""
-    return [(chunk.label, _ingest_chunk(params, directories, chunk)) for chunk in chunks]
+    """One Spark task: reads, validates and writes some chunks, reading ahead from one to the next."""
+    photos = [photo for chunk in chunks for photo in chunk.photos]
+    with closing(_read_ahead(open_root(params.images), photos, params.max_bytes)) as contents:
+        return [
+            (chunk.label, _ingest_chunk(params, directories, chunk, islice(contents, len(chunk.photos))))
+            for chunk in chunks
+        ]
 
 
-def _ingest_chunk(params: IngestParams, directories: dict[str, str], chunk: _Chunk) -> _ClassTotal:
+def _ingest_chunk(
+    params: IngestParams,
+    directories: dict[str, str],
+    chunk: _Chunk,
+    contents: Iterable[tuple[Photo, bytes | BadImage]],
+) -> _ClassTotal:
     store, total = open_root(params.store), _ClassTotal()
     images = _Rows(store, directories, RAW_IMAGES, chunk.label)
     bad = _Rows(store, directories, QUARANTINED_IMAGES, chunk.label)
     preview: list[Image.Image] = []
     every = -(-len(chunk.photos) // PREVIEW_IMAGES)
-    for index, (photo, content) in enumerate(
-        _read_ahead(open_root(params.images), chunk.photos, params.max_bytes)
-    ):
+    for index, (photo, content) in enumerate(contents):
         row: dict[str, Any] = {"path": photo.path, "label": chunk.label, "bytes": photo.bytes}
         try:
             if isinstance(content, BadImage):
@@ -271,7 +282,7 @@ class _Rows:
 
 def _read_ahead(
     root: Root, photos: Sequence[Photo], max_bytes: int
-) -> Iterator[tuple[Photo, bytes | BadImage]]:
+) -> Generator[tuple[Photo, bytes | BadImage], None, None]:
     """Every photo with its content, in order; threads read ahead within a bound on memory."""
     waiting: deque[tuple[Photo, Future[bytes | BadImage]]] = deque()
     pending = 0

@@ -1,0 +1,65 @@
+"""The sets of photos that are measured on, made of real photos or drawn ones."""
+
+import os
+import shutil
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from fruits_assets.samples import draw_samples
+
+# 5,928 photos of Fruits-360, which stand beside the repository on the developers' machines.
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "fruits-360-5928.tar.gz"
+CLASS_IMAGES = 98  # of a class there, on average
+DRAWN_CLASSES = 60
+
+
+def find_photos(given: Path | None, folder: Path) -> tuple[Path, str]:
+    """A root of photos and what they are: those given, else Fruits-360, else drawn ones in `folder`."""
+    if given is not None:
+        return given, f"the photos in {given.name}"
+    if SHARED.exists():
+        with tarfile.open(SHARED) as archive:
+            archive.extractall(folder, filter="data")
+        return folder, "photos of Fruits-360"
+    drawn = folder / "drawn"
+    draw_samples(drawn, CLASS_IMAGES)
+    return small_classes(drawn, DRAWN_CLASSES, CLASS_IMAGES, folder / "copied"), "drawn photos"
+
+
+def photos_in(root: Path) -> list[Path]:
+    return sorted(file for file in root.rglob("*") if file.is_file())
+
+
+def some_classes(root: Path, classes: int | None, folder: Path) -> Path:
+    """The first classes of a root, whole; all of them where `classes` is None."""
+    labels = sorted({file.parent for file in photos_in(root)})[:classes]
+    _link(((file, f"{label.name}/{file.name}") for label in labels for file in photos_in(label)), folder)
+    return folder
+
+
+def multiplied(root: Path, times: int, folder: Path) -> Path:
+    """The same photos `times` times under other names."""
+    pairs = ((file, number) for file in photos_in(root) for number in range(times))
+    _link(((file, f"{file.parent.name}/{number}-{file.name}") for file, number in pairs), folder)
+    return folder
+
+
+def small_classes(root: Path, classes: int, images: int, folder: Path) -> Path:
+    """So many classes of so many images, of the photos in turn."""
+    photos = photos_in(root)
+    numbers = range(classes * images)
+    names = (f"class {number // images:04}/{number % images:04}.jpg" for number in numbers)
+    _link(((photos[number % len(photos)], name) for number, name in zip(numbers, names, strict=True)), folder)
+    return folder
+
+
+def _link(files: Iterable[tuple[Path, str]], folder: Path) -> None:
+    """Puts files under other names, as hard links or, on another disk, copies."""
+    for file, name in files:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, target)
+        except OSError:
+            shutil.copyfile(file, target)

@@ -1,0 +1,102 @@
+"""Running what is measured in a process of its own, with its time and memory; the machine it ran on."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+Figures = dict[str, Any]
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> Figures:
+    """Runs a command to its end, with `env` beside this process's own environment. Its wall time, its peak
+    memory by kind of process, and the JSON that it printed last, if any.
+
+    Raises `CalledProcessError`, with what it wrote to stderr.
+    """
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+    peaks: dict[str, float] = defaultdict(float)
+    watcher = threading.Thread(target=_watch_memory, args=(process, peaks))
+    watcher.start()
+    out, err = process.communicate()
+    watcher.join()
+    wall = time.perf_counter() - begun
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, err)
+    lines = out.strip().splitlines()
+    figures = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    return {**figures, "wall": wall, "peak_mb": dict(peaks)}
+
+
+def run_module(name: str, *words: str | Path, env: dict[str, str] | None = None, **options: Any) -> Figures:
+    """`run` for a module of `benchmarks`, with `options` as `--name value`."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, words)]
+    return run(command + [word for key, value in options.items() for word in (f"--{key}", str(value))], env)
+
+
+def _watch_memory(process: "subprocess.Popen[str]", peaks: dict[str, float]) -> None:
+    """Until the process ends: the largest resident memory of it, its JVM, and a Python worker, in MB."""
+    while process.poll() is None:
+        for pid in _descendants(process.pid):
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue
+            kind = "driver" if pid == process.pid else _kind(command)
+            resident = next((line for line in status.splitlines() if line.startswith("VmRSS")), "VmRSS: 0 kB")
+            peaks[kind] = max(peaks[kind], int(resident.split()[1]) / 1024)
+        time.sleep(0.2)
+
+
+def _kind(command: bytes) -> str:
+    """What a process is, by its command line: Spark's JVM, one of its Python workers, or another."""
+    if b"java" in command.split(b"\0")[0]:
+        return "jvm"
+    return "worker" if b"pyspark.daemon" in command else "other"
+
+
+def _descendants(pid: int) -> list[int]:
+    found = [pid]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in task.read_text().split()]
+            except OSError:
+                continue
+    return found
+
+
+def machine() -> Figures:
+    """What a figure depends on: processor, cores, memory, system, versions, and how busy it was."""
+    info = Path("/proc/cpuinfo")
+    models = [
+        line.partition(":")[2].strip()
+        for line in (info.read_text().splitlines() if info.exists() else [])
+        if line.startswith("model name")
+    ]
+    packages = ("dagster", "pyspark", "pyarrow", "numpy", "openvino", "keras")
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        # About 0 where nothing else was computing; else the figures are of a shared machine.
+        "load_before": round(os.getloadavg()[0], 2),
+    }

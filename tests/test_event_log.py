@@ -1,0 +1,87 @@
+"""The event log: what Dagster's own storage would hold, written in fewer steps."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.storage.event_log import SqliteEventLogStorage
+
+from resources.event_log import BATCH_SIZE, EventLog
+
+VERSION = "dagster/data_version"
+LABELS = [f"class {number}" for number in range(5)]
+
+classes = dg.DynamicPartitionsDefinition(name="classes")
+
+
+@dg.asset(partitions_def=classes, backfill_policy=dg.BackfillPolicy.single_run())
+def photos(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    yield dg.MaterializeResult()
+    for label in context.partition_keys:
+        yield dg.AssetMaterialization("photos", partition=label, tags={VERSION: label})
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """An instance configured as the project's own, in batches."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", BATCH_SIZE)
+    yaml = Path(__file__).parents[1] / ".dagster" / "dagster.yaml"
+    (tmp_path / "dagster.yaml").write_text(yaml.read_text())
+    with dg.DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions("classes", LABELS)
+        yield instance
+
+
+def run_all(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    definitions = dg.Definitions([photos], executor=dg.in_process_executor)
+    return definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        tags={
+            "dagster/asset_partition_range_start": LABELS[0],
+            "dagster/asset_partition_range_end": LABELS[-1],
+        },
+    )
+
+
+def test_a_run_leaves_the_events_that_dagsters_own_storage_reads(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    assert isinstance(instance.event_log_storage, EventLog)
+    run = run_all(instance)
+    own = SqliteEventLogStorage(str(tmp_path / "history" / "runs"))
+    key = dg.AssetKey("photos")
+    assert own.get_materialized_partitions(key) == set(LABELS)
+    logs = own.get_logs_for_run(run.run_id)
+    assert [entry.to_json() for entry in logs] == [entry.to_json() for entry in instance.all_logs(run.run_id)]
+    kinds = [entry.dagster_event_type for entry in logs if entry.is_dagster_event]
+    # The result's, and one of each class with its own data version.
+    assert kinds.count(dg.DagsterEventType.ASSET_MATERIALIZATION) == 2 * len(LABELS)
+    assert kinds.count(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED) == len(LABELS)
+    assert kinds[-1] == dg.DagsterEventType.RUN_SUCCESS
+    newest = own.get_latest_tags_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, [VERSION])
+    assert {label: tags[VERSION] for label, tags in newest.items()} == dict(zip(LABELS, LABELS, strict=True))
+
+
+def test_a_batch_that_fails_leaves_none_of_its_events(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_all(instance)
+    storage = instance.event_log_storage
+    before = json.dumps([entry.to_json() for entry in instance.all_logs(run.run_id)])
+    [first, *others] = [entry for entry in instance.all_logs(run.run_id) if entry.is_dagster_event]
+    store, stored = SqliteEventLogStorage.store_event, []
+
+    def fails_later(self: EventLog, event: dg.EventLogEntry) -> None:
+        if len(stored) == 2:
+            raise OSError("the disk is full")
+        store(self, event)
+        stored.append(event)
+
+    monkeypatch.setattr(SqliteEventLogStorage, "store_event", fails_later)
+    with pytest.raises(OSError, match="disk is full"):
+        storage.store_event_batch([first, *others])
+    assert len(stored) == 2
+    assert json.dumps([entry.to_json() for entry in instance.all_logs(run.run_id)]) == before
