@@ -32,6 +32,7 @@ SECONDS = 120
 # again. With "loop", a loop in the process itself stands in for Spark, which is slow to start.
 RUN = """
 import sys
+from types import SimpleNamespace
 from fruits_assets.jobs import ingest_images
 from fruits_assets.store.photos import list_photos
 from support import extract, ingest
@@ -45,9 +46,10 @@ else:
     from resources.settings import Settings
     settings = Settings(images=images, store=store, spark_cores=2)
     spark = SparkSession.builder.config(map=local_spark_config(settings)).getOrCreate()
+no_spark = SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
 print("ready", flush=True)
 while True:
-    ingest(spark, images, store, classes, max_bad_share=1.0)
+    ingest(spark or no_spark, images, store, classes, max_bad_share=1.0)
     if spark is not None:
         extract(spark, store, classes)
 """
