@@ -18,7 +18,7 @@ from resources.emr_cluster import POLL_SECONDS, Cluster, Nodes, Step
 from resources.emr_code import upload_code
 from resources.emr_lifecycle import end_clusters, find_or_start_cluster, owner_of
 from resources.emr_sizing import spark_submit_conf
-from resources.instances import load_prices
+from resources.instances import Prices, PricesError, load_prices
 from resources.job_runner import Job, JobRun, JobRunner, Params, Report
 from resources.settings import Settings
 from resources.spark_history import event_log_config, history_url, make_event_log_folder
@@ -58,6 +58,8 @@ class EmrSteps(JobRunner):
                 context.log.warning(f"{error} Another attempt, of {MAX_RETRIES} at most, in {wait} s.")
                 raise dg.RetryRequested(MAX_RETRIES, seconds_to_wait=wait) from error
             raise dg.Failure(str(error), allow_retries=False) from error
+        except PricesError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         if self._started and context.run and owner_of(context.run) == context.run.run_id:
@@ -67,6 +69,8 @@ class EmrSteps(JobRunner):
         self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
     ) -> JobRun[Report]:
         started = time.monotonic()
+        # Before the work, so that a bad file of prices costs none of it.
+        prices = load_prices(self.settings.prices)
         cluster = self._cluster(context)
         _cancel_orphans(cluster, context)
         store = open_root(self.settings.store)
@@ -113,7 +117,7 @@ class EmrSteps(JobRunner):
                 "emr_step": step.id,
                 "emr_step_console": dg.MetadataValue.url(cluster.console(step.id)),
                 "emr_cluster_console": dg.MetadataValue.url(cluster.console()),
-                **self._cost(nodes, step.seconds),
+                **_cost(nodes, step.seconds, prices),
             },
         )
 
@@ -124,20 +128,6 @@ class EmrSteps(JobRunner):
             identity = find_or_start_cluster(emr, self.settings, owner_of(context.run))
             self._started = True
         return Cluster(emr, identity, self.settings.region)
-
-    def _cost(self, nodes: list[Nodes], seconds: float) -> dict[str, float]:
-        """What all nodes cost while the step ran, at the price on demand: more than a spot node's.
-
-        The step is taken to have the cluster for itself; starting and waiting are not in it. Left out
-        where an instance type has no price.
-        """
-        prices = load_prices(self.settings.prices)
-        hours = [
-            (group.number * seconds / 3600, prices.instance_hour(group.instance_type)) for group in nodes
-        ]
-        costs = [number * price for number, price in hours if price is not None]
-        known = {"estimated_cost_usd": round(sum(costs), 4)} if len(costs) == len(hours) else {}
-        return {"node_hours": round(sum(number for number, _ in hours), 4), **known}
 
     def _raise(self, cluster: Cluster, step: Step, exception: dict[str, str] | None) -> NoReturn:
         """Raises what the job raised, if it is an error that assets know; else `AwsError`."""
@@ -166,6 +156,18 @@ class EmrSteps(JobRunner):
             # The driver's process ended without a word: killed, or never begun.
             cause, retry_helps = step.reason or "no reason given", True
         raise AwsError(f"Step {step.id} {step.state}: {cause}. {logs}", retry_helps)
+
+
+def _cost(nodes: list[Nodes], seconds: float, prices: Prices) -> dict[str, float]:
+    """What all nodes cost while the step ran, at the price on demand: more than a spot node's.
+
+    The step is taken to have the cluster for itself; starting and waiting are not in it. Left out where
+    an instance type has no price.
+    """
+    hours = [(group.number * seconds / 3600, prices.instance_hour(group.instance_type)) for group in nodes]
+    costs = [number * price for number, price in hours if price is not None]
+    known = {"estimated_cost_usd": round(sum(costs), 4)} if len(costs) == len(hours) else {}
+    return {"node_hours": round(sum(number for number, _ in hours), 4), **known}
 
 
 def _cancel_orphans(cluster: Cluster, context: dg.AssetExecutionContext) -> None:
