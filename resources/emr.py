@@ -109,6 +109,7 @@ class EmrSteps(JobRunner):
                 "spark_application_id": said["spark_application_id"],
                 "spark_history": dg.MetadataValue.url(history_url(said["spark_application_id"])),
                 "seconds": round(step.seconds, 2),
+                "instance_type": core.instance_type,
                 "nodes": executors,
                 "cores": executors * int(spark_conf["spark.executor.cores"]),
                 "emr_cluster": cluster.id,
