@@ -120,12 +120,17 @@ def stage_times(
 
 def throughput(points: Mapping[str, Sequence[tuple[int, float]]]) -> dg.MarkdownMetadataValue:
     """Images a second against the number of images, one colour an environment: {name: [(images, rate)]}."""
+    from matplotlib.ticker import LogLocator
+
     figure = _figure(height=2.8)
     axes = figure.add_subplot()
     for (name, of_environment), colour in zip(points.items(), figure_colours(len(points)), strict=True):
         images, rates = zip(*of_environment, strict=True)
-        axes.scatter(images, rates, s=18, color=colour, label=_short(name))
+        axes.scatter(images, rates, s=18, color=colour, label=_short(name, 40))
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_xlabel("images", fontsize=7)
     axes.tick_params(labelsize=7)
@@ -140,7 +145,7 @@ def costs(
     """USD for 1,000 images by run, compute and storage apart; no bar where it is not known."""
     figure = _figure(height=0.9 + 0.17 * len(compute))
     panels = figure.subplots(1, 2, sharey=True)
-    titles = ("compute, USD for 1,000 images", "storage, USD for 1,000 images a month")
+    titles = ("compute, while steps ran", "storage, a month")
     for axes, title, by_run in zip(panels, titles, (compute, storage), strict=True):
         positions = np.arange(len(by_run))
         axes.barh(positions, [cost or 0.0 for cost in by_run.values()], color="#4c956c")
@@ -150,8 +155,10 @@ def costs(
         axes.set_yticks(positions, [_short(name, 40) for name in by_run])
         axes.tick_params(labelsize=6)
         axes.locator_params(axis="x", nbins=4)
-        axes.set_title(title, fontsize=6)
+        axes.xaxis.get_offset_text().set_fontsize(6)
+        axes.set_title(title, fontsize=7)
     panels[0].invert_yaxis()
+    figure.suptitle("USD for 1,000 images", fontsize=8)
     return _embed_figure(figure)
 
 
