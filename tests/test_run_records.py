@@ -4,8 +4,10 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from fruits_assets.assets.run_record import leave_record
 from fruits_assets.store.root import open_root
 from fruits_assets.store.run_records import (
     STAGES,
@@ -15,6 +17,7 @@ from fruits_assets.store.run_records import (
     record_path,
     write_record,
 )
+from resources.settings import Settings
 
 RECORD = RunRecord(
     run="run-1",
@@ -89,6 +92,35 @@ def test_what_nobody_knows_may_be_absent() -> None:
         if name not in ("nodes", "cores", "instance_type", "cost_usd", "weights", "weights_sha256")
     }
     assert parse_record(json.dumps(content).encode()).cost_usd is None
+
+
+def test_a_step_on_a_cluster_is_recorded_with_its_machines_its_price_and_its_own_seconds(store: str) -> None:
+    settings = Settings(env="emr", images="s3://photos", store="s3://store", _env_file=None)  # type: ignore[call-arg]
+    settings = settings.model_copy(update={"store": store})
+    metadata = {
+        "engine": "EMR cluster j-1, 2 core nodes m5.xlarge",
+        "seconds": 700.0,
+        "step_seconds": 100.0,
+        "nodes": 2,
+        "cores": 8,
+        "instance_type": "m5.xlarge",
+        "estimated_cost_usd": 0.0227,
+    }
+
+    @dg.asset(name="mobilenet_features", code_version="7")
+    def stage(context: dg.AssetExecutionContext) -> None:
+        extractor = {"weights": "embedded", "weights_sha256": "ab" * 32, "trained": True}
+        leave_record(context, settings, metadata, 2000, 20, 10_000_000, extractor)
+
+    result = dg.materialize([stage], tags={"fruits/owner": "command-1"})
+    [record], _ = read_records(open_root(store))
+    assert (record.run, record.owner, record.stage) == (result.run_id, "command-1", "mobilenet_features")
+    assert (record.environment, record.images, record.classes, record.bytes) == ("emr", 2000, 20, 10_000_000)
+    assert (record.nodes, record.cores, record.instance_type) == (2, 8, "m5.xlarge")
+    assert (record.seconds, record.images_per_second, record.cost_usd) == (100.0, 20.0, 0.0227)
+    assert (record.weights, record.weights_sha256) == ("embedded", "ab" * 32)
+    assert record.versions["mobilenet_features"] == "7"
+    assert {"python", "pyspark", "openvino", "fruits-platform"} <= set(record.versions)
 
 
 @pytest.mark.parametrize(
