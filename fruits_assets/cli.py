@@ -73,6 +73,47 @@ def history(port: int) -> None:
         sys.exit(f"fruits history: {error}")
 
 
+@main.command()
+@click.option("--images", type=click.IntRange(min=1), required=True, help="How many photos.")
+@click.option("--nodes", type=click.IntRange(min=1), required=True, help="How many core nodes.")
+@click.option("--instance-type", metavar="TYPE", help="Of the core nodes.  [default: FRUITS_EMR_CORE_TYPE]")
+def plan(images: int, nodes: int, instance_type: str | None) -> None:
+    """Projects time and cost of a run on an EMR cluster, from runs that the store has records of.
+
+    It asks nothing of AWS but the records, where FRUITS_STORE is in S3, and starts nothing.
+    """
+    from fruits_assets.plan import PlanError, assumptions, described, project
+    from fruits_assets.store.root import open_root
+    from fruits_assets.store.run_records import read_records
+    from resources.instances import PricesError, load_prices
+    from resources.settings import SettingsError, load_plan_settings
+
+    try:
+        settings = load_plan_settings()
+        prices = load_prices(settings.prices)
+        records, bad = read_records(open_root(settings.store))
+        core_type = instance_type or settings.emr_core_type
+        projection = project(images, nodes, core_type, settings.emr_primary_type, records, prices)
+    except (SettingsError, PricesError, PlanError) as error:
+        sys.exit(f"fruits plan: {error}")
+    except OSError as error:
+        sys.exit(
+            f"fruits plan: the records of runs in FRUITS_STORE={settings.store} can't be read: {error}. "
+            "Name another store, or see to its credentials."
+        )
+    click.echo("\n".join(_described(list(described(projection, prices)))))
+    click.echo("\nAssumed:")
+    for sentence in assumptions(projection):
+        click.echo(f"- {sentence}")
+    if projection.hour_usd > settings.emr_max_hourly_cost:
+        click.echo(
+            f"\nNo cluster of {projection.hour_usd:.3f} USD an hour is started, because "
+            f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost}. Raise the limit for it."
+        )
+    for path in bad:
+        click.echo(f"fruits plan: {path} in the store is no record of a run; it is left out.", err=True)
+
+
 @main.group()
 def emr() -> None:
     """Prepares an AWS account for EMR clusters, and clears it again. Needs an administrator's credentials."""

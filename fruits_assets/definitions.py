@@ -3,6 +3,7 @@
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
+from fruits_assets.assets.environment_comparison import environment_comparison
 from fruits_assets.assets.feature_extractor import feature_extractor
 from fruits_assets.assets.feature_quality import feature_quality
 from fruits_assets.assets.fruit_photos import fruit_photos
@@ -38,6 +39,7 @@ def definitions_for(settings: Settings) -> dg.Definitions:
             pca_model,
             pca_features_csv,
             feature_quality,
+            environment_comparison,
         ],
         asset_checks=[fitted_on_current_features],
         resources={

@@ -82,7 +82,21 @@ class AccountSettings(BaseSettings):
     )
 
 
-class Settings(AccountSettings):
+class PlanSettings(AccountSettings):
+    """What a run is projected by, before there are photos."""
+
+    store: StorageRoot = Field(
+        default_factory=lambda: _root("fruits_store"),
+        description="Root of everything that is written: a local path or s3://bucket/prefix.",
+    )
+    emr_primary_type: InstanceType = Field("m5.xlarge", description="Instance type of the primary node.")
+    emr_core_type: InstanceType = Field("m5.xlarge", description="Instance type of the core nodes.")
+    emr_max_hourly_cost: float = Field(
+        2.0, gt=0, description="USD an hour above which no cluster is started, at prices on demand."
+    )
+
+
+class Settings(PlanSettings):
     """The platform's settings."""
 
     env: Literal["local", "emr"] = Field(
@@ -90,10 +104,6 @@ class Settings(AccountSettings):
     )
     images: StorageRoot = Field(
         description="Root of the photos, one folder a class: a local path or s3://bucket/prefix."
-    )
-    store: StorageRoot = Field(
-        default_factory=lambda: _root("fruits_store"),
-        description="Root of everything that is written: a local path or s3://bucket/prefix.",
     )
     weights: str = Field(
         "imagenet",
@@ -123,8 +133,6 @@ class Settings(AccountSettings):
         description="A running EMR cluster that steps go to, j-...; without it, one is made for the run.",
     )
     emr_release: str = Field("emr-7.13.0", pattern=r"^emr-7\.\d+\.\d+$", description="EMR's release.")
-    emr_primary_type: InstanceType = Field("m5.xlarge", description="Instance type of the primary node.")
-    emr_core_type: InstanceType = Field("m5.xlarge", description="Instance type of the core nodes.")
     emr_core_nodes: int = Field(2, ge=1, description="Number of core nodes.")
     emr_max_nodes: int | None = Field(
         None, ge=2, description="EMR's managed scaling adds core nodes up to this number; none if unset."
@@ -133,9 +141,6 @@ class Settings(AccountSettings):
     emr_step_concurrency: int = Field(1, ge=1, le=256, description="Steps that a cluster runs at once.")
     emr_idle_minutes: int = Field(
         15, ge=1, le=10_080, description="Minutes without a step after which EMR ends a cluster by itself."
-    )
-    emr_max_hourly_cost: float = Field(
-        2.0, gt=0, description="USD an hour above which no cluster is started, at prices on demand."
     )
     emr_logs: str | None = Field(
         None, pattern="^s3://.", description="Where EMR puts logs: the stack's s3://bucket/logs/, or below."
@@ -189,6 +194,12 @@ def load_account_settings() -> AccountSettings:
     """The settings of this process that don't need photos. Raises `SettingsError` like `load_settings`."""
     with _errors_as_sentences():
         return AccountSettings()  # type: ignore[call-arg]
+
+
+def load_plan_settings() -> PlanSettings:
+    """The settings of this process that don't need photos, and where records of runs are. Raises alike."""
+    with _errors_as_sentences():
+        return PlanSettings()  # type: ignore[call-arg]
 
 
 @contextmanager

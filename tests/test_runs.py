@@ -28,6 +28,7 @@ from fruits_assets.partitions import known_classes, register_classes
 from fruits_assets.pipeline import PipelineError, run_pipeline
 from fruits_assets.samples import draw_samples
 from fruits_assets.store.root import open_root
+from fruits_assets.store.run_records import RUN_RECORDS, STAGES, RunRecord, read_records
 from fruits_assets.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, SCHEMAS
 from fruits_assets.store.tables import PartWriter, Pointer, current, current_one, publish
 from resources.settings import Settings
@@ -134,6 +135,13 @@ class Platform:
         classes = list(evaluation.metadata["failing_classes"].value)  # type: ignore[arg-type, call-overload]
         assert evaluation.passed == (not classes)
         return classes
+
+    def records(self, run: dg.ExecuteInProcessResult | None = None) -> dict[str, RunRecord]:
+        """What the stages of a run left on record, of the first run of all by default."""
+        records, bad = read_records(self.store)
+        assert bad == []
+        run_id = run.run_id if run else records[0].run
+        return {record.stage: record for record in records if record.run == run_id}
 
     def close(self) -> None:
         self.instance.dispose()
@@ -266,6 +274,42 @@ def test_each_class_has_its_own_figures_and_data_version_on_its_own_partition(fi
     assert "Kiwi/0_100.jpg,Kiwi," in " ".join(map(str, head.values()))
 
 
+def test_every_stage_leaves_a_record_of_what_it_did(finished: Platform) -> None:
+    records = finished.records()
+    assert set(records) == set(STAGES)
+    for stage, record in records.items():
+        metadata = finished.metadata(stage)
+        assert (record.images, record.classes, record.known_classes) == (IMAGES * len(CLASSES), 6, 6)
+        assert (record.environment, record.cost_usd) == ("local", None)
+        assert (record.seconds, record.engine) == (metadata["seconds"], metadata["engine"])
+        assert record.versions["pyspark"].startswith("3.5")
+        assert (record.weights_sha256 is not None) == (stage == MOBILENET_FEATURES)
+        if stage in BY_CLASS:
+            assert record.bytes == sum(pointer.bytes for pointer in current(finished.store, stage).values())
+    weights = finished.metadata(MOBILENET_FEATURES, "Kiwi")
+    assert records[MOBILENET_FEATURES].weights_sha256 == weights["weights_sha256"]
+    assert finished.metadata("environment_comparison")["runs"] == 1
+
+
+def test_a_run_of_one_class_is_on_record_as_such_beside_the_others(platform: Platform) -> None:
+    before = platform.records()
+    run = platform.run(BY_CLASS, "Kiwi")
+    records = platform.records(run)
+    assert set(records) == set(BY_CLASS)
+    for record in records.values():
+        assert (record.images, record.classes, record.known_classes) == (IMAGES, 1, len(CLASSES))
+    assert platform.records() == before
+
+
+def test_a_record_that_cannot_be_written_is_a_warning_and_stops_nothing(platform: Platform) -> None:
+    shutil.rmtree(Path(platform.settings.store) / RUN_RECORDS)
+    (Path(platform.settings.store) / RUN_RECORDS).write_text("no folder")
+    run = platform.run(["raw_images"], "Kiwi")
+    assert run.success
+    [warning] = messages(platform, run, "WARNING")
+    assert warning.startswith("This run will be missing in environment_comparison")
+
+
 def test_the_model_shows_what_it_was_fitted_on_and_how_much_it_keeps(finished: Platform) -> None:
     metadata = finished.metadata("pca_model")
     assert metadata["images"] == IMAGES * len(CLASSES)
@@ -396,6 +440,7 @@ def test_a_class_without_photos_any_more_keeps_its_last_version_with_a_warning(p
     assert current(platform.store, "raw_images")["Blueberry"] == last
     assert platform.metadata("raw_images", "Blueberry")["gone"] is True
     assert platform.version("raw_images", "Blueberry") == last.data_version
+    assert platform.records(run)["raw_images"].classes == 2
     assert platform.not_fresh() == []
 
 

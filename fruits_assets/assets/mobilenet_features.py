@@ -16,6 +16,7 @@ from fruits_assets.assets.by_class import (
 )
 from fruits_assets.assets.feature_extractor import feature_extractor
 from fruits_assets.assets.raw_images import raw_images
+from fruits_assets.assets.run_record import leave_record
 from fruits_assets.jobs.extract_features import PREPROCESSING, ExtractParams, extract_features
 from fruits_assets.partitions import fruit_classes, known_classes
 from fruits_assets.store.root import Root, open_root
@@ -70,6 +71,8 @@ def mobilenet_features(
     )
     run = job_runner.run(context, extract_features, params)
     total = sum(figures.images for figures in run.report.classes.values())
+    size = sum(figures.bytes for figures in run.report.classes.values())
+    leave_record(context, settings, run.metadata, total, len(run.report.classes), size, extractor.details)
     yield from materialize_classes(
         context,
         tags,

@@ -16,6 +16,7 @@ from fruits_assets.assets.by_class import (
 )
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
+from fruits_assets.assets.run_record import leave_record
 from fruits_assets.jobs.project_to_csv import ProjectParams, project_to_csv
 from fruits_assets.partitions import fruit_classes, known_classes
 from fruits_assets.store.root import Root, open_root
@@ -78,6 +79,8 @@ def pca_features_csv(
     )
     run = job_runner.run(context, project_to_csv, params)
     total = sum(figures.rows for figures in run.report.classes.values())
+    size = sum(figures.bytes for figures in run.report.classes.values())
+    leave_record(context, settings, run.metadata, total, len(run.report.classes), size)
     yield from materialize_classes(
         context,
         tags,

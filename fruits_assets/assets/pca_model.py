@@ -8,6 +8,7 @@ from pydantic import Field
 from fruits_assets.assets.by_class import GROUP, OWNERS
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.previews import class_counts, scatter, scree
+from fruits_assets.assets.run_record import leave_record
 from fruits_assets.jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, FitReport, fit_pca, inputs_version
 from fruits_assets.partitions import known_classes
 from fruits_assets.store.root import open_root
@@ -72,6 +73,8 @@ def pca_model(
         raise dg.Failure(str(error), allow_retries=False) from None
     report = run.report
     store = open_root(settings.store)
+    # The model's size does not grow with the images.
+    leave_record(context, settings, run.metadata, report.images, len(report.images_by_class), size=0)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.data_version),
         metadata={

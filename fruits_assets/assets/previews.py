@@ -98,6 +98,70 @@ def confusions(pairs: Sequence[tuple[str, str, int]]) -> dg.MarkdownMetadataValu
     return _embed_figure(figure)
 
 
+def stage_times(
+    seconds: Mapping[str, Mapping[str, float]], stages: Sequence[str]
+) -> dg.MarkdownMetadataValue:
+    """Seconds for 1,000 images by run and stage, as one bar a run."""
+    figure = _figure(height=1.0 + 0.17 * len(seconds))
+    axes = figure.add_subplot()
+    positions = np.arange(len(seconds))
+    left = np.zeros(len(seconds))
+    for stage, colour in zip(stages, figure_colours(len(stages)), strict=True):
+        widths = np.array([of_run.get(stage, 0.0) for of_run in seconds.values()])
+        axes.barh(positions, widths, left=left, color=colour, label=stage)
+        left += widths
+    axes.set_yticks(positions, [_short(name, 40) for name in seconds])
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=6)
+    axes.legend(fontsize=6)
+    axes.set_title("seconds for 1,000 images, by stage", fontsize=8)
+    return _embed_figure(figure)
+
+
+def throughput(points: Mapping[str, Sequence[tuple[int, float]]]) -> dg.MarkdownMetadataValue:
+    """Images a second against the number of images, one colour an environment: {name: [(images, rate)]}."""
+    from matplotlib.ticker import LogLocator
+
+    figure = _figure(height=2.8)
+    axes = figure.add_subplot()
+    for (name, of_environment), colour in zip(points.items(), figure_colours(len(points)), strict=True):
+        images, rates = zip(*of_environment, strict=True)
+        axes.scatter(images, rates, s=18, color=colour, label=_short(name, 40))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("images", fontsize=7)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=6)
+    axes.set_title("images a second, through all stages", fontsize=8)
+    return _embed_figure(figure)
+
+
+def costs(
+    compute: Mapping[str, float | None], storage: Mapping[str, float | None]
+) -> dg.MarkdownMetadataValue:
+    """USD for 1,000 images by run, compute and storage apart; no bar where it is not known."""
+    figure = _figure(height=0.9 + 0.17 * len(compute))
+    panels = figure.subplots(1, 2, sharey=True)
+    titles = ("compute, while steps ran", "storage, a month")
+    for axes, title, by_run in zip(panels, titles, (compute, storage), strict=True):
+        positions = np.arange(len(by_run))
+        axes.barh(positions, [cost or 0.0 for cost in by_run.values()], color="#4c956c")
+        for position, cost in zip(positions, by_run.values(), strict=True):
+            if cost is None:
+                axes.text(0, position, " not known", fontsize=5, verticalalignment="center")
+        axes.set_yticks(positions, [_short(name, 40) for name in by_run])
+        axes.tick_params(labelsize=6)
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.get_offset_text().set_fontsize(6)
+        axes.set_title(title, fontsize=7)
+    panels[0].invert_yaxis()
+    figure.suptitle("USD for 1,000 images", fontsize=8)
+    return _embed_figure(figure)
+
+
 def figure_colours(count: int) -> list[tuple[float, float, float, float]]:
     """Colours that differ as much as `count` colours can."""
     from matplotlib import colormaps
@@ -130,6 +194,6 @@ def _embed_figure(figure: "Figure") -> dg.MarkdownMetadataValue:
     return embed(base64.b64encode(content).decode(), "webp")
 
 
-def _short(label: str) -> str:
+def _short(label: str, length: int = 24) -> str:
     # A dollar would start mathematics in matplotlib.
-    return (label if len(label) <= 24 else f"{label[:23]}…").replace("$", r"\$")
+    return (label if len(label) <= length else f"{label[: length - 1]}…").replace("$", r"\$")

@@ -16,6 +16,7 @@ from fruits_assets.assets.by_class import (
 )
 from fruits_assets.assets.fruit_photos import fruit_photos
 from fruits_assets.assets.previews import embed
+from fruits_assets.assets.run_record import leave_record
 from fruits_assets.jobs.ingest_images import IngestParams, ingest_images
 from fruits_assets.partitions import fruit_classes, known_classes
 from fruits_assets.store.photos import PhotosError
@@ -68,6 +69,9 @@ def raw_images(
         raise dg.Failure(str(error), allow_retries=False) from None
     store = open_root(settings.store)
     total = sum(figures.ingested for figures in run.report.classes.values())
+    read = [figures for figures in run.report.classes.values() if not figures.gone]
+    images, size = sum(figures.ingested for figures in read), sum(figures.bytes for figures in read)
+    leave_record(context, settings, run.metadata, images, len(read), size)
     for label, figures in run.report.classes.items():
         if figures.gone:
             context.log.warning(f"{label} has no photos any more; its last version stays current.")

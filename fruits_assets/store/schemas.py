@@ -11,6 +11,7 @@ MOBILENET_FEATURES = "mobilenet_features"
 PCA_MODEL = "pca_model"
 PCA_FEATURES_CSV = "pca_features_csv"
 FEATURE_QUALITY = "feature_quality"
+ENVIRONMENT_COMPARISON = "environment_comparison"
 
 SCHEMAS: dict[str, pa.Schema] = {
     RAW_IMAGES: pa.schema(

@@ -1,0 +1,92 @@
+"""`environment_comparison`: what runs took and cost, on this machine and on clusters, side by side."""
+
+from collections import defaultdict
+from datetime import timedelta
+
+import dagster as dg
+
+from fruits_assets.assets.by_class import GROUP, OWNERS
+from fruits_assets.assets.mobilenet_features import mobilenet_features
+from fruits_assets.assets.pca_features_csv import pca_features_csv
+from fruits_assets.assets.pca_model import pca_model
+from fruits_assets.assets.previews import costs, stage_times, throughput
+from fruits_assets.assets.raw_images import raw_images
+from fruits_assets.comparison import REPORTED, Row, as_csv, as_markdown, newest, rows_of
+from fruits_assets.store.root import open_root
+from fruits_assets.store.run_records import RUN_RECORDS, STAGES, read_records
+from fruits_assets.store.schemas import ENVIRONMENT_COMPARISON
+from fruits_assets.store.tables import Pointer, combined_version, new_directory, publish, sweep
+from resources.instances import PricesError, load_prices
+from resources.settings import Settings
+
+COMPARISON_CSV, COMPARISON_MD = "comparison.csv", "comparison.md"
+
+# Paths in an event, which stays below 30 KB.
+_PATHS = 10
+
+
+@dg.asset(
+    name=ENVIRONMENT_COMPARISON,
+    deps=[raw_images, mobilenet_features, pca_model, pca_features_csv],
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"csv", "markdown"},
+    code_version="1",
+    description=(
+        "Time by stage, images a second, and the cost of 1,000 images, of every run that left records in the "
+        "store, on this machine and on EMR, beside what the earlier project reported."
+    ),
+)
+def environment_comparison(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
+    try:
+        prices = load_prices(settings.prices)
+    except PricesError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    store = open_root(settings.store)
+    records, bad = read_records(store)
+    if bad:
+        context.log.warning(f"{len(bad)} files in {store.uri_of(RUN_RECORDS)} are no records: {bad[:_PATHS]}")
+    own = rows_of(records)
+    rows = [*REPORTED, *own]
+    table = as_csv(rows, prices)
+    directory = f"{new_directory(ENVIRONMENT_COMPARISON, context.run.run_id)}/comparison"
+    store.write_many(
+        [
+            (f"{directory}/{COMPARISON_CSV}", table.encode()),
+            (f"{directory}/{COMPARISON_MD}", as_markdown(rows, prices).encode()),
+        ]
+    )
+    data_version = combined_version(table, prices.date, prices.region)
+    pointer = Pointer(None, directory, data_version, details={"runs": len(own)})
+    publish(store, ENVIRONMENT_COMPARISON, [pointer])
+    sweep(store, ENVIRONMENT_COMPARISON, timedelta(hours=settings.keep_hours))
+
+    shown = [*REPORTED, *newest(own)]
+    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for row in shown:
+        points[_group(row)].append((row.images, row.images_per_second))
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(data_version),
+        metadata={
+            "runs": len(own),
+            "shown": len(shown) - len(REPORTED),
+            "unreadable_records": len(bad),
+            **({"unreadable_paths": bad[:_PATHS]} if bad else {}),
+            "prices": f"{prices.region}, {prices.date}",
+            "store_path": dg.MetadataValue.path(store.uri_of(directory)),
+            "comparison": dg.MetadataValue.md(as_markdown(shown, prices)),
+            "time_by_stage": stage_times({row.name: row.seconds_for_1000 for row in shown}, STAGES),
+            "throughput": throughput(points),
+            "cost_of_1000_images": costs(
+                {row.name: row.compute_usd_for_1000 for row in shown},
+                {row.name: row.storage_usd_for_1000(prices) for row in shown},
+            ),
+        },
+    )
+
+
+def _group(row: Row) -> str:
+    return f"{row.environment}, as reported" if row.reported else row.environment

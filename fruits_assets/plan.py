@@ -1,0 +1,212 @@
+"""What a run on a cluster would take and cost, from the rates that earlier runs were measured at."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fruits_assets.store.run_records import STAGES, RunRecord
+from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
+from resources.emr_sizing import spark_submit_conf
+from resources.instances import Prices
+
+# A smaller run says more of how long Spark takes to start than of the rate.
+MIN_IMAGES = 1000
+
+# Assumed, not measured: until a cluster of instances takes its first step, and until a step takes its
+# first photo.
+CLUSTER_START_SECONDS = 600
+STEP_START_SECONDS = 30
+
+# What S3 is asked for. pyarrow looks at the size of each photo before it gets it: HEAD and GET, of one
+# price. Photos are listed 1,000 at a time, by three readers; LIST and PUT are of one price. Results are in
+# files of hundreds of images, with some requests for each.
+GETS_A_PHOTO = 2
+LISTS_A_PHOTO = 3 / 1000
+GETS_OF_RESULTS, PUTS_OF_RESULTS = 1 / 25, 1 / 100
+
+
+class Rate(NamedTuple):
+    """Images a second on one core, the bytes that one image leaves in the store, and who says so."""
+
+    images_per_core_second: float
+    bytes_per_image: float
+    source: str
+
+
+_SHIPPED = "shipped"
+
+# For a store without a run of at least `MIN_IMAGES` images. Measured on 5,928 photos of 100 x 100 pixels and
+# 4.6 KB, on two cores with AVX-512: 340 images/s of features; a PCA in 2.4 s; CSVs at 14,000 images/s; photos
+# read in 9 s by one process from an S3 server behind 15 ms, rounded down for hashing and checking them.
+SHIPPED_RATES: Mapping[str, Rate] = {
+    RAW_IMAGES: Rate(500.0, 4_600, _SHIPPED),
+    MOBILENET_FEATURES: Rate(170.0, 5_000, _SHIPPED),
+    PCA_MODEL: Rate(1_200.0, 0, _SHIPPED),
+    PCA_FEATURES_CSV: Rate(7_000.0, 330, _SHIPPED),
+}
+
+
+class PlanError(ValueError):
+    """Nothing can be projected; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A projection. Seconds by stage without the starts; USD in all, but `storage_usd` a month."""
+
+    images: int
+    nodes: int
+    cores: int
+    instance_type: str
+    primary_type: str
+    rates: Mapping[str, Rate]
+    seconds: Mapping[str, float]
+    hour_usd: float
+    requests_usd: float
+    storage_usd: float
+    stored_bytes: float
+
+    @property
+    def starts(self) -> float:
+        """Seconds in which no photo is worked on."""
+        return CLUSTER_START_SECONDS + STEP_START_SECONDS * len(self.seconds)
+
+    @property
+    def all_seconds(self) -> float:
+        return self.starts + sum(self.seconds.values())
+
+    @property
+    def compute_usd(self) -> float:
+        return self.all_seconds / 3600 * self.hour_usd
+
+
+def project(
+    images: int,
+    nodes: int,
+    instance_type: str,
+    primary_type: str,
+    records: Iterable[RunRecord],
+    prices: Prices,
+) -> Plan:
+    """Projects a run of all stages on `nodes` core nodes and a primary node.
+
+    Raises `PlanError` for an instance type that is not known, or has no price.
+    """
+    try:
+        cores = nodes * int(spark_submit_conf(instance_type, nodes)["spark.executor.cores"])
+        hours = {name: prices.instance_hour(name) for name in (instance_type, primary_type)}
+    except ValueError as error:
+        raise PlanError(str(error)) from None
+    known = {name: price for name, price in hours.items() if price is not None}
+    for name in hours.keys() - known.keys():
+        raise PlanError(
+            f"The prices of {prices.region}, {prices.date}, have none for {name}. They have "
+            f"{', '.join(sorted(prices.vcpu_hour))}; FRUITS_PRICES can name a file with more."
+        )
+    found = list(records)
+    rates = {stage: rate_of(found, stage, instance_type) for stage in STAGES}
+    # The photos themselves are about as large as their copies in raw_images.
+    size = images * (rates[RAW_IMAGES].bytes_per_image + sum(rate.bytes_per_image for rate in rates.values()))
+    return Plan(
+        images,
+        nodes,
+        cores,
+        instance_type,
+        primary_type,
+        rates,
+        {stage: images / rate.images_per_core_second / cores for stage, rate in rates.items()},
+        hour_usd=nodes * known[instance_type] + known[primary_type],
+        requests_usd=images
+        / 1000
+        * (
+            (GETS_A_PHOTO + GETS_OF_RESULTS) * prices.s3_thousand_gets
+            + (LISTS_A_PHOTO + PUTS_OF_RESULTS) * prices.s3_thousand_puts
+        ),
+        storage_usd=size / 1e9 * prices.s3_gb_month,
+        stored_bytes=size,
+    )
+
+
+def rate_of(records: Iterable[RunRecord], stage: str, instance_type: str) -> Rate:
+    """The rate of a stage in the run that says most about such a node, else the one that is shipped.
+
+    Runs on this instance type come before those on other clusters, and these before one's own machine; of
+    equals, the run of most images counts, and of these the latest.
+    """
+    usable = [
+        record
+        for record in records
+        if record.stage == stage and record.images >= MIN_IMAGES and record.cores and record.seconds
+    ]
+    if not usable:
+        return SHIPPED_RATES[stage]
+    best = max(
+        usable,
+        key=lambda one: (
+            one.instance_type == instance_type,
+            one.environment == "emr",
+            one.images,
+            one.finished,
+        ),
+    )
+    assert best.cores
+    return Rate(
+        best.images_per_second / best.cores,
+        best.bytes / best.images,
+        f"run {best.run[:8]} on {best.instance_type or best.environment}, {best.images:,} images, "
+        f"{best.cores} cores, {best.finished[:10]}",
+    )
+
+
+def described(plan: Plan, prices: Prices) -> Iterator[tuple[str, str]]:
+    """The projection as (name, value) lines for a person."""
+    for stage, seconds in plan.seconds.items():
+        rate = plan.rates[stage]
+        yield (
+            stage,
+            f"{_span(seconds)}, at {rate.images_per_core_second:,.0f} images/s a core ({rate.source})",
+        )
+    yield "starts", f"{_span(plan.starts)}, of the cluster and of {len(plan.seconds)} steps"
+    yield "time", f"{_span(plan.all_seconds)} for {plan.images:,} images on {plan.cores} cores"
+    yield (
+        "cluster",
+        f"{plan.compute_usd:,.2f} USD: {plan.nodes} x {plan.instance_type} and a primary node "
+        f"{plan.primary_type} at {plan.hour_usd:,.2f} USD an hour, EC2 and EMR",
+    )
+    yield "S3 requests", f"{plan.requests_usd:,.2f} USD"
+    yield (
+        "S3 storage",
+        f"{plan.storage_usd:,.2f} USD a month, for {plan.stored_bytes / 1e9:,.1f} GB of photos and results",
+    )
+    yield "prices", f"{prices.region}, {prices.date}, on demand, without tax and discounts"
+
+
+def assumptions(plan: Plan) -> Iterator[str]:
+    """What the projection takes for granted, a sentence each."""
+    if any(rate.source == _SHIPPED for rate in plan.rates.values()):
+        yield (
+            "Shipped rates are of 5,928 photos of 100 x 100 pixels, on two cores with AVX-512. A run of "
+            f"{MIN_IMAGES:,} photos or more that FRUITS_STORE has records of takes their place."
+        )
+    yield (
+        "Rates are the same for every core and any number of them: a vCPU of the cluster works as fast as a "
+        "core of the run that was measured. S3 and the network keep up."
+    )
+    yield "Photos are of the same size as those of that run. A larger photo takes longer to read and decode."
+    yield (
+        f"A cluster starts in {CLUSTER_START_SECONDS // 60} minutes and a step in {STEP_START_SECONDS} s, "
+        "and all nodes are paid for meanwhile. The cluster is terminated when the last step ends."
+    )
+    yield (
+        f"Each photo is {GETS_A_PHOTO} requests, and results are files of hundreds of photos. Photos are "
+        "kept once as they are and once in raw_images. Logs, old versions, and what the stack itself costs "
+        "while no cluster runs (fruits emr deploy says it) are not in it."
+    )
+
+
+def _span(seconds: float) -> str:
+    """A time as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,150 @@
+"""What stages leave in the store about their runs, and how it is read back."""
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from fruits_assets.assets.run_record import leave_record
+from fruits_assets.store.root import open_root
+from fruits_assets.store.run_records import (
+    STAGES,
+    RunRecord,
+    parse_record,
+    read_records,
+    record_path,
+    write_record,
+)
+from resources.settings import Settings
+
+RECORD = RunRecord(
+    run="run-1",
+    owner="command-1",
+    stage="mobilenet_features",
+    environment="emr",
+    finished="2026-11-23T10:00:00+00:00",
+    engine="EMR cluster j-1, 2 core nodes m5.xlarge",
+    images=5928,
+    classes=60,
+    known_classes=60,
+    bytes=30_000_000,
+    seconds=19.5,
+    nodes=2,
+    cores=8,
+    instance_type="m5.xlarge",
+    cost_usd=0.0044,
+    weights="embedded",
+    weights_sha256="ab" * 32,
+    versions={"python": "3.11.9", "pyspark": "3.5.6"},
+)
+
+
+def changed(**fields: Any) -> bytes:
+    return json.dumps(asdict(RECORD) | fields).encode()
+
+
+def test_a_record_is_read_as_it_was_written(store: str) -> None:
+    write_record(open_root(store), RECORD)
+    assert read_records(open_root(store)) == ([RECORD], [])
+    written = json.loads(open_root(store).read("run_records/run-1/mobilenet_features.json"))
+    assert written["images_per_second"] == 304.0
+
+
+def test_records_come_in_the_order_of_their_time_in_any_zone(store: str) -> None:
+    late = replace(RECORD, run="a", finished="2026-11-23T11:30:00+02:00", stage=STAGES[0])
+    early = replace(RECORD, run="b", finished="2026-11-23T09:00:00+00:00")
+    for record in (RECORD, late, early):
+        write_record(open_root(store), record)
+    assert read_records(open_root(store))[0] == [early, late, RECORD]
+
+
+def test_another_attempt_of_a_run_replaces_its_record(store: str) -> None:
+    write_record(open_root(store), RECORD)
+    write_record(open_root(store), replace(RECORD, seconds=20.0))
+    assert [record.seconds for record in read_records(open_root(store))[0]] == [20.0]
+
+
+def test_a_store_without_runs_has_no_records(store: str) -> None:
+    assert read_records(open_root(store)) == ([], [])
+
+
+def test_what_is_no_record_is_named_and_hides_no_other(store: str) -> None:
+    root = open_root(store)
+    write_record(root, RECORD)
+    root.write(record_path("run-0", "pca_model"), b'{"run": "run-0"')
+    root.write(record_path("run-2", "pca_model"), b"\xff\xfe")
+    assert read_records(root) == (
+        [RECORD],
+        ["run_records/run-0/pca_model.json", "run_records/run-2/pca_model.json"],
+    )
+
+
+def test_fields_of_a_later_version_are_passed_over() -> None:
+    assert parse_record(changed(colour="red")) == RECORD
+
+
+def test_what_nobody_knows_may_be_absent() -> None:
+    content = {
+        name: value
+        for name, value in asdict(RECORD).items()
+        if name not in ("nodes", "cores", "instance_type", "cost_usd", "weights", "weights_sha256")
+    }
+    assert parse_record(json.dumps(content).encode()).cost_usd is None
+
+
+def test_a_step_on_a_cluster_is_recorded_with_its_machines_its_price_and_its_own_seconds(store: str) -> None:
+    settings = Settings(env="emr", images="s3://photos", store="s3://store", _env_file=None)  # type: ignore[call-arg]
+    settings = settings.model_copy(update={"store": store})
+    metadata = {
+        "engine": "EMR cluster j-1, 2 core nodes m5.xlarge",
+        "seconds": 700.0,
+        "step_seconds": 100.0,
+        "nodes": 2,
+        "cores": 8,
+        "instance_type": "m5.xlarge",
+        "estimated_cost_usd": 0.0227,
+    }
+
+    @dg.asset(name="mobilenet_features", code_version="7")
+    def stage(context: dg.AssetExecutionContext) -> None:
+        extractor = {"weights": "embedded", "weights_sha256": "ab" * 32, "trained": True}
+        leave_record(context, settings, metadata, 2000, 20, 10_000_000, extractor)
+
+    result = dg.materialize([stage], tags={"fruits/owner": "command-1"})
+    [record], _ = read_records(open_root(store))
+    assert (record.run, record.owner, record.stage) == (result.run_id, "command-1", "mobilenet_features")
+    assert (record.environment, record.images, record.classes, record.bytes) == ("emr", 2000, 20, 10_000_000)
+    assert (record.nodes, record.cores, record.instance_type) == (2, 8, "m5.xlarge")
+    assert (record.seconds, record.images_per_second, record.cost_usd) == (100.0, 20.0, 0.0227)
+    assert (record.weights, record.weights_sha256) == ("embedded", "ab" * 32)
+    assert record.versions["mobilenet_features"] == "7"
+    assert {"python", "pyspark", "openvino", "fruits-platform"} <= set(record.versions)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"7",
+        b"{}",
+        changed(stage="feature_quality"),
+        changed(images="many"),
+        changed(images=True),
+        changed(images=-1),
+        changed(seconds=float("nan")),
+        changed(cost_usd=float("inf")),
+        changed(cores=[8]),
+        changed(cores=0),
+        changed(nodes=-1),
+        changed(finished="yesterday"),
+        changed(finished="2026-11-23T10:00:00"),
+        changed(versions={"python": 3}),
+        changed(versions=None),
+        changed(environment="moon"),
+    ],
+)
+def test_a_record_of_another_shape_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_record(content)
