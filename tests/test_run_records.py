@@ -94,13 +94,12 @@ def test_what_nobody_knows_may_be_absent() -> None:
     assert parse_record(json.dumps(content).encode()).cost_usd is None
 
 
-def test_a_step_on_a_cluster_is_recorded_with_its_machines_its_price_and_its_own_seconds(store: str) -> None:
+def test_a_step_on_a_cluster_is_recorded_with_its_machines_and_its_price(store: str) -> None:
     settings = Settings(env="emr", images="s3://photos", store="s3://store", _env_file=None)  # type: ignore[call-arg]
     settings = settings.model_copy(update={"store": store})
     metadata = {
         "engine": "EMR cluster j-1, 2 core nodes m5.xlarge",
-        "seconds": 700.0,
-        "step_seconds": 100.0,
+        "seconds": 100.0,
         "nodes": 2,
         "cores": 8,
         "instance_type": "m5.xlarge",

@@ -45,8 +45,7 @@ def leave_record(
         classes=classes,
         known_classes=len(known_classes(context.instance)),
         bytes=size,
-        # A step's own, where there is one: the first step of a cluster waits until that has started.
-        seconds=metadata.get("step_seconds", metadata["seconds"]),
+        seconds=metadata["seconds"],
         nodes=metadata.get("nodes"),
         cores=metadata.get("cores"),
         instance_type=metadata.get("instance_type"),

@@ -1,21 +1,25 @@
 """The asset graph with FRUITS_ENV=emr, as a user runs it: every job a step on a YARN of this machine."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from emr_runs import draw_photos, finish, on_emr, start, states_of_steps, upload, wait_for
+from emr_runs import MINUTES, draw_photos, finish, on_emr, start, states_of_steps, upload, wait_for
 
 from fruits_assets.store.root import open_root
+from fruits_assets.store.run_records import STAGES, read_records
 from fruits_assets.store.tables import current
 from resources.rehearsal.compare import compare
 from resources.rehearsal.ground import Ground
+from resources.rehearsal.processes import free_ports
 
 AWKWARD = ["=cmd() é", "50 % #1, 'ripe'", "😀" * 40]
 
@@ -83,6 +87,42 @@ def test_metadata_say_where_a_step_ran_and_what_it_cost_and_no_secret(
     assert metadata["emr_step_console"] == f"{page}/steps/{metadata['emr_step']}"
     for database in (both[2] / "dagster").rglob("*.db"):
         assert not re.search(rb"rehearsed-secret|X-Amz-Signature|AWSAccessKeyId", database.read_bytes())
+
+
+def test_steps_leave_records_of_what_they_ran_on(both: tuple[str, str, Path]) -> None:
+    records, bad = read_records(open_root(both[0]))
+    assert not bad
+    assert [record.stage for record in records] == list(STAGES)
+    for record in records:
+        assert (record.environment, record.instance_type) == ("emr", "m5.xlarge")
+        assert (record.nodes, record.cores, record.images) == (2, 8, 36)
+        assert 0 < record.seconds < 10 * MINUTES and record.cost_usd is not None
+
+
+def test_sparks_history_of_steps_is_served_from_s3(ground: Ground, both: tuple[str, str, Path]) -> None:
+    [port] = free_ports(1)
+    settings = on_emr(ground, "s3://none/photos", "store")
+    server = subprocess.Popen(
+        [Path(sys.executable).with_name("fruits"), "history", "--port", str(port)],
+        env={**os.environ, **settings},
+        cwd=both[2],
+        start_new_session=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}/api/v1/applications"
+
+        def listed() -> list[dict[str, str]] | None:
+            try:
+                with urllib.request.urlopen(url, timeout=30) as response:
+                    return json.load(response)
+            except OSError:
+                return None
+
+        names = {application["name"] for application in wait_for(listed)}
+        assert {f"fruits {stage}" for stage in STAGES} <= names
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def test_progress_and_the_step_stand_in_the_event_log(ground: Ground, both: tuple[str, str, Path]) -> None:
