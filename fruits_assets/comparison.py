@@ -243,8 +243,8 @@ def _notes(prices: Prices) -> Iterator[str]:
     )
     yield (
         "Compute is what all nodes of the cluster cost while its steps ran, at the price on demand that held "
-        "then; starting and idling are not in it. A machine of your own has no price here. Nodes are core nodes; "
-        "the primary node is in the price alone, and in what was reported."
+        "then; starting and idling are not in it. A machine of your own has no price here. Nodes are core "
+        "nodes; the primary node is in the price alone, and in what was reported."
     )
     yield (
         f"Storage is what the stages wrote, at {prices.s3_gb_month} USD a GB and month ({prices.region}, "
