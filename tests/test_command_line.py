@@ -273,7 +273,10 @@ def get(url: str) -> Any:
             time.sleep(0.5)
 
 
-def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(shell: Shell) -> None:
+def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(shell.home))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -298,7 +301,7 @@ def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(s
         f"pca_features_csv: project, {classes} classes, {images} images",
     }
     assert {c.laddr.ip.removeprefix("::ffff:") for c in listening if c.status == "LISTEN"} == {"127.0.0.1"}
-    with dg.DagsterInstance.from_config(str(shell.home)) as instance:
+    with dg.DagsterInstance.get() as instance:
         [record] = instance.fetch_materializations(dg.AssetKey(PCA_MODEL), limit=1).records
         assert record.asset_materialization is not None
         link = record.asset_materialization.metadata["spark_history"].value
