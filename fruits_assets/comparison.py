@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from fruits_assets.store.run_records import STAGES, RunRecord
@@ -184,18 +185,14 @@ def as_csv(rows: Iterable[Row], prices: Prices) -> str:
         ]
     )
     for row in rows:
-        none = StageFigures(0, 0)
-        stages = [row.stages.get(stage, none) for stage in STAGES]
+        stages = [row.stages.get(stage) for stage in STAGES]
+        by_stage = [(stage.images, round(stage.seconds, 2)) if stage else (None, None) for stage in stages]
         writer.writerow(
             [
                 *(_plain(row.run), row.environment, str(row.reported).lower(), row.finished),
                 *(_plain(row.instance_type or ""), row.nodes, row.cores),
                 *(row.images, row.classes, row.known_classes),
-                *(
-                    figure
-                    for stage in stages
-                    for figure in ((None, None) if stage is none else (stage.images, round(stage.seconds, 2)))
-                ),
+                *chain.from_iterable(by_stage),
                 *(round(row.seconds, 2), round(row.images_per_second, 2)),
                 *(_digits(row.compute_usd_for_1000), _digits(row.storage_usd_for_1000(prices))),
                 _plain(row.weights or ""),
