@@ -295,7 +295,7 @@ def main() -> None:
                 lines = (error.stderr or "").strip().splitlines() or ["no message"]
                 skipped.append(f"{section.__name__}: {' '.join(error.cmd[1:4])}: {lines[-1]}")
     caption = (
-        f"{bench.images:,} {what}, {arguments.cores} cores of {described['processor']}, "
+        f"{what} ({bench.images:,} of them), {arguments.cores} cores of {described['processor']}, "
         f"{described['memory_gib']} GiB, load {described['load_before']} before; "
         f"{size.rounds} rounds; {datetime.now(UTC):%Y-%m-%d}; {time.monotonic() - started:,.0f} s"
     )

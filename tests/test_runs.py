@@ -69,7 +69,9 @@ class Platform:
         self.job = definitions.resolve_implicit_global_asset_job_def()
         self.graph = definitions.resolve_asset_graph()
         self.assets = [node.key.to_user_string() for node in self.graph.asset_nodes if node.is_materializable]
-        self.instance = dg.DagsterInstance.from_config(str(self.home))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DAGSTER_HOME", str(self.home))
+            self.instance = dg.DagsterInstance.get()
 
     def observe(self) -> dg.ExecuteInProcessResult:
         return self._execute(["fruit_photos"], {})
