@@ -32,7 +32,8 @@ def find_or_start_cluster(emr: Any, settings: Settings, owner: str) -> str:
         return found[0]
     check_hourly_cost(settings)
     started = emr.run_job_flow(**cluster_request(settings, stack_outputs(settings), owner))["JobFlowId"]
-    oldest = owned_clusters(emr, owner)[0]
+    # A list may be a moment behind.
+    oldest = next(iter(owned_clusters(emr, owner)), started)
     if oldest != started:
         emr.terminate_job_flows(JobFlowIds=[started])
     return oldest
@@ -56,8 +57,9 @@ def end_clusters(settings: Settings, owner: str, say: Callable[[str], None]) -> 
             f"The cluster could not be terminated: {error} EMR ends it when it has been idle for "
             f"{settings.emr_idle_minutes} minutes."
         )
-    else:
-        say(f"Terminated the cluster {', '.join(ended)}" if ended else "No cluster is left to terminate")
+        return
+    if ended:
+        say(f"Terminated the cluster {', '.join(ended)}")
 
 
 @contextmanager

@@ -20,15 +20,17 @@ def check_residency(settings: Settings) -> None:
     with aws_errors_named():
         s3 = client("s3", settings.region)
         _refuse_outside(settings, f"FRUITS_REGION={settings.region}", settings.region)
-        for variable, uri in (("FRUITS_IMAGES", settings.images), ("FRUITS_STORE", settings.store)):
-            bucket = uri.removeprefix("s3://").partition("/")[0]
+        images, store = (
+            root.removeprefix("s3://").partition("/")[0] for root in (settings.images, settings.store)
+        )
+        for variable, bucket in (("FRUITS_IMAGES", images), ("FRUITS_STORE", store)):
             # The location of a bucket in us-east-1 is None: the API is older than the other regions.
             found = s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] or "us-east-1"
             region = "eu-west-1" if found == "EU" else found
             _refuse_outside(settings, f"the bucket {bucket} of {variable}", region)
         if settings.emr_cluster:
             _check_cluster(settings, settings.emr_cluster)
-        _check_encryption(s3, bucket)
+        _check_encryption(s3, store)
 
 
 def _refuse_outside(settings: Settings, place: str, region: str) -> None:
