@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 from resources.emr_account import BOOTSTRAP, FOLDER, LOCK, NODE_PYTHON, TEMPLATE, download_wheels
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 # The nodes' wheels are for these alone.
 ON_A_NODES_PLATFORM = (
     sys.platform == "linux" and os.uname().machine == "x86_64" and sys.version_info[:2] == (3, 11)
