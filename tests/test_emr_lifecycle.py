@@ -21,7 +21,7 @@ from resources.emr_lifecycle import (
     owned_clusters,
     terminate_clusters,
 )
-from resources.settings import Settings, SettingsError, load_settings
+from resources.settings import Settings
 
 SNAPSHOT = Path(__file__).with_name("run_job_flow.json")
 RENEW = "RENEW_RUN_JOB_FLOW"
@@ -139,23 +139,6 @@ def test_a_cluster_above_the_limit_is_not_started(emr: Any) -> None:
 def test_logs_that_nodes_may_not_write_are_refused() -> None:
     with pytest.raises(AwsError, match="s3://other/logs/ is not below s3://fruits-bucket/logs/"):
         cluster_request(settings(emr_logs="s3://other/logs/"), STACK, "a-run")
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "reason"),
-    [
-        ("EMR_CORE_TYPE", "t3.micro", "of a family or size that is not known"),
-        ("EMR_TAGS", "team", "not of the form name=value"),
-        ("EMR_MAX_HOURLY_COST", "0", "greater than 0"),
-    ],
-)
-def test_a_bad_setting_is_named(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
-) -> None:
-    monkeypatch.setenv("FRUITS_IMAGES", "/photos")
-    monkeypatch.setenv(f"FRUITS_{variable}", value)
-    with pytest.raises(SettingsError, match=f"FRUITS_{variable}={value}: .*{reason}"):
-        load_settings()
 
 
 def test_the_sensor_ends_what_was_started_for_a_run_that_has_ended(emr: Any) -> None:

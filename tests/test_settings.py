@@ -34,6 +34,9 @@ def images_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FRUITS_MAX_BAD_SHARE", "1.5", "less than or equal to 1"),
         ("FRUITS_KEEP_HOURS", "-1", "greater than or equal to 0"),
         ("FRUITS_MIN_EXPLAINED_VARIANCE", "most", "number"),
+        ("FRUITS_EMR_CORE_TYPE", "t3.micro", "of a family or size that is not known"),
+        ("FRUITS_EMR_TAGS", "team", "not of the form name=value"),
+        ("FRUITS_EMR_MAX_HOURLY_COST", "0", "greater than 0"),
     ],
 )
 def test_a_bad_value_is_refused_by_a_sentence_with_variable_value_and_remedy(
