@@ -65,6 +65,11 @@ def _own_settings() -> dict[str, str]:
     own = {name: value for name, value in given.items() if name.startswith("FRUITS_") and value}
     for name in ("FRUITS_ENV", "FRUITS_STORE", "FRUITS_EMR_CLUSTER"):
         own.pop(name, None)
+    # The runs have a working directory without the user's .env.
+    for name in {"FRUITS_WEIGHTS", "FRUITS_PRICES"} & own.keys():
+        file, mark, pin = own[name].partition("#")
+        if Path(file).is_file():
+            own[name] = f"{Path(file).absolute()}{mark}{pin}"
     return {"FRUITS_WEIGHTS": "embedded", **own, "FRUITS_REGION": REGION, "FRUITS_ALLOWED_REGIONS": REGION}
 
 
@@ -98,8 +103,8 @@ def _take_photos(source: str, target: Path, images: int) -> None:
 def _rehearse(ground: Ground, folder: Path, settings: Mapping[str, str]) -> int:
     """Runs the graph on the cluster and on this machine; prints how their outputs compare."""
     photos = folder / "photos"
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]  # the user's account has no part in this
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FRUITS_"))]:
+        del os.environ[name]  # the user's account has no part in this, and settings are handed on
     account = prepare_account(ground.aws, settings)
     os.environ |= account.administrator
     images, store = open_root(account.outputs["ImagesUri"]), account.outputs["StoreUri"]
@@ -119,6 +124,7 @@ def _rehearse(ground: Ground, folder: Path, settings: Mapping[str, str]) -> int:
         run = subprocess.run(
             [Path(sys.executable).with_name("fruits"), "run"],
             env={**os.environ, **settings, **given, "FRUITS_ENV": env, "DAGSTER_HOME": str(home)},
+            cwd=home,
         )
         if run.returncode:
             print(f"The run with FRUITS_ENV={env} failed: exit status {run.returncode}.", file=sys.stderr)

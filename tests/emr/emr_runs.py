@@ -5,9 +5,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import dagster as dg
+import pytest
 
 from fruits_assets.samples import draw_samples
 from fruits_assets.store.root import open_root
@@ -16,6 +20,8 @@ from resources.rehearsal.ground import Ground
 Run = subprocess.Popen[str]
 
 MINUTES = 60.0
+
+DAGSTER_YAML = Path(__file__).parents[2] / ".dagster" / "dagster.yaml"
 
 
 def wait_for(true: Callable[[], Any], seconds: float = 3 * MINUTES) -> Any:
@@ -60,6 +66,7 @@ def on_emr(ground: Ground, images: str, store: str, cluster: str = "") -> dict[s
 def start(home: Path, *arguments: str, **settings: str) -> Run:
     """`fruits run` with a Dagster home of its own, outside any folder with a .env."""
     (home / "dagster").mkdir(parents=True, exist_ok=True)
+    shutil.copy(DAGSTER_YAML, home / "dagster")
     env = {**os.environ, "FRUITS_WEIGHTS": "embedded", "DAGSTER_HOME": str(home / "dagster"), **settings}
     return subprocess.Popen(
         [Path(sys.executable).with_name("fruits"), "run", *arguments],
@@ -69,6 +76,15 @@ def start(home: Path, *arguments: str, **settings: str) -> Run:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@contextmanager
+def instance_of(home: Path) -> Iterator[dg.DagsterInstance]:
+    """What Dagster knows of the runs that `start` has begun there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(home / "dagster"))
+        with dg.DagsterInstance.get() as instance:
+            yield instance
 
 
 def wait_for_line(run: Run, *words: str) -> str:

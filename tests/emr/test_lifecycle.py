@@ -64,6 +64,8 @@ def settings(account: Account, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
     return {
         **account.operator,
         "FRUITS_ENV": "emr",
+        # Other tests name one.
+        "FRUITS_EMR_CLUSTER": "",
         "FRUITS_IMAGES": account.outputs["ImagesUri"],
         "FRUITS_STORE": account.outputs["StoreUri"],
         "FRUITS_WEIGHTS": "embedded",

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from emr_runs import MINUTES, draw_photos, finish, on_emr, start, states_of_steps, upload, wait_for
+from emr_runs import (
+    MINUTES,
+    draw_photos,
+    finish,
+    instance_of,
+    on_emr,
+    start,
+    states_of_steps,
+    upload,
+    wait_for,
+)
 
 from fruits_assets.store.root import open_root
 from fruits_assets.store.run_records import STAGES, read_records
@@ -71,7 +81,7 @@ def test_everything_that_is_written_is_encrypted(ground: Ground, both: tuple[str
 def test_metadata_say_where_a_step_ran_and_what_it_cost_and_no_secret(
     ground: Ground, both: tuple[str, str, Path]
 ) -> None:
-    with dg.DagsterInstance.from_config(str(both[2] / "dagster")) as instance:
+    with instance_of(both[2]) as instance:
         [record] = instance.fetch_materializations(dg.AssetKey("mobilenet_features"), limit=1).records
         assert record.asset_materialization is not None
         metadata = {name: entry.value for name, entry in record.asset_materialization.metadata.items()}
@@ -126,7 +136,7 @@ def test_sparks_history_of_steps_is_served_from_s3(ground: Ground, both: tuple[s
 
 
 def test_progress_and_the_step_stand_in_the_event_log(ground: Ground, both: tuple[str, str, Path]) -> None:
-    with dg.DagsterInstance.from_config(str(both[2] / "dagster")) as instance:
+    with instance_of(both[2]) as instance:
         [record] = instance.fetch_materializations(dg.AssetKey("pca_model"), limit=1).records
         event = record.asset_materialization
         assert event is not None
