@@ -98,9 +98,10 @@ class Cluster:
         """Waits until a step has ended. While it has not begun, says in which state its cluster is."""
         said = None
         while (step := self.describe(step_id)).state not in ENDED:
-            if step.state == "PENDING" and (state := self.state()).name != said:
-                say(f"Step {step_id} waits; the cluster {self.id} is {state.name}")
-                said = state.name
+            # A cluster that is WAITING takes the step at once.
+            if step.state == "PENDING" and (state := self.state().name) not in (said, "WAITING"):
+                say(f"Step {step_id} waits; the cluster {self.id} is {state}")
+                said = state
             time.sleep(POLL_SECONDS)
         return step
 
