@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from fruits_assets.partitions import register_classes
 from fruits_assets.samples import draw_samples
 from fruits_assets.store.root import open_root
 from resources.rehearsal.ground import Ground
@@ -65,11 +66,30 @@ def on_emr(ground: Ground, images: str, store: str, cluster: str = "") -> dict[s
 
 def start(home: Path, *arguments: str, **settings: str) -> Run:
     """`fruits run` with a Dagster home of its own, outside any folder with a .env."""
+    return _start(home, ["fruits", "run", *arguments], settings)
+
+
+def start_raw_images(home: Path, labels: list[str], **settings: str) -> Run:
+    """Dagster's own command for `raw_images` of these classes: one step. The home is as that of `start`."""
+    _prepare(home)
+    with instance_of(home) as instance:
+        register_classes(instance, labels)
+    selected = ["--select", "raw_images", "--partition-range", f"{labels[0]}...{labels[-1]}"]
+    return _start(
+        home, ["dagster", "asset", "materialize", "-m", "fruits_assets.definitions", *selected], settings
+    )
+
+
+def _prepare(home: Path) -> None:
     (home / "dagster").mkdir(parents=True, exist_ok=True)
     shutil.copy(DAGSTER_YAML, home / "dagster")
+
+
+def _start(home: Path, command: list[str], settings: dict[str, str]) -> Run:
+    _prepare(home)
     env = {**os.environ, "FRUITS_WEIGHTS": "embedded", "DAGSTER_HOME": str(home / "dagster"), **settings}
     return subprocess.Popen(
-        [Path(sys.executable).with_name("fruits"), "run", *arguments],
+        [Path(sys.executable).with_name(command[0]), *command[1:]],
         env=env,
         cwd=home,
         stdout=subprocess.PIPE,
