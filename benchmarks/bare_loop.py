@@ -38,7 +38,9 @@ def extract(job: tuple[list[bytes], str]) -> Any:
 
     contents, ir = job
     extractor = compile_ir((Path(ir) / MODEL_XML).read_bytes(), (Path(ir) / MODEL_BIN).read_bytes())
-    return features_of(pa.array(contents, pa.binary()), extractor)
+    photos = pa.RecordBatch.from_pydict({"content": pa.array(contents, pa.binary())})
+    [(_, features)] = features_of([photos], extractor)
+    return features
 
 
 def main() -> None:

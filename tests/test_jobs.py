@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES, IMAGES_PER_CLASS
@@ -40,6 +41,7 @@ from support import (
 from fruits_assets.backbone.inference import BATCH, MODEL_BIN, MODEL_XML, compile_ir
 from fruits_assets.images import decode, model_input
 from fruits_assets.jobs import ingest_images as ingest_module
+from fruits_assets.jobs.extract_features import features_of
 from fruits_assets.jobs.fit_pca import FitReport, Moments, decompose, inputs_version, moments_of
 from fruits_assets.jobs.project_to_csv import csv_path, read_components
 from fruits_assets.jobs.tasks import TaskError
@@ -132,9 +134,9 @@ def test_the_report_counts_each_class(spark: SparkSession, photos: Path, store: 
     assert [len(table(store, RAW_IMAGES, [label])) for label in CLASSES] == [8, 8, 8]
 
 
-def picture(size: tuple[int, int] = (20, 20)) -> bytes:
+def picture(size: tuple[int, int] = (20, 20), colour: tuple[int, int, int] = (200, 30, 60)) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", size, (200, 30, 60)).save(buffer, "PNG")
+    Image.new("RGB", size, colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -358,6 +360,23 @@ def test_a_photos_features_do_not_depend_on_its_neighbours(
     [alone] = table(store, MOBILENET_FEATURES)["features"]
     among = table(pipeline, MOBILENET_FEATURES, ["Kiwi"])["features"].iloc[-1]
     np.testing.assert_allclose(alone, among, rtol=0, atol=1e-6)
+
+
+def test_photos_are_inferred_in_full_batches_whatever_pieces_they_come_in() -> None:
+    calls: list[int] = []
+
+    def red(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(len(images))
+        return np.repeat(images[:, 0, 0, :1], FEATURES, axis=1)
+
+    greys = [picture(colour=(10 * number,) * 3) for number in range(2 * BATCH + 3)]
+    pieces = [greys[:1], greys[1:3], [], greys[3 : BATCH + 2], greys[BATCH + 2 :]]
+    photos = (pa.RecordBatch.from_pydict({"content": pa.array(piece, pa.binary())}) for piece in pieces)
+    found = list(features_of(photos, red))
+    assert calls == [BATCH, BATCH, 3]
+    assert [images.num_rows for images, _ in found] == [len(piece) for piece in pieces]
+    shades = np.concatenate([features[:, 0] for _, features in found])
+    np.testing.assert_allclose(shades, [10 * number / 127.5 - 1 for number in range(len(greys))], atol=1e-6)
 
 
 def test_features_are_in_the_order_of_the_paths_with_the_photos_sha256(pipeline: str) -> None:

@@ -1,7 +1,7 @@
 """The `raw_images` table to the `mobilenet_features` table: decode, resize, infer."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from fruits_assets.backbone.inference import BATCH, Extractor, load_extractor
 from fruits_assets.images import SIZE, decode, model_input
 from fruits_assets.jobs.tasks import Reporter, pack, run_tasks
-from fruits_assets.store.root import open_root
+from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import FEATURE_EXTRACTOR, FEATURES, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from fruits_assets.store.tables import (
     Part,
@@ -139,35 +139,56 @@ def _extract(params: ExtractParams, directory: str, groups: list[RowGroup]) -> l
     extractor = load_extractor(params.store, params.extractor_directory, params.extractor_sha256)
     schema = SCHEMAS[MOBILENET_FEATURES]
     results = []
-    for label, of_class in groupby(groups, key=lambda group: group.label):
+    extracted = zip(groups, features_of(_read(store, groups), extractor), strict=True)
+    for label, of_class in groupby(extracted, key=lambda pair: pair[0].label):
         writer = PartWriter(store, f"{directory}/{class_key(label)}", schema)
         non_finite = constant = 0
-        for path, of_part in groupby(of_class, key=lambda group: group.path):
-            numbers = [group.number for group in of_part]
-            columns = ["path", "label", "sha256", "content"]
-            for images in read_row_groups(store, path, numbers, columns):
-                features = features_of(images.column("content"), extractor)
-                non_finite += int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
-                constant += int(np.count_nonzero(np.ptp(features, axis=1) == 0))
-                vectors = pa.FixedSizeListArray.from_arrays(features.reshape(-1), FEATURES)
-                rows = [*(images.column(name) for name in columns[:3]), vectors]
-                writer.write(pa.RecordBatch.from_arrays(rows, schema=schema))
+        for _, (images, features) in of_class:
+            non_finite += int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
+            constant += int(np.count_nonzero(np.ptp(features, axis=1) == 0))
+            vectors = pa.FixedSizeListArray.from_arrays(features.reshape(-1), FEATURES)
+            rows = [*(images.column(name) for name in ("path", "label", "sha256")), vectors]
+            writer.write(pa.RecordBatch.from_arrays(rows, schema=schema))
         results.append(_Extracted(label, writer.close(), non_finite, constant))
     return results
 
 
-def features_of(contents: pa.Array, extractor: Extractor) -> NDArray[np.float32]:
-    """Photos' bytes, n of them, to their features: (n, 1280) float32."""
-    features = np.empty((len(contents), FEATURES), np.float32)
+def _read(store: Root, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
+    """The photos of each row group."""
+    for path, of_part in groupby(groups, key=lambda group: group.path):
+        numbers = [group.number for group in of_part]
+        yield from read_row_groups(store, path, numbers, ["path", "label", "sha256", "content"])
+
+
+def features_of(
+    photos: Iterable[pa.RecordBatch], extractor: Extractor
+) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
+    """Each record batch, n photos with their bytes in `content`, and its features: (n, 1280) float32.
+
+    The extractor is called on `BATCH` photos at a time, across the borders of record batches: a call on
+    fewer takes as long.
+    """
     inputs = np.empty((BATCH, SIZE, SIZE, 3), np.float32)
-    for start, batch in _batches(contents):
-        for row, content in enumerate(batch):
+    vectors: list[NDArray[np.float32]] = []  # where the features of each input go
+    unfinished: list[tuple[pa.RecordBatch, NDArray[np.float32]]] = []
+
+    def infer() -> None:
+        for vector, found in zip(vectors, extractor(inputs[: len(vectors)]), strict=True):
+            vector[:] = found
+        vectors.clear()
+
+    for some in photos:
+        features = np.empty((some.num_rows, FEATURES), np.float32)
+        unfinished.append((some, features))
+        for content, vector in zip(some.column("content"), features, strict=True):
             # Ingestion has judged the photo already, by the limits of that day.
-            model_input(decode(content, max_pixels=sys.maxsize).image, out=inputs[row])
-        features[start : start + len(batch)] = extractor(inputs[: len(batch)])
-    return features
-
-
-def _batches(contents: pa.Array) -> Iterator[tuple[int, list[bytes]]]:
-    for start in range(0, len(contents), BATCH):
-        yield start, contents.slice(start, BATCH).to_pylist()
+            decoded = decode(content.as_py(), max_pixels=sys.maxsize)
+            model_input(decoded.image, out=inputs[len(vectors)])
+            vectors.append(vector)
+            if len(vectors) == BATCH:
+                infer()
+                yield from unfinished[:-1]
+                del unfinished[:-1]
+    if vectors:
+        infer()
+    yield from unfinished
