@@ -3,9 +3,9 @@
     python -m benchmarks [--full] [--photos DIR] [--weights embedded] [--cores 2] [--out FILE]
 
 Everything is run in fresh processes on the same photos and cores, peers in alternated order, and the
-medians of the ratios are kept: single times say little on a shared machine. `make bench` takes a few
-classes and `make bench-full` all of them (more than an hour). Prints one table, and writes the rows,
-the single runs and the machine's description as JSON.
+medians of the ratios are kept: single times say little on a shared machine. `make bench` takes two
+classes once, where most of every time is start-up, and `make bench-full` all of them (more than an hour).
+Prints one table, and writes the rows, the single runs and the machine's description as JSON.
 """
 
 import json
@@ -48,19 +48,24 @@ BINARY_FILE = "binaryFile"
 
 
 class Size(NamedTuple):
-    """How much is measured: classes of the photos (None is all), and of them on S3; rounds of every
-    comparison; images multiplied by; and (classes, images of each) of the sets of many and of few classes."""
+    """How much is measured.
+
+    Classes of the photos (None is all), and of them on S3; rounds of every comparison; what the images are
+    multiplied by for `fruits run`, and at which of these the notebook way runs too; (classes, images of each)
+    of the sets of many classes, and of the one of few that they stand against (None is the photos at hand).
+    """
 
     classes: int | None
     s3_classes: int | None
     rounds: int
     times: tuple[int, ...]
+    notebook_times: int
     many: tuple[tuple[int, int], ...]
-    few: tuple[int, int]
+    few: tuple[int, int] | None
 
 
-QUICK = Size(4, 2, 2, (1, 2, 4), ((130, 4),), (4, 130))
-FULL = Size(None, None, 3, (1, 2, 4), ((130, 20), (1000, 20)), (20, 1000))
+QUICK = Size(2, 1, 1, (1, 2), 1, ((66, 3),), None)
+FULL = Size(None, None, 3, (1, 2, 4), 4, ((130, 20), (1000, 20)), (20, 1000))
 
 
 @dataclass(frozen=True)
@@ -116,13 +121,10 @@ def stages(bench: Bench) -> Iterator[Row]:
     """Every stage, against the peers and the limit."""
     common: dict[str, Any] = {"photos": bench.photos, "cores": bench.cores}
 
-    def notebook(udf: str) -> Figures:
-        return run_module("notebook_way", udf=udf, weights=bench.weights, out=bench.out(), **common)
-
     bench.alternated(
         {
-            NOTEBOOK: lambda: notebook("pandas"),
-            BETTER: lambda: notebook("predict_batch"),
+            NOTEBOOK: lambda: notebook_way(bench, bench.photos),
+            BETTER: lambda: notebook_way(bench, bench.photos, "predict_batch"),
             BINARY_FILE: lambda: run_module("binary_file", **common),
             OURS: lambda: run_module("our_way", ir=bench.ir, out=bench.out(), **common),
             BARE: lambda: run_module("bare_loop", ir=bench.ir, **common),
@@ -178,7 +180,8 @@ def scaling(bench: Bench) -> Iterator[Row]:
     for times in bench.size.times:
         photos = multiplied(bench.photos, times, bench.folder / f"times{times}")
         home = bench.out()
-        cold = bench.record(f"fruits run, {times} x the images", fruits_run(bench, photos, home))
+        what = f"fruits run, {times} x the images"
+        cold = bench.record(what, fruits_run(bench, photos, home))
         images = bench.images * times
         if base is None:
             base = cold
@@ -198,46 +201,53 @@ def scaling(bench: Bench) -> Iterator[Row]:
         else:
             per_image = cold["wall"] / base["wall"] / times
             of = "that of 1 x the images"
-            what = f"fruits run, {times} x the images"
             yield Row(f"{what}: time an image", images, 1000 * cold["wall"] / images, "ms", per_image, of)
             for kind in ("driver", "jvm", "worker"):
                 peak = cold["peak_mb"][kind]
                 words = f"{what}: peak memory, {kind}"
                 yield Row(words, images, peak, "MB", peak / base["peak_mb"][kind], of, "1")
         shutil.rmtree(home)
-        if times == max(bench.size.times):
-            notebook = run_module(
-                "notebook_way", photos=photos, weights=bench.weights, out=bench.out(), cores=bench.cores
-            )
-            bench.record(f"{NOTEBOOK}, {times} x the images", notebook)
-            yield Row(
-                f"fruits run, {times} x the images", images, cold["wall"], "s",
-                notebook["wall"] / cold["wall"], f"{NOTEBOOK}'s speed", ">= 3",
-            )  # fmt: skip
+        if times == bench.size.notebook_times:
+            if times == 1:
+                theirs = bench.runs[NOTEBOOK][-1]
+            else:
+                theirs = bench.record(f"{NOTEBOOK}, {times} x the images", notebook_way(bench, photos))
+            speed = theirs["wall"] / cold["wall"]
+            yield Row(what, images, cold["wall"], "s", speed, f"{NOTEBOOK}'s speed", ">= 3")
 
 
 def many_classes(bench: Bench) -> Iterator[Row]:
     """Many classes of few images: listing, pointers, metadata. Against as many images in few classes."""
 
-    def measured(classes: int, images: int) -> Figures:
+    def measured(classes: int, images: int) -> float:
         photos = small_classes(bench.photos, classes, images, bench.folder / f"{classes}x{images}")
         home = bench.out()
         figures = fruits_run(bench, photos, home)
         shutil.rmtree(home)
         shutil.rmtree(photos)
-        return bench.record(f"fruits run, {classes} classes of {images}", figures)
+        return float(bench.record(f"fruits run, {classes} classes of {images}", figures)["wall"])
 
-    few_classes, few_images = bench.size.few
-    few = measured(few_classes, few_images)
+    if bench.size.few is None:
+        few_photos, of = bench.images, "the photos in their own classes"
+        few = bench.seconds("fruits run, 1 x the images", "wall")
+    else:
+        few_classes, few_images = bench.size.few
+        few_photos, of = few_classes * few_images, f"{few_classes} classes of {few_images:,}"
+        few = measured(few_classes, few_images)
     for classes, images in bench.size.many:
         many = measured(classes, images)
         # The time an image, as the sets may differ in size.
-        ratio = many["wall"] / few["wall"] * few_classes * few_images / (classes * images)
-        aim = "<= 1.5" if classes * images == few_classes * few_images else ""
-        yield Row(
-            f"fruits run, {classes:,} classes of {images}", classes * images, many["wall"], "s", ratio,
-            f"the time an image of {few_classes} classes of {few_images:,}", aim,
-        )  # fmt: skip
+        ratio = many / classes / images / (few / few_photos)
+        aim = "<= 1.5" if classes * images == few_photos else ""
+        what = f"fruits run, {classes:,} classes of {images}"
+        yield Row(what, classes * images, many, "s", ratio, f"the time an image of {of}", aim)
+
+
+def notebook_way(bench: Bench, photos: Path, udf: str = "pandas") -> Figures:
+    """The notebook's way over some photos; `udf` is which of its two."""
+    return run_module(
+        "notebook_way", photos=photos, weights=bench.weights, out=bench.out(), cores=bench.cores, udf=udf
+    )
 
 
 def fruits_run(bench: Bench, photos: Path, home: Path, *words: str) -> Figures:
@@ -297,7 +307,7 @@ def main() -> None:
     caption = (
         f"{what} ({bench.images:,} of them), {arguments.cores} cores of {described['processor']}, "
         f"{described['memory_gib']} GiB, load {described['load_before']} before; "
-        f"{size.rounds} rounds; {datetime.now(UTC):%Y-%m-%d}; {time.monotonic() - started:,.0f} s"
+        f"rounds: {size.rounds}; {datetime.now(UTC):%Y-%m-%d}; {time.monotonic() - started:,.0f} s"
     )
     file = arguments.out / ("full.json" if arguments.full else "bench.json")
     content = {
