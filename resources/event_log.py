@@ -1,7 +1,7 @@
 """Dagster's event log on this machine's disk, made for steps over thousands of partitions.
 
-Dagster's own SQLite storage opens and compiles anew for every event and waits for the disk twice: 1,000
-classes make about 10,000 events a run, which took longer than their photos.
+Dagster's own SQLite storage opens and compiles anew for every event, five times, and waits for the disk
+twice: 1,000 classes make about 10,000 events a run, which took longer than their photos.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,14 @@ from dagster import EventLogEntry, StringSource
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 # Events of what Dagster calls a batch (planned events, one result for many partitions) that are one
 # transaction; it is the value of DAGSTER_EVENT_BATCH_SIZE, which Dagster reads.
 BATCH_SIZE = "500"
+
+# Databases that stay open, the index and those of the latest runs: a webserver looks at thousands.
+OPEN_DATABASES = 8
 
 
 class EventLog(SqliteEventLogStorage):
@@ -29,7 +32,8 @@ class EventLog(SqliteEventLogStorage):
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[str, Engine] = {}  # the one used last is the last
+        self._tables: set[str] = set()
         self._batch: dict[str, Connection] | None = None
         self._stack = ExitStack()
         super().__init__(base_dir, inst_data)
@@ -59,21 +63,41 @@ class EventLog(SqliteEventLogStorage):
 
     @contextmanager
     def _begin(self, shard: str) -> Iterator[Connection]:
-        """A transaction of its own. The engine stays, with the statements that it has compiled."""
-        engine = self._engines.get(shard)
-        if engine is None:
-            engine = create_engine(
-                self.conn_string_for_shard(shard),
-                poolclass=NullPool,
-                connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
-            )
-            event.listen(engine, "connect", _configure)
-            if shard not in self._initialized_dbs:
-                self._initdb(engine)
-                self._initialized_dbs.add(shard)
-            self._engines[shard] = engine
+        """A transaction of its own."""
+        engine = self._engines.pop(shard, None) or self._open(shard)
+        self._engines[shard] = engine
+        if len(self._engines) > OPEN_DATABASES:
+            self._engines.pop(next(iter(self._engines))).dispose()
         with engine.connect() as connection, connection.begin():
             yield connection
+
+    def _open(self, shard: str) -> Engine:
+        """An engine that keeps the statements it has compiled, and one connection: to close a database's
+        last one costs more than to store an event."""
+        engine = create_engine(
+            self.conn_string_for_shard(shard),
+            poolclass=QueuePool,
+            pool_size=1,
+            connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
+        )
+        event.listen(engine, "connect", _configure)
+        if shard not in self._initialized_dbs:
+            self._initdb(engine)
+            self._initialized_dbs.add(shard)
+        return engine
+
+    def has_table(self, table_name: str) -> bool:
+        """Whether the index has this table; asked for every event, so what was there once is there."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
+
+    def dispose(self) -> None:
+        super().dispose()
+        with self._db_lock:
+            for engine in self._engines.values():
+                engine.dispose()
+            self._engines.clear()
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Stores all events, or none of a database's when one of them fails."""
