@@ -43,7 +43,8 @@ from fruits_assets.images import decode, model_input
 from fruits_assets.jobs import ingest_images as ingest_module
 from fruits_assets.jobs.extract_features import features_of
 from fruits_assets.jobs.fit_pca import FitReport, Moments, decompose, inputs_version, moments_of
-from fruits_assets.jobs.project_to_csv import csv_path, read_components
+from fruits_assets.jobs.project_to_csv import csv_path
+from fruits_assets.jobs.spark_model import read_components
 from fruits_assets.jobs.tasks import TaskError
 from fruits_assets.store.photos import PhotosError
 from fruits_assets.store.root import open_root
@@ -521,6 +522,28 @@ def test_spark_ml_loads_the_model(spark: SparkSession, fitted: Fitted) -> None:
     assert np.array_equal(model.pc.toArray(), fitted.components)
     assert list(model.explainedVariance.toArray()) == fitted.report.explained_variance
     assert (model.getK(), model.getInputCol()) == (15, "features")
+
+
+def test_a_model_is_in_the_files_that_spark_ml_writes(fitted: Fitted, tmp_path: Path) -> None:
+    ours = Path(fitted.store) / fitted.report.directory / "spark"
+    PCAModel.load(str(ours)).write().save(str(tmp_path / "model"))
+
+    def data(model: Path) -> pa.Table:
+        [file] = model.glob("data/part-*.parquet")
+        return pq.read_table(file)
+
+    def parameters(model: Path) -> dict[str, Any]:
+        [line] = (model / "metadata/part-00000").read_text().splitlines()
+        # Python puts its own default into a model that it loads.
+        return {**json.loads(line), "timestamp": None, "defaultParamMap": None}
+
+    assert data(ours).equals(data(tmp_path / "model"))
+    row_types = b"org.apache.spark.sql.parquet.row.metadata"
+    [our_types, its_types] = [
+        json.loads(data(model).schema.metadata[row_types]) for model in (ours, tmp_path / "model")
+    ]
+    assert our_types == its_types
+    assert parameters(ours) == parameters(tmp_path / "model")
 
 
 def test_the_json_beside_the_model_is_complete(fitted: Fitted) -> None:

@@ -19,7 +19,8 @@ from moto.server import ThreadedMotoServer
 from support import publish_extractor
 
 from fruits_assets.backbone.weights import WeightsError, find_weights
-from fruits_assets.jobs.project_to_csv import csv_path, read_components
+from fruits_assets.jobs.project_to_csv import csv_path
+from fruits_assets.jobs.spark_model import read_components
 from fruits_assets.store.photos import PhotosError, list_photos
 from fruits_assets.store.root import open_root
 from fruits_assets.store.schemas import PCA_MODEL

@@ -11,7 +11,7 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.assets.previews import accuracy_by_components, confusions
 from fruits_assets.jobs.fit_pca import inputs_version
-from fruits_assets.jobs.project_to_csv import read_components
+from fruits_assets.jobs.spark_model import read_components
 from fruits_assets.partitions import known_classes
 from fruits_assets.quality import assess, read_sample, verdict
 from fruits_assets.store.root import open_root

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from fruits_assets.jobs.spark_model import write_spark_model
 from fruits_assets.jobs.tasks import Reporter, pack, run_tasks
 from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_MODEL
@@ -36,7 +37,7 @@ from fruits_assets.store.tables import (
 
 DEFAULT_COMPONENTS = 15
 
-SPARK_MODEL, MODEL_JSON = "spark", "model.json"
+MODEL_JSON = "model.json"
 
 # Two a core keep the cores busy to the end; each partial result is 13 MB.
 TASKS_PER_CORE = 2
@@ -133,7 +134,7 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     shares = model.variances / model.variances.sum()
     k = model.components.shape[1]
     directory = f"{new_directory(PCA_MODEL, params.version)}/model"
-    _save_spark_model(spark, model.components, shares[:k], store.uri_of(f"{directory}/{SPARK_MODEL}"))
+    write_spark_model(store, directory, model.components, shares[:k])
     fitted_on = inputs_version(features)
     description = {
         "components": k,
@@ -230,35 +231,6 @@ def _moments(store_uri: str, groups: list[RowGroup]) -> Moments:
 
 def _add(one: Moments, other: Moments) -> Moments:
     return Moments(one.images + other.images, one.total + other.total, one.gram + other.gram)
-
-
-def _save_spark_model(
-    spark: SparkSession, components: NDArray[np.float64], shares: NDArray[np.float64], path: str
-) -> None:
-    """Writes a model in Spark ML's own format. Python has no constructor for one, so it is made in
-    the JVM (org.apache.spark.ml.feature.PCAModel); a DenseMatrix is stored by columns."""
-    jvm, gateway = spark._jvm, spark.sparkContext._gateway
-    assert jvm is not None
-    assert gateway is not None
-    linalg = jvm.org.apache.spark.ml.linalg
-    rows, k = components.shape
-
-    def doubles(values: NDArray[np.float64]) -> object:
-        # As bytes: py4j would take one message for each number.
-        buffer = jvm.java.nio.ByteBuffer.wrap(bytearray(values.astype(">f8").tobytes()))
-        array = gateway.new_array(jvm.double, values.size)
-        buffer.asDoubleBuffer().get(array)
-        return array
-
-    matrix = linalg.DenseMatrix(rows, k, doubles(components.ravel(order="F")))
-    model = jvm.org.apache.spark.ml.feature.PCAModel("pca", matrix, linalg.DenseVector(doubles(shares)))
-    model.set(model.k(), k)
-    # What Spark's pages show in the place of the names of Spark's own methods.
-    spark.sparkContext.setJobDescription(f"{PCA_MODEL}: save, {k} components")
-    try:
-        model.setInputCol("features").setOutputCol("pca_features").write().save(path)
-    finally:
-        spark.sparkContext.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
 
 
 def _scatter(

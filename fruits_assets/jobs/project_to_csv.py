@@ -4,18 +4,17 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from fruits_assets.jobs.fit_pca import SPARK_MODEL
+from fruits_assets.jobs.spark_model import read_components
 from fruits_assets.jobs.tasks import Reporter, pack, run_tasks
 from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
@@ -137,21 +136,6 @@ def csv_path(label: str) -> str:
         digits = class_key(label)[-12:]
         name = f"{label.encode()[:200].decode(errors='ignore')}~{digits}.csv"
     return f"{PCA_FEATURES_CSV}/{name}"
-
-
-@lru_cache(maxsize=1)
-def read_components(store_uri: str, model_directory: str) -> NDArray[np.float64]:
-    """The components of a saved model, (1280, k) float64, without Spark.
-
-    Spark ML keeps them in one Parquet row: a dense matrix by columns, unless `isTransposed`.
-    """
-    store = open_root(store_uri)
-    data = store.list(f"{model_directory}/{SPARK_MODEL}/data")
-    [path] = [info.path for info in data if info.path.endswith(".parquet")]
-    matrix = pq.read_table(path, filesystem=store.fs, columns=["pc"]).column("pc")[0].as_py()
-    values = np.array(matrix["values"], np.float64)
-    shape = matrix["numRows"], matrix["numCols"]
-    return values.reshape(shape) if matrix["isTransposed"] else values.reshape(shape[::-1]).T
 
 
 def _project(params: ProjectParams, directory: str, pointers: list[Pointer]) -> list[_Written]:
