@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
-from resources.event_log import BATCH_SIZE, EventLog
+from resources.event_log import BATCH_SIZE, OPEN_DATABASES, EventLog
 
 VERSION = "dagster/data_version"
 LABELS = [f"class {number}" for number in range(5)]
@@ -85,3 +86,19 @@ def test_a_batch_that_fails_leaves_none_of_its_events(
         storage.store_event_batch([first, *others])
     assert len(stored) == 2
     assert json.dumps([entry.to_json() for entry in instance.all_logs(run.run_id)]) == before
+
+
+def test_databases_of_the_latest_runs_stay_open_and_no_others(tmp_path: Path) -> None:
+    def opened() -> set[str]:
+        files = (Path(file.path) for file in psutil.Process().open_files())
+        return {file.stem for file in files if file.suffix == ".db" and file.parent == tmp_path}
+
+    storage = EventLog(str(tmp_path))
+    runs = [f"run{number}" for number in range(2 * OPEN_DATABASES)]
+    for run in runs:
+        assert storage.get_logs_for_run(run) == []
+    assert opened() == set(runs[-OPEN_DATABASES:])
+    assert storage.has_table("asset_keys")
+    assert not storage.has_table("made_up")
+    storage.dispose()
+    assert opened() == set()
