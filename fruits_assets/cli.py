@@ -1,6 +1,7 @@
 """`fruits`: what Dagster's own commands don't do."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
     from fruits_assets.pipeline import PipelineError, run_pipeline
     from resources.settings import SettingsError, load_settings
 
+    # What ends a container or a service is an interruption: steps and clusters end with the run.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     config = {"components": components, "variance": variance}
     config = {key: value for key, value in config.items() if value is not None}
     try:

@@ -46,7 +46,7 @@ def definitions_for(settings: Settings) -> dg.Definitions:
             "settings": checked,
             "job_runner": EmrSteps(settings=checked) if settings.env == "emr" else _local_spark(settings),
         },
-        sensors=[ended_clusters] if settings.makes_clusters else [],
+        sensors=[ended_clusters(settings)] if settings.makes_clusters else [],
         loggers={"console": terminal_log},
         # Spark is in this process; the default executor would start a JVM for every step.
         executor=dg.in_process_executor,

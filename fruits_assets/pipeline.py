@@ -1,7 +1,6 @@
 """The main job: observe the photos, then materialize every asset for every class, in one process."""
 
-import os
-import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -22,20 +21,18 @@ from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.assets.raw_images import raw_images
 from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes
+from fruits_assets.run_process import is_over, machine_tags, process_tags
 from fruits_assets.store.photos import PhotosError, list_photos
 from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, QUARANTINED_IMAGES, RAW_IMAGES
 from fruits_assets.store.tables import Pointer, current, current_one
 from resources.aws import AwsError
-from resources.emr_lifecycle import OWNER_TAG, clusters_ended_after
+from resources.emr_lifecycle import OWNER_TAG, clusters_ended_after, end_clusters, owner_of
 from resources.residency import check_residency
 from resources.settings import Settings
 
 # Dagster's tags of a run over a range of partitions.
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-
-# Tags of a run that this module began: where it runs.
-_HOST, _PROCESS = "fruits/host", "fruits/process"
 
 _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedError.__name__)
 
@@ -63,10 +60,10 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
     """
     started = time.monotonic()
     job = definitions_for(settings).resolve_implicit_global_asset_job_def()
-    tags = {OWNER_TAG: uuid.uuid4().hex, **_machine(), _PROCESS: str(os.getpid())}
+    tags = {OWNER_TAG: uuid.uuid4().hex, **process_tags()}
     with dg.DagsterInstance.get() as instance, clusters_ended_after(settings, tags[OWNER_TAG]):
         execute = partial(_execute, job, instance, tags)
-        _end_dead_runs(instance)
+        _end_dead_runs(instance, settings)
         try:
             check_residency(settings)
             present = list(list_photos(settings.images).classes)
@@ -91,22 +88,18 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
         return _summary(store, wanted, failed, time.monotonic() - started)
 
 
-def _end_dead_runs(instance: dg.DagsterInstance) -> None:
+def _end_dead_runs(instance: dg.DagsterInstance, settings: Settings) -> None:
     """Marks as failed the runs of `fruits run` whose process on this machine died without a word.
 
-    Else they would stand as running for ever, and so would their steps on a cluster.
+    Else they would stand as running for ever, and so would their steps; a cluster of theirs is terminated.
     """
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=_machine())):
-        try:
-            os.kill(int(run.tags[_PROCESS]), 0)
-        except ProcessLookupError:
-            instance.report_run_failed(run, "Its process ended without a word: it was killed.")
-        except PermissionError:  # another user's, and alive
-            continue
-
-
-def _machine() -> dict[str, str]:
-    return {_HOST: socket.gethostname()}
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=machine_tags())
+    dead = [run for run in instance.get_runs(started) if is_over(run)]
+    for run in dead:
+        instance.report_run_failed(run, "Its process ended without a word: it was killed.")
+    if settings.makes_clusters:
+        for owner in {owner_of(run) for run in dead}:
+            end_clusters(settings, owner, lambda words: print(words, file=sys.stderr))
 
 
 def _materialize(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from fruits_assets.store.run_records import STAGES, RunRecord
 from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
-from resources.emr_sizing import spark_submit_conf
+from resources.emr_sizing import executor_cores
 from resources.instances import Prices
 
 # A smaller run says more of how long Spark takes to start than of the rate.
@@ -93,7 +93,7 @@ def project(
     Raises `PlanError` for an instance type that is not known, or has no price.
     """
     try:
-        cores = nodes * int(spark_submit_conf(instance_type, nodes)["spark.executor.cores"])
+        cores = nodes * executor_cores(instance_type)
         hours = {name: prices.instance_hour(name) for name in (instance_type, primary_type)}
     except ValueError as error:
         raise PlanError(str(error)) from None

@@ -12,10 +12,12 @@ _NOT_NOW = frozenset(
         "InternalServerError",
         "InternalServerException",
         "RequestLimitExceeded",
+        "RequestTimeout",
         "ServiceUnavailable",
         "SlowDown",
         "Throttling",
         "ThrottlingException",
+        "TooManyRequestsException",
     }
 )
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "RequestExpired"})

@@ -15,7 +15,13 @@ from fruits_assets.store.root import Root, open_root
 from resources.aws import AwsError, aws_errors_named, client
 from resources.emr_cluster import POLL_SECONDS, Cluster, Nodes, Step
 from resources.emr_code import upload_code
-from resources.emr_lifecycle import end_clusters, find_or_start_cluster, owner_of
+from resources.emr_lifecycle import (
+    end_clusters,
+    ends_with,
+    find_or_start_cluster,
+    hourly_cost,
+    owner_of,
+)
 from resources.emr_sizing import spark_submit_conf
 from resources.instances import Prices, PricesError, load_prices
 from resources.job_runner import Job, JobRun, JobRunner, Params, Report
@@ -35,6 +41,11 @@ _RAISED_ANEW: dict[str, type[Exception]] = {
 _OF_THE_MOMENT = ("ExecutorLostFailure", "SparkContext was shut down", "SlowDown", "SLOW_DOWN")
 
 
+# Why a cluster ended where another would end in the same way, or is not wanted: EMR's
+# ClusterStateChangeReasonCode.
+_FOR_GOOD = frozenset({"BOOTSTRAP_FAILURE", "USER_REQUEST", "VALIDATION_ERROR"})
+
+
 class EmrSteps(JobRunner):
     """Runs each job as a step of a cluster, in client deploy mode.
 
@@ -52,7 +63,7 @@ class EmrSteps(JobRunner):
             with aws_errors_named():
                 return self._run(context, job, params)
         except AwsError as error:
-            if error.retry_helps:
+            if error.retry_helps and context.retry_number < MAX_RETRIES:
                 wait = FIRST_WAIT_SECONDS * 2**context.retry_number
                 context.log.warning(f"{error} Another attempt, of {MAX_RETRIES} at most, in {wait} s.")
                 raise dg.RetryRequested(MAX_RETRIES, seconds_to_wait=wait) from error
@@ -61,8 +72,8 @@ class EmrSteps(JobRunner):
             raise dg.Failure(str(error), allow_retries=False) from error
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        if self._started and context.run and owner_of(context.run) == context.run.run_id:
-            end_clusters(self.settings, context.run.run_id, dg.get_dagster_logger().info)
+        if self._started and context.run and ends_with(context.run):
+            end_clusters(self.settings, owner_of(context.run), dg.get_dagster_logger().info)
 
     def _run(
         self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
@@ -78,23 +89,29 @@ class EmrSteps(JobRunner):
         code, entry = upload_code(store)
         make_event_log_folder(store)
         nodes = cluster.nodes()
-        core = next(group for group in nodes if group.role == "CORE" or len(nodes) == 1)
-        executors = max(core.number, (self._started and self.settings.emr_max_nodes) or 0)
-        spark_conf = spark_submit_conf(core.instance_type, executors) | event_log_config(store.uri)
+        core = _core(nodes)
+        executors = max(core.most, (self._started and self.settings.emr_max_nodes) or 0)
+        spark_conf = spark_submit_conf(core.instance_type, executors, self.settings.region)
+        spark_conf |= event_log_config(store.uri)
         with _pipes_session(context, store, work, client("s3", self.settings.region)) as session:
             arguments = [
                 *("spark-submit", "--deploy-mode", "client", "--name", f"fruits {asset}", "--py-files", code),
                 *chain.from_iterable(("--conf", f"{key}={value}") for key, value in spark_conf.items()),
                 *(entry, f"{job.__module__}:{job.__qualname__}"),
                 *(store.uri_of(f"{work}/params.json"), store.uri_of(f"{work}/report.json")),
+                self.settings.region,
                 *chain.from_iterable(session.get_bootstrap_cli_arguments().items()),
             ]
             step_id = cluster.add_step(_step_name(context), arguments)
-            context.log.info(f"Step {step_id} on cluster {cluster.id}: {cluster.console(step_id)}")
             try:
+                context.log.info(f"Step {step_id} on cluster {cluster.id}: {cluster.console(step_id)}")
                 step = cluster.follow(step_id, context.log.info)
             except BaseException:
-                cluster.cancel(step_id)
+                try:
+                    with aws_errors_named():
+                        cluster.cancel(step_id)
+                except AwsError as error:  # it must not take the place of what happened
+                    context.log.error(f"Step {step_id} may go on: {error} {cluster.console(step_id)}")
                 raise
         said: dict[str, Any] = {}
         for message in session.get_custom_messages():
@@ -102,16 +119,26 @@ class EmrSteps(JobRunner):
         if step.state != "COMPLETED":
             self._raise(cluster, step, said.get("exception"))
         report = from_json(get_type_hints(job)["return"], store.read(f"{work}/report.json"))
+        nodes = cluster.nodes()  # managed scaling may have added some
+        number = _core(nodes).number
+        application = said.get("spark_application_id")
+        links = (
+            {
+                "spark_application_id": application,
+                "spark_history": dg.MetadataValue.url(history_url(application)),
+            }
+            if application
+            else {}
+        )
         return JobRun(
             report,
             {
-                "engine": f"EMR cluster {cluster.id}, {executors} core nodes {core.instance_type}",
-                "spark_application_id": said["spark_application_id"],
-                "spark_history": dg.MetadataValue.url(history_url(said["spark_application_id"])),
+                "engine": f"EMR cluster {cluster.id}, {number} core nodes {core.instance_type}",
+                **links,
                 "seconds": round(step.seconds, 2),
                 "instance_type": core.instance_type,
-                "nodes": executors,
-                "cores": executors * int(spark_conf["spark.executor.cores"]),
+                "nodes": number,
+                "cores": number * int(spark_conf["spark.executor.cores"]),
                 "emr_cluster": cluster.id,
                 "emr_step": step.id,
                 "emr_step_console": dg.MetadataValue.url(cluster.console(step.id)),
@@ -124,6 +151,13 @@ class EmrSteps(JobRunner):
         emr = client("emr", self.settings.region)
         identity = self.settings.emr_cluster
         if identity is None:
+            if not self._started:
+                context.log.info(
+                    f"Taking or starting a cluster of at most {hourly_cost(self.settings):.2f} USD an hour, "
+                    f"on demand and without disks: {self.settings.emr_core_nodes} core nodes "
+                    f"{self.settings.emr_core_type}"
+                    + (f", up to {most} as they are needed" if (most := self.settings.emr_max_nodes) else "")
+                )
             identity = find_or_start_cluster(emr, self.settings, owner_of(context.run))
             self._started = True
         return Cluster(emr, identity, self.settings.region)
@@ -133,7 +167,8 @@ class EmrSteps(JobRunner):
         if exception:
             kind = _RAISED_ANEW.get(exception["class"])
             if kind is not None:
-                raise kind(exception["message"])
+                console = cluster.console(step.id)
+                raise kind(f"{exception['message']} (Step {step.id}, with its logs: {console})")
         state = cluster.state()
         logs = (
             f"EMR uploads its logs to {state.logs}/steps/{step.id}/ about every five minutes. "
@@ -143,8 +178,9 @@ class EmrSteps(JobRunner):
             raise AwsError(
                 f"The cluster {cluster.id} is {state.name} and took step {step.id} with it ({state.reason}). "
                 f"{logs}",
-                # A cluster that was named is gone for good; else the next attempt starts another.
-                retry_helps=self.settings.emr_cluster is None,
+                # A cluster that was named is gone for good; else the next attempt starts another, unless it
+                # would end in the same way.
+                retry_helps=self.settings.emr_cluster is None and state.code not in _FOR_GOOD,
             )
         if step.state == "CANCELLED":
             raise AwsError(f"Step {step.id} was cancelled outside Dagster. {logs}")
@@ -155,6 +191,11 @@ class EmrSteps(JobRunner):
             # The driver's process ended without a word: killed, or never begun.
             cause, retry_helps = step.reason or "no reason given", True
         raise AwsError(f"Step {step.id} {step.state}: {cause}. {logs}", retry_helps)
+
+
+def _core(nodes: list[Nodes]) -> Nodes:
+    """The core nodes, which run executors; a cluster of a single node has no others than the primary."""
+    return next((group for group in nodes if group.role == "CORE"), nodes[0])
 
 
 def _cost(nodes: list[Nodes], seconds: float, prices: Prices) -> dict[str, float]:

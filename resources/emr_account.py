@@ -226,7 +226,28 @@ def destroy(settings: AccountSettings, stack: Stack) -> None:
         _check_no_cluster(settings, stack)
         _empty(client("s3", settings.region), stack.bucket)
         _revoke_rules(client("ec2", settings.region), stack)
+        for policy in (stack.operator_policy_arn, stack.erasure_policy_arn):
+            _detach(client("iam", settings.region), policy)
         _delete(settings)
+
+
+def _detach(iam: Any, policy: str) -> None:
+    """Takes a policy, if it is there, from whoever was given it; an attached one can't be deleted."""
+    from botocore.exceptions import ClientError
+
+    try:
+        pages = list(iam.get_paginator("list_entities_for_policy").paginate(PolicyArn=policy))
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchEntity":
+            raise
+        return
+    for page in pages:
+        for user in page["PolicyUsers"]:
+            iam.detach_user_policy(UserName=user["UserName"], PolicyArn=policy)
+        for group in page["PolicyGroups"]:
+            iam.detach_group_policy(GroupName=group["GroupName"], PolicyArn=policy)
+        for role in page["PolicyRoles"]:
+            iam.detach_role_policy(RoleName=role["RoleName"], PolicyArn=policy)
 
 
 def _check_region(settings: AccountSettings) -> None:

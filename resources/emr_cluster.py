@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from resources.aws import AwsError
+
 POLL_SECONDS = 2.0
 CANCEL_SECONDS = 60.0
+# How often a running step's cluster is looked at: a dead one may never end its step.
+CLUSTER_SECONDS = 30.0
 ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED", "INTERRUPTED"})
 
 
@@ -21,17 +25,22 @@ class Step(NamedTuple):
 
 
 class Nodes(NamedTuple):
-    """The nodes of one instance group: its role is MASTER, CORE or TASK."""
+    """The nodes of one instance group: its role is MASTER, CORE or TASK.
+
+    `number` run, or were asked for where none does yet; `most` is the greater of the two.
+    """
 
     role: str
     instance_type: str
     number: int
+    most: int
 
 
 class ClusterState(NamedTuple):
-    """Where a cluster is in its life, why, and where its logs go."""
+    """Where a cluster is in its life, why, as EMR's code and in words, and where its logs go."""
 
     name: str
+    code: str
     reason: str
     logs: str
 
@@ -50,23 +59,22 @@ class Cluster:
 
     def state(self) -> ClusterState:
         cluster = self.emr.describe_cluster(ClusterId=self.id)["Cluster"]
+        why = cluster["Status"].get("StateChangeReason", {})
         return ClusterState(
             cluster["Status"]["State"],
-            cluster["Status"].get("StateChangeReason", {}).get("Message") or "no reason given",
+            why.get("Code", ""),
+            why.get("Message") or "no reason given",
             f"{cluster.get('LogUri', '').rstrip('/')}/{self.id}",
         )
 
     def nodes(self) -> list[Nodes]:
-        """Its instance groups: how many run, or were asked for where none does yet."""
-        groups = self.emr.list_instance_groups(ClusterId=self.id)["InstanceGroups"]
-        return [
-            Nodes(
-                group["InstanceGroupType"],
-                group["InstanceType"],
-                group.get("RunningInstanceCount") or group.get("RequestedInstanceCount") or 1,
-            )
-            for group in groups
-        ]
+        """Its instance groups."""
+        nodes = []
+        for group in self.emr.list_instance_groups(ClusterId=self.id)["InstanceGroups"]:
+            running, requested = (group.get(f"{kind}InstanceCount") or 0 for kind in ("Running", "Requested"))
+            number, most = running or requested or 1, max(running, requested, 1)
+            nodes.append(Nodes(group["InstanceGroupType"], group["InstanceType"], number, most))
+        return nodes
 
     def add_step(self, name: str, arguments: Sequence[str]) -> str:
         """Adds a step that runs a command on the primary node; returns its id."""
@@ -78,9 +86,9 @@ class Cluster:
         return self.emr.add_job_flow_steps(JobFlowId=self.id, Steps=[step])["StepIds"][0]
 
     def active_steps(self) -> Iterator[tuple[str, str]]:
-        """Ids and names of the steps that run or wait to."""
+        """Ids and names of the steps that have not ended."""
         pages = self.emr.get_paginator("list_steps").paginate(
-            ClusterId=self.id, StepStates=["PENDING", "RUNNING"]
+            ClusterId=self.id, StepStates=["PENDING", "CANCEL_PENDING", "RUNNING"]
         )
         for page in pages:
             yield from ((step["Id"], step["Name"]) for step in page["Steps"])
@@ -95,23 +103,38 @@ class Cluster:
         return Step(step_id, status["State"], reason, (ended - begun).total_seconds() if begun else 0.0)
 
     def follow(self, step_id: str, say: Callable[[str], None]) -> Step:
-        """Waits until a step has ended. While it has not begun, says in which state its cluster is."""
-        said = None
+        """Waits until a step has ended, or its cluster has; the step may then stand as running for ever.
+
+        While it has not begun, says in which state its cluster is.
+        """
+        said, looked = None, 0.0
         while (step := self.describe(step_id)).state not in ENDED:
-            # A cluster that is WAITING takes the step at once.
-            if step.state == "PENDING" and (state := self.state().name) not in (said, "WAITING"):
-                say(f"Step {step_id} waits; the cluster {self.id} is {state}")
-                said = state
+            if step.state == "PENDING" or time.monotonic() - looked > CLUSTER_SECONDS:
+                state, looked = self.state().name, time.monotonic()
+                if state.startswith("TERMINATED"):
+                    return self.describe(step_id)
+                # A cluster that is WAITING takes the step at once.
+                if step.state == "PENDING" and state not in (said, "WAITING"):
+                    say(f"Step {step_id} waits; the cluster {self.id} is {state}")
+                    said = state
             time.sleep(POLL_SECONDS)
         return step
 
     def cancel(self, step_id: str) -> None:
-        """Cancels a step and waits until it has ended, for a minute at most."""
+        """Cancels a step and waits until it has ended.
+
+        Raises `AwsError` where it has not within a minute.
+        """
         self.emr.cancel_steps(
             ClusterId=self.id, StepIds=[step_id], StepCancellationOption="TERMINATE_PROCESS"
         )
         deadline = time.monotonic() + CANCEL_SECONDS
-        while self.describe(step_id).state not in ENDED and time.monotonic() < deadline:
+        while self.describe(step_id).state not in ENDED:
+            if time.monotonic() > deadline:
+                raise AwsError(
+                    f"Step {step_id} on cluster {self.id} was cancelled a minute ago and has not ended.",
+                    retry_helps=True,
+                )
             time.sleep(POLL_SECONDS)
 
     def console(self, step_id: str = "") -> str:

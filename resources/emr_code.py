@@ -35,9 +35,9 @@ def code_archive() -> bytes:
     """The shipped files as a zip: the same bytes for the same files."""
     package = Path(fruits_assets.__file__).parent
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for file in sorted(path for pattern in SHIPPED for path in package.glob(pattern)):
             # A fixed time, so that the archive's name depends on the files alone.
             info = zipfile.ZipInfo(f"fruits_assets/{file.relative_to(package)}", (1980, 1, 1, 0, 0, 0))
-            archive.writestr(info, file.read_bytes())
+            archive.writestr(info, file.read_bytes(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()

@@ -11,6 +11,7 @@ from resources.aws import AwsError, aws_errors_named, client
 from resources.emr_account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
 from resources.instances import load_prices
 from resources.settings import Settings
+from resources.spark_history import EVENT_LOGS
 
 # Tag of what a cluster was made for: the id of a backfill, of a run, or of a `fruits run`, which gives its
 # Dagster runs the same tag.
@@ -180,7 +181,14 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
         },
         "BootstrapActions": [stack.bootstrap_action()],
         "Configurations": [
-            {"Classification": "spark-defaults", "Properties": {"spark.pyspark.python": NODE_PYTHON}}
+            {
+                "Classification": "spark-defaults",
+                "Properties": {
+                    "spark.pyspark.python": NODE_PYTHON,
+                    # The cluster's own History Server then shows its steps too.
+                    "spark.history.fs.logDirectory": f"{settings.store}/{EVENT_LOGS}",
+                },
+            }
         ],
         # If the process that would terminate the cluster dies.
         "AutoTerminationPolicy": {"IdleTimeout": 60 * settings.emr_idle_minutes},
@@ -205,5 +213,10 @@ def _name(owner: str) -> str:
 
 
 def owner_of(run: dg.DagsterRun) -> str:
-    """What a run shares its cluster with: its backfill, the `fruits run` that it is of, else itself."""
-    return run.tags.get(BACKFILL_TAG) or run.tags.get(OWNER_TAG) or run.run_id
+    """What a run shares its cluster with: its backfill, the `fruits run` that it is of, else its retries."""
+    return run.tags.get(BACKFILL_TAG) or run.tags.get(OWNER_TAG) or run.root_run_id or run.run_id
+
+
+def ends_with(run: dg.DagsterRun) -> bool:
+    """Whether a run's cluster is to end with it: nothing else uses it, or will."""
+    return BACKFILL_TAG not in run.tags and (OWNER_TAG not in run.tags or run.parent_run_id is not None)

@@ -1,15 +1,17 @@
 """What a step runs on the cluster: one job, with its parameters and its report as objects in the store.
 
-    spark-submit --py-files CODE.zip emr_step.py JOB PARAMS_URI REPORT_URI PIPES_CONTEXT PIPES_MESSAGES
+    spark-submit --py-files CODE.zip emr_step.py JOB PARAMS_URI REPORT_URI REGION PIPES_CONTEXT PIPES_MESSAGES
 
 The only file on the nodes that uses boto3, and that only for Dagster Pipes.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import get_type_hints
 
 import boto3
+from botocore.config import Config
 from dagster_pipes import (
     PipesCliArgsParamsLoader,
     PipesS3ContextLoader,
@@ -24,31 +26,33 @@ from fruits_assets.store.root import open_root
 MESSAGE_SECONDS = 2
 
 
-def main(job_name: str, params_uri: str, report_uri: str) -> None:
+def main(job_name: str, params_uri: str, report_uri: str, region: str) -> None:
     """Runs the job `module:function`; its progress and any exception go through Pipes."""
-    s3 = boto3.client("s3")
+    os.environ["AWS_REGION"] = region  # for pyarrow; executors have it from Spark's settings
+    patient = Config(retries={"mode": "adaptive", "max_attempts": 10})
+    s3 = boto3.client("s3", region_name=region, config=patient)
     with open_dagster_pipes(
         context_loader=PipesS3ContextLoader(s3),
         message_writer=PipesS3MessageWriter(s3, interval=MESSAGE_SECONDS),
         params_loader=PipesCliArgsParamsLoader(),
     ) as pipes:
-        module, _, function = job_name.partition(":")
-        job = getattr(import_module(module), function)
-        folder, _, name = params_uri.rpartition("/")
-        params = from_json(get_type_hints(job)["params"], open_root(folder).read(name))
-        spark = SparkSession.builder.getOrCreate()
-        pipes.report_custom_message({"spark_application_id": spark.sparkContext.applicationId})
         try:
+            module, _, function = job_name.partition(":")
+            job = getattr(import_module(module), function)
+            folder, _, name = params_uri.rpartition("/")
+            params = from_json(get_type_hints(job)["params"], open_root(folder).read(name))
+            spark = SparkSession.builder.getOrCreate()
+            pipes.report_custom_message({"spark_application_id": spark.sparkContext.applicationId})
             report = job(spark, params, lambda progress: pipes.log.info(str(progress)))
+            folder, _, name = report_uri.rpartition("/")
+            open_root(folder).write(name, to_json(report))
         except Exception as error:
             kind = type(error)
             name = f"{kind.__module__}:{kind.__qualname__}"
             pipes.report_custom_message({"exception": {"class": name, "message": str(error)}})
             raise
-        folder, _, name = report_uri.rpartition("/")
-        open_root(folder).write(name, to_json(report))
         spark.stop()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])

@@ -36,8 +36,11 @@ class Prices:
     interface_endpoint_hour: float
 
     def instance_hour(self, instance_type: str) -> float | None:
-        """USD for an hour of an EMR node of this type, on demand; None where its family has no price."""
-        family, vcpus, _ = instance(instance_type)
+        """USD for an hour of an EMR node of this type, on demand; None where there is no price for it."""
+        try:
+            family, vcpus, _ = instance(instance_type)
+        except ValueError:
+            return None
         price = self.vcpu_hour.get(family)
         return None if price is None else price * vcpus
 

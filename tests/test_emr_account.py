@@ -352,7 +352,12 @@ def test_a_removal_leaves_nothing(subnet: str) -> None:
             }
         ],
     )
+    # AWS deletes no policy that somebody has; moto would.
+    iam = boto3.client("iam")
+    iam.create_user(UserName="operator")
+    iam.attach_user_policy(UserName="operator", PolicyArn=stack.operator_policy_arn)
     assert fruits("destroy", "--yes").splitlines()[-1] == "Removed."
+    assert not iam.list_attached_user_policies(UserName="operator")["AttachedPolicies"]
     assert not boto3.client("s3").list_buckets()["Buckets"]
     # Of managed policies, moto's CloudFormation removes none.
     roles = [role["RoleName"] for role in boto3.client("iam").list_roles()["Roles"]]

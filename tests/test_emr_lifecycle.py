@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,18 @@ import dagster as dg
 import pytest
 from moto import mock_aws
 
+from fruits_assets.run_process import process_tags
 from fruits_assets.sensors import ended_clusters
 from resources.aws import AwsError
 from resources.emr_account import Stack
 from resources.emr_lifecycle import (
+    BACKFILL_TAG,
+    OWNER_TAG,
     cluster_request,
+    ends_with,
     find_or_start_cluster,
     owned_clusters,
+    owner_of,
     terminate_clusters,
 )
 from resources.settings import Settings
@@ -104,7 +110,13 @@ def test_two_runs_that_start_a_cluster_at_once_end_with_one(
     emr: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = threading.Barrier(2)
-    monkeypatch.setattr("resources.emr_lifecycle.check_hourly_cost", lambda _: both.wait(30))
+
+    def owned_as_both_see_it(emr: Any, owner: str) -> list[str]:
+        # Neither looks before the other has started its own: moto's clocks have whole seconds.
+        both.wait(30)
+        return owned_clusters(emr, owner)
+
+    monkeypatch.setattr("resources.emr_lifecycle.owned_clusters", owned_as_both_see_it)
     chosen: list[str] = []
 
     def start() -> None:
@@ -148,8 +160,36 @@ def test_the_sensor_ends_what_was_started_for_a_run_that_has_ended(emr: Any) -> 
             for status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED)
         )
         mine = {owner: find_or_start_cluster(emr, settings(), owner) for owner in (ended, running, "unknown")}
-        context = dg.build_sensor_context(instance=instance, resources={"settings": settings()})
-        assert mine[ended] in str(ended_clusters(context).skip_message)
+        context = dg.build_sensor_context(instance=instance)
+        sensor = ended_clusters(settings())
+        assert mine[ended] in str(sensor(context).skip_message)
         assert not owned_clusters(emr, ended)
         assert owned_clusters(emr, running) and owned_clusters(emr, "unknown")
-        assert "No cluster has outlived" in str(ended_clusters(context).skip_message)
+        assert "No cluster has outlived" in str(sensor(context).skip_message)
+
+
+def test_the_sensor_ends_what_a_killed_fruits_run_started_and_not_that_of_a_living_one(emr: Any) -> None:
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    with dg.DagsterInstance.ephemeral() as instance:
+        for owner, process in (("killed", killed.pid), ("between-two-runs", os.getpid())):
+            tags = {**process_tags(), "fruits/process": str(process), OWNER_TAG: owner}
+            for status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED):
+                instance.add_run(dg.DagsterRun("job", status=status, tags=tags))
+                find_or_start_cluster(emr, settings(), owner)
+            instance.report_run_failed(next(iter(instance.get_runs())))
+        ended_clusters(settings())(dg.build_sensor_context(instance=instance))
+    assert owned_clusters(emr, "killed") == []
+    assert len(owned_clusters(emr, "between-two-runs")) == 1
+
+
+def test_a_run_that_is_repeated_shares_the_cluster_of_the_first_and_ends_it() -> None:
+    first = dg.DagsterRun("job")
+    repeated = dg.DagsterRun("job", root_run_id=first.run_id, parent_run_id=first.run_id)
+    assert owner_of(repeated) == owner_of(first) == first.run_id
+    assert ends_with(first) and ends_with(repeated)
+    of_backfill, of_fruits_run = (dg.DagsterRun("job", tags={tag: "it"}) for tag in (BACKFILL_TAG, OWNER_TAG))
+    assert not ends_with(of_backfill) and not ends_with(of_fruits_run)
+    first_id = of_fruits_run.run_id
+    again = dg.DagsterRun("job", tags=of_fruits_run.tags, root_run_id=first_id, parent_run_id=first_id)
+    assert ends_with(again)

@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 IO_THREADS = 32
 
 DEFAULT_REGION = "eu-west-3"
+_REGION_VARIABLES = ("FRUITS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,14 @@ def open_root(uri: str) -> Root:
     """The root at a local path or an `s3://bucket/prefix`, opened once a process.
 
     Credentials and the endpoint come from AWS's own environment variables and files; the region
-    from `AWS_REGION` or `AWS_DEFAULT_REGION`, else Paris.
+    from `FRUITS_REGION`, `AWS_REGION` or `AWS_DEFAULT_REGION`, else Paris.
     """
     uri = uri.rstrip("/") or "/"
     if not uri.startswith("s3://"):
         uri = os.path.abspath(uri)
         return Root(uri, pafs.SubTreeFileSystem(uri, pafs.LocalFileSystem()), is_local=True)
     s3 = pafs.S3FileSystem(
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
+        region=next(filter(None, map(os.environ.get, _REGION_VARIABLES)), DEFAULT_REGION),
         # pyarrow itself reads the variables in `FileSystem.from_uri` only.
         endpoint_override=s3_endpoint(),
         # A small file then goes as one PUT, which is atomic, and cheaper than a multipart upload.

@@ -23,11 +23,14 @@ from dotenv import dotenv_values
 from fruits_assets.samples import draw_samples
 from fruits_assets.store.photos import PhotosError, list_photos
 from fruits_assets.store.root import IO_THREADS, open_root
+from resources.emr_sizing import yarn_mib
+from resources.instances import instance
 from resources.rehearsal.account import prepare_account
 from resources.rehearsal.aws import REGION
 from resources.rehearsal.compare import compare
 from resources.rehearsal.ground import Ground, start_ground
 from resources.rehearsal.processes import RehearsalError
+from resources.settings import Settings
 
 IMAGES = 600
 _DAGSTER_SETTINGS = Path(__file__).parents[2] / ".dagster" / "dagster.yaml"
@@ -46,10 +49,11 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
             folder = Path(name)
-            settings = _own_settings()
+            settings = _own_settings(folder)
             source = settings.get("FRUITS_IMAGES") or _photos_at_hand(folder, options.photos)
             _take_photos(source, folder / "photos", options.images)
-            with start_ground(folder / "ground", options.python) as ground:
+            memory, vcores = _node(settings)
+            with start_ground(folder / "ground", options.python, memory_mb=memory, vcores=vcores) as ground:
                 return _rehearse(ground, folder, settings)
     except KeyboardInterrupt:
         print("The rehearsal was interrupted; nothing of it is left.")
@@ -59,18 +63,34 @@ def main() -> int:
         return 1
 
 
-def _own_settings() -> dict[str, str]:
-    """The user's settings, from .env and the environment, but for those that the rehearsal makes."""
+def _own_settings(folder: Path) -> dict[str, str]:
+    """The user's settings, from .env and the environment, but for those that the rehearsal makes.
+
+    Weights on S3 are copied into `folder`, as the runs see no S3 but the rehearsal's.
+    """
     given = {**dotenv_values(".env"), **os.environ}
     own = {name: value for name, value in given.items() if name.startswith("FRUITS_") and value}
-    for name in ("FRUITS_ENV", "FRUITS_STORE", "FRUITS_EMR_CLUSTER"):
+    for name in ("FRUITS_ENV", "FRUITS_STORE", "FRUITS_EMR_CLUSTER", "FRUITS_EMR_LOGS"):
         own.pop(name, None)
     # The runs have a working directory without the user's .env.
     for name in {"FRUITS_WEIGHTS", "FRUITS_PRICES"} & own.keys():
         file, mark, pin = own[name].partition("#")
-        if Path(file).is_file():
+        if file.startswith("s3://"):
+            place, _, base = file.rpartition("/")
+            (folder / base).write_bytes(open_root(place).read(base))
+            own[name] = f"{folder / base}{mark}{pin}"
+        elif Path(file).is_file():
             own[name] = f"{Path(file).absolute()}{mark}{pin}"
     return {"FRUITS_WEIGHTS": "embedded", **own, "FRUITS_REGION": REGION, "FRUITS_ALLOWED_REGIONS": REGION}
+
+
+def _node(settings: Mapping[str, str]) -> tuple[int, int]:
+    """YARN's memory in MiB and the cores of a node of FRUITS_EMR_CORE_TYPE."""
+    core_type = settings.get("FRUITS_EMR_CORE_TYPE") or Settings.model_fields["emr_core_type"].default
+    try:
+        return yarn_mib(core_type), instance(core_type).vcpus
+    except ValueError as error:
+        raise RehearsalError(f"FRUITS_EMR_CORE_TYPE: {error}") from None
 
 
 def _photos_at_hand(folder: Path, given: Path | None) -> str:

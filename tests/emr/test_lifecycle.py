@@ -139,8 +139,26 @@ def test_a_run_that_is_terminated_ends_its_step_and_its_cluster(
     [identity] = wait_for(lambda: started_since(account, before))
     emr = client_of(account.administrator, "emr")
     wait_for(lambda: emr.list_steps(ClusterId=identity, StepStates=["RUNNING"])["Steps"])
-    run.send_signal(signal.SIGINT)
+    run.send_signal(signal.SIGTERM)
     assert f"Terminated the cluster {identity}" in finish(run, 130)
+    wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
+    [step] = emr.list_steps(ClusterId=identity)["Steps"]
+    assert step["Status"]["State"] == "CANCELLED"
+
+
+def test_the_cluster_of_a_killed_process_is_ended_by_the_next_run(
+    account: Account, settings: dict[str, str], tmp_path: Path
+) -> None:
+    before = clusters(account)
+    killed = start(tmp_path, **settings)
+    [identity] = wait_for(lambda: started_since(account, before))
+    emr = client_of(account.administrator, "emr")
+    wait_for(lambda: emr.list_steps(ClusterId=identity, StepStates=["RUNNING"])["Steps"])
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    # The next one ends early itself: it may not start a cluster.
+    out = finish(start(tmp_path, **settings, FRUITS_EMR_MAX_HOURLY_COST="0.5"), 1)
+    assert f"Terminated the cluster {identity}" in out
     wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
     [step] = emr.list_steps(ClusterId=identity)["Steps"]
     assert step["Status"]["State"] == "CANCELLED"

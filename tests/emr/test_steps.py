@@ -142,17 +142,23 @@ def test_progress_and_the_step_stand_in_the_event_log(ground: Ground, both: tupl
         assert event is not None
         step = event.metadata["emr_step"].value
         assert str(event.metadata["spark_application_id"].value).startswith("application_")
-        logs = [entry.message for entry in instance.all_logs(record.run_id)]
-    followed = next(i for i, message in enumerate(logs) if str(step) in message)
-    progress = next(i for i, message in enumerate(logs) if message.startswith("pca_model: fit"))
-    assert followed < progress
+        logs = instance.all_logs(record.run_id)
+    cluster = event.metadata["emr_cluster"].value
+    emr = ground.aws.client("emr")
+    ended = emr.describe_step(ClusterId=cluster, StepId=step)["Step"]["Status"]["Timeline"]["EndDateTime"]
+    followed = next(entry for entry in logs if str(step) in entry.message)
+    progress = next(entry for entry in logs if entry.message.startswith("pca_model: fit"))
+    # The end is known to the second.
+    assert followed.timestamp < progress.timestamp < ended.timestamp() + 1
 
 
 def test_what_the_job_raised_is_the_error(
     ground: Ground, both: tuple[str, str, Path], images_on_s3: str
 ) -> None:
     run = start(both[2], "--components", "1000", **on_emr(ground, images_on_s3, "store"))
-    assert "1000 components need at least 1001 images" in finish(run, 1)
+    out = finish(run, 1)
+    assert "1000 components need at least 1001 images" in out
+    assert re.search(r"\(Step s-\w+, with its logs: https://eu-west-3\.console\.aws\.amazon\.com/", out)
 
 
 def test_another_region_is_refused_before_anything_is_written(

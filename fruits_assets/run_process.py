@@ -1,0 +1,37 @@
+"""The process that a run of `fruits run` is in, so that others can tell whether it died without a word."""
+
+import os
+import socket
+
+import dagster as dg
+
+_HOST, _PROCESS = "fruits/host", "fruits/process"
+
+
+def process_tags() -> dict[str, str]:
+    """Dagster's tags for a run in this process."""
+    return {**machine_tags(), _PROCESS: str(os.getpid())}
+
+
+def machine_tags() -> dict[str, str]:
+    """The tags that all runs of `fruits run` on this machine have."""
+    return {_HOST: socket.gethostname()}
+
+
+def is_over(run: dg.DagsterRun) -> bool:
+    """Whether a run has ended; one of `fruits run`, whether its process has, as that may begin others.
+
+    Of a process on another machine nothing is known, so it is taken to be alive. A run that Dagster repeats
+    has the tags of the first, and is in another process.
+    """
+    if _PROCESS not in run.tags or run.parent_run_id is not None:
+        return run.is_finished
+    if run.tags[_HOST] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(run.tags[_PROCESS]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's, and alive
+        return False
+    return False
