@@ -20,6 +20,14 @@ _NOT_NOW = frozenset(
         "TooManyRequestsException",
     }
 )
+# The same, as the C++ SDK below pyarrow names them in its messages.
+_S3_NOT_NOW = (
+    "INTERNAL_FAILURE",
+    "NETWORK_CONNECTION",
+    "REQUEST_TIMEOUT",
+    "SERVICE_UNAVAILABLE",
+    "SLOW_DOWN",
+)
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "RequestExpired"})
 
 
@@ -43,7 +51,7 @@ def client(service: str, region: str) -> Any:
 
 @contextmanager
 def aws_errors_named() -> Iterator[None]:
-    """Turns botocore's errors into `AwsError`s: sentences, sorted by whether a retry helps."""
+    """Turns errors of botocore and of pyarrow's S3 into `AwsError`s, sorted by whether a retry helps."""
     from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
@@ -64,3 +72,7 @@ def aws_errors_named() -> Iterator[None]:
         raise AwsError(str(error)) from error
     except BotoCoreError as error:
         raise AwsError(f"AWS could not be reached: {error}", True) from error
+    except OSError as error:
+        if "AWS Error" not in str(error):
+            raise
+        raise AwsError(f"S3 failed: {error}", any(code in str(error) for code in _S3_NOT_NOW)) from error

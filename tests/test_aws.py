@@ -24,6 +24,8 @@ def refused(code: str) -> ClientError:
         (refused("AccessDeniedException"), "refused DescribeStep (AccessDeniedException): so it", False),
         (NoCredentialsError(), "set AWS_PROFILE or AWS_ACCESS_KEY_ID", False),
         (EndpointConnectionError(endpoint_url="https://emr"), "could not be reached", True),
+        (OSError("When getting 'a': AWS Error SLOW_DOWN during GetObject"), "S3 failed: When", True),
+        (OSError("When getting 'a': AWS Error ACCESS_DENIED during GetObject"), "S3 failed: When", False),
     ],
 )
 def test_an_error_says_what_happened_and_whether_to_try_again(
@@ -33,3 +35,8 @@ def test_an_error_says_what_happened_and_whether_to_try_again(
         raise error
     assert words in str(raised.value)
     assert raised.value.retry_helps == retry_helps
+
+
+def test_an_error_that_is_not_of_aws_stays_itself() -> None:
+    with pytest.raises(FileNotFoundError), aws_errors_named():
+        raise FileNotFoundError("no such file")
