@@ -187,6 +187,8 @@ class EmrSteps(JobRunner):
         if exception:
             cause = f"{exception['class']}: {exception['message']}"
             retry_helps = any(words in cause for words in _OF_THE_MOMENT)
+            if "ExecutorLostFailure" in cause:
+                cause = f"executors were lost, as a spot node was taken or a node died: {cause}"
         else:
             # The driver's process ended without a word: killed, or never begun.
             cause, retry_helps = step.reason or "no reason given", True

@@ -199,9 +199,11 @@ def test_an_interrupted_run_ends_its_step_and_its_application(
     [step] = wait_for(running)
     time.sleep(5)
     run.send_signal(signal.SIGINT)
+
+    def is_over() -> bool:
+        applications = [app["state"] for app in ground.yarn.applications()]
+        return states_of_steps(ground)[step] == "CANCELLED" and not {"ACCEPTED", "RUNNING"} & {*applications}
+
+    wait_for(is_over, 30)
     finish(run, 130)
-    assert states_of_steps(ground)[step] == "CANCELLED"
     assert not current(open_root(settings["FRUITS_STORE"]), "raw_images")
-    wait_for(
-        lambda: all(app["state"] not in ("ACCEPTED", "RUNNING") for app in ground.yarn.applications()), 30
-    )
