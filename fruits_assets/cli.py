@@ -46,8 +46,10 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
     from fruits_assets.pipeline import PipelineError, run_pipeline
     from resources.settings import SettingsError, load_settings
 
-    # What ends a container or a service is an interruption: steps and clusters end with the run.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # SIGTERM, which ends a container or a service, is an interruption too; and a script's background job
+    # would ignore both. Steps and clusters end with the run.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     config = {"components": components, "variance": variance}
     config = {key: value for key, value in config.items() if value is not None}
     try:
