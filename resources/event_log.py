@@ -4,6 +4,7 @@ Dagster's own SQLite storage opens and compiles anew for every event, five times
 twice: 1,000 classes make about 10,000 events a run, which took longer than their photos.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -94,10 +95,18 @@ class EventLog(SqliteEventLogStorage):
 
     def dispose(self) -> None:
         super().dispose()
+        self._close()
+
+    def _close(self) -> None:
         with self._db_lock:
             for engine in self._engines.values():
                 engine.dispose()
             self._engines.clear()
+
+    def store_event(self, event: EventLogEntry) -> None:
+        super().store_event(event)
+        if self._batch is None:
+            self._tell_watchers(event.run_id)
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Stores all events, or none of a database's when one of them fails."""
@@ -107,6 +116,17 @@ class EventLog(SqliteEventLogStorage):
                 super().store_event_batch(events)
             finally:
                 self._batch = None
+        for run_id in {each.run_id for each in events}:
+            self._tell_watchers(run_id)
+
+    def _tell_watchers(self, run_id: str) -> None:
+        """Dagster's UI follows a run by changes of its database's file; while that is open, SQLite writes
+        to the file beside it."""
+        os.utime(self.path_for_shard(run_id))
+
+    def wipe(self) -> None:
+        self._close()
+        super().wipe()
 
 
 def _configure(connection: Any, _: Any) -> None:

@@ -1,7 +1,8 @@
 """The event log: what Dagster's own storage would hold, written in fewer steps."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -64,6 +65,31 @@ def test_a_run_leaves_the_events_that_dagsters_own_storage_reads(
     assert kinds[-1] == dg.DagsterEventType.RUN_SUCCESS
     newest = own.get_latest_tags_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, [VERSION])
     assert {label: tags[VERSION] for label, tags in newest.items()} == dict(zip(LABELS, LABELS, strict=True))
+
+
+def test_who_watches_a_run_sees_every_event_while_its_database_stays_open(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    finished = run_all(instance)
+    run = instance.add_run(dg.DagsterRun("job"))
+    seen: list[str] = []
+    ui = EventLog(str(tmp_path / "history" / "runs"))
+    ui.watch(run.run_id, None, lambda entry, _: seen.append(entry.user_message))
+    entries = [entry for entry in instance.all_logs(finished.run_id) if entry.is_dagster_event][:4]
+    alone, *batch = [entry._replace(run_id=run.run_id) for entry in entries]
+    for number in range(3):
+        instance.event_log_storage.store_event(alone)
+        wait_until(lambda expected=number + 1: len(seen) == expected)
+    instance.event_log_storage.store_event_batch(batch)
+    wait_until(lambda: len(seen) == 3 + len(batch))
+    ui.dispose()
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_batch_that_fails_leaves_none_of_its_events(
