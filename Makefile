@@ -21,7 +21,7 @@ help:
 	@echo "make history   open Spark's History Server on http://127.0.0.1:18080"
 	@echo "make test   run the tests"
 	@echo "make test-emr   run the tests of EMR steps, on a YARN of this machine"
-	@echo "make bench  compare the speed with the notebook's on a few classes (bench-full: all, an hour or two)"
+	@echo "make bench  compare the speed with the notebook's on two classes (bench-full: all, 40 minutes)"
 	@echo "make lint   check style and types"
 	@echo "make lock   resolve the dependencies of pyproject.toml anew"
 
