@@ -112,9 +112,11 @@ def test_two_runs_that_start_a_cluster_at_once_end_with_one(
     both = threading.Barrier(2)
 
     def owned_as_both_see_it(emr: Any, owner: str) -> list[str]:
-        # Neither looks before the other has started its own: moto's clocks have whole seconds.
+        # Both look before either starts its own, and again when both have: moto's clocks have whole seconds.
         both.wait(30)
-        return owned_clusters(emr, owner)
+        found = owned_clusters(emr, owner)
+        both.wait(30)
+        return found
 
     monkeypatch.setattr("resources.emr_lifecycle.owned_clusters", owned_as_both_see_it)
     chosen: list[str] = []
