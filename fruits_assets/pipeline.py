@@ -1,6 +1,5 @@
 """The main job: observe the photos, then materialize every asset for every class, in one process."""
 
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -27,7 +26,7 @@ from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, QUARANTINED_IMAGES, RAW_IMAGES
 from fruits_assets.store.tables import Pointer, current, current_one
 from resources.aws import AwsError
-from resources.emr_lifecycle import OWNER_TAG, clusters_ended_after, end_clusters, owner_of
+from resources.emr_lifecycle import OWNER_TAG, clusters_ended_after, end_clusters_of_process, owner_of
 from resources.residency import check_residency
 from resources.settings import Settings
 
@@ -97,9 +96,8 @@ def _end_dead_runs(instance: dg.DagsterInstance, settings: Settings) -> None:
     dead = [run for run in instance.get_runs(started) if is_over(run)]
     for run in dead:
         instance.report_run_failed(run, "Its process ended without a word: it was killed.")
-    if settings.makes_clusters:
-        for owner in {owner_of(run) for run in dead}:
-            end_clusters(settings, owner, lambda words: print(words, file=sys.stderr))
+    for owner in {owner_of(run) for run in dead}:
+        end_clusters_of_process(settings, owner)
 
 
 def _materialize(

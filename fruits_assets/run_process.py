@@ -33,5 +33,5 @@ def is_over(run: dg.DagsterRun) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:  # another user's, and alive
-        return False
+        pass
     return False

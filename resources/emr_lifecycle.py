@@ -69,8 +69,13 @@ def clusters_ended_after(settings: Settings, owner: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if settings.makes_clusters:
-            end_clusters(settings, owner, lambda words: print(words, file=sys.stderr))
+        end_clusters_of_process(settings, owner)
+
+
+def end_clusters_of_process(settings: Settings, owner: str) -> None:
+    """Ends what a `fruits run` has started, if it starts any, and says so on stderr."""
+    if settings.makes_clusters:
+        end_clusters(settings, owner, lambda words: print(words, file=sys.stderr))
 
 
 def owners(emr: Any) -> set[str]:

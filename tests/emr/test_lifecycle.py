@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from botocore.exceptions import ClientError
-from emr_runs import MINUTES, draw_photos, finish, start, wait_for
+from emr_runs import MINUTES, Run, draw_photos, finish, start, wait_for
 
 from fruits_assets.partitions import register_classes
 from fruits_assets.store.root import open_root
@@ -82,6 +82,22 @@ def started_since(account: Account, before: dict[str, str]) -> dict[str, str]:
     return {identity: state for identity, state in clusters(account).items() if identity not in before}
 
 
+def start_until_a_step_runs(account: Account, home: Path, settings: dict[str, str]) -> tuple[Run, str]:
+    """A run whose first step is at work, and the id of the cluster that it started."""
+    before = clusters(account)
+    run = start(home, **settings)
+    [identity] = wait_for(lambda: started_since(account, before))
+    emr = client_of(account.administrator, "emr")
+    wait_for(lambda: emr.list_steps(ClusterId=identity, StepStates=["RUNNING"])["Steps"])
+    return run, identity
+
+
+def check_that_step_and_cluster_ended(account: Account, identity: str) -> None:
+    wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
+    [step] = client_of(account.administrator, "emr").list_steps(ClusterId=identity)["Steps"]
+    assert step["Status"]["State"] == "CANCELLED"
+
+
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -134,34 +150,22 @@ def test_a_run_that_fails_ends_its_cluster(
 def test_a_run_that_is_terminated_ends_its_step_and_its_cluster(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    before = clusters(account)
-    run = start(tmp_path, **settings)
-    [identity] = wait_for(lambda: started_since(account, before))
-    emr = client_of(account.administrator, "emr")
-    wait_for(lambda: emr.list_steps(ClusterId=identity, StepStates=["RUNNING"])["Steps"])
+    run, identity = start_until_a_step_runs(account, tmp_path, settings)
     run.send_signal(signal.SIGTERM)
     assert f"Terminated the cluster {identity}" in finish(run, 130)
-    wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
-    [step] = emr.list_steps(ClusterId=identity)["Steps"]
-    assert step["Status"]["State"] == "CANCELLED"
+    check_that_step_and_cluster_ended(account, identity)
 
 
 def test_the_cluster_of_a_killed_process_is_ended_by_the_next_run(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    before = clusters(account)
-    killed = start(tmp_path, **settings)
-    [identity] = wait_for(lambda: started_since(account, before))
-    emr = client_of(account.administrator, "emr")
-    wait_for(lambda: emr.list_steps(ClusterId=identity, StepStates=["RUNNING"])["Steps"])
+    killed, identity = start_until_a_step_runs(account, tmp_path, settings)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     # The next one ends early itself: it may not start a cluster.
     out = finish(start(tmp_path, **settings, FRUITS_EMR_MAX_HOURLY_COST="0.5"), 1)
     assert f"Terminated the cluster {identity}" in out
-    wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
-    [step] = emr.list_steps(ClusterId=identity)["Steps"]
-    assert step["Status"]["State"] == "CANCELLED"
+    check_that_step_and_cluster_ended(account, identity)
 
 
 def test_a_limit_of_cost_refuses_before_a_cluster_is_started(
