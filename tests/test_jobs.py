@@ -38,10 +38,9 @@ from support import (
     without_roots_powers,
 )
 
-from fruits_assets.backbone.inference import BATCH, MODEL_BIN, MODEL_XML, compile_ir
+from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, compile_ir
 from fruits_assets.images import decode, model_input
 from fruits_assets.jobs import ingest_images as ingest_module
-from fruits_assets.jobs.extract_features import features_of
 from fruits_assets.jobs.fit_pca import FitReport, Moments, decompose, inputs_version, moments_of
 from fruits_assets.jobs.project_to_csv import csv_path
 from fruits_assets.jobs.spark_model import read_components
@@ -343,8 +342,7 @@ def test_features_are_those_of_a_plain_loop_to_the_last_bit(
     network = compile_ir((extractor / MODEL_XML).read_bytes(), (extractor / MODEL_BIN).read_bytes())
     for label in CLASSES:
         contents = list(images_in(drawn_photos, label).values())
-        inputs = np.stack([model_input(decode(content, 10**9).image) for content in contents])
-        expected = np.concatenate([network(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)])
+        expected = np.stack([network(model_input(decode(content, 10**9).image)) for content in contents])
         features = np.stack(table(pipeline, MOBILENET_FEATURES, [label])["features"])
         assert features.dtype == np.float32
         assert np.array_equal(features, expected)
@@ -360,24 +358,7 @@ def test_a_photos_features_do_not_depend_on_its_neighbours(
     extract(spark, store, ["Kiwi"])
     [alone] = table(store, MOBILENET_FEATURES)["features"]
     among = table(pipeline, MOBILENET_FEATURES, ["Kiwi"])["features"].iloc[-1]
-    np.testing.assert_allclose(alone, among, rtol=0, atol=1e-6)
-
-
-def test_photos_are_inferred_in_full_batches_whatever_pieces_they_come_in() -> None:
-    calls: list[int] = []
-
-    def red(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        calls.append(len(images))
-        return np.repeat(images[:, 0, 0, :1], FEATURES, axis=1)
-
-    greys = [picture(colour=(10 * number,) * 3) for number in range(2 * BATCH + 3)]
-    pieces = [greys[:1], greys[1:3], [], greys[3 : BATCH + 2], greys[BATCH + 2 :]]
-    photos = (pa.RecordBatch.from_pydict({"content": pa.array(piece, pa.binary())}) for piece in pieces)
-    found = list(features_of(photos, red))
-    assert calls == [BATCH, BATCH, 3]
-    assert [images.num_rows for images, _ in found] == [len(piece) for piece in pieces]
-    shades = np.concatenate([features[:, 0] for _, features in found])
-    np.testing.assert_allclose(shades, [10 * number / 127.5 - 1 for number in range(len(greys))], atol=1e-6)
+    np.testing.assert_array_equal(alone, among)
 
 
 def test_features_are_in_the_order_of_the_paths_with_the_photos_sha256(pipeline: str) -> None:

@@ -95,7 +95,8 @@ def test_the_converter_says_in_one_line_what_is_wrong_with_the_weights(file: Pat
 
 def test_the_converted_model_gives_the_features_of_keras(extractor: Path) -> None:
     images = np.random.default_rng(5).uniform(-1, 1, (3, 224, 224, 3)).astype(np.float32)
-    features = compile_ir((extractor / MODEL_XML).read_bytes(), (extractor / MODEL_BIN).read_bytes())(images)
+    network = compile_ir((extractor / MODEL_XML).read_bytes(), (extractor / MODEL_BIN).read_bytes())
+    features = np.stack([network(image) for image in images])
     expected = np.asarray(load_model(find_weights(WEIGHTS))(images, training=False))
     assert features.shape == (3, 1280)
     np.testing.assert_allclose(features, expected, atol=1e-4)

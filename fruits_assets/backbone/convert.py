@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits_assets.backbone.inference import BATCH, MODEL_BIN, MODEL_XML, compile_ir
+from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, compile_ir
 from fruits_assets.backbone.mobilenet import build, load_npz
 from fruits_assets.backbone.weights import RANDOM_SEED, Weights, WeightsError, find_weights
 from fruits_assets.images import SIZE
@@ -64,9 +64,12 @@ def load_model(weights: Weights) -> "keras.Model":
 
 
 def probe_images() -> NDArray[np.float32]:
-    """Seeded images to compare models on: smooth, noisy, black, white; (8, 224, 224, 3) in [-1, 1]."""
+    """Seeded images to compare models on: (8, 224, 224, 3) in [-1, 1].
+
+    One is noisy, one black and one white; the others are smooth.
+    """
     generator = np.random.default_rng(0)
-    coarse = generator.uniform(-1, 1, (BATCH, 7, 7, 3))
+    coarse = generator.uniform(-1, 1, (8, 7, 7, 3))
     probes = coarse.repeat(SIZE // 7, axis=1).repeat(SIZE // 7, axis=2)
     probes[1] = generator.uniform(-1, 1, probes[1].shape)
     probes[2], probes[3] = -1, 1
@@ -81,7 +84,8 @@ def convert(weights: Weights, out: Path) -> None:
     openvino.save_model(openvino.convert_model(model), out / MODEL_XML, compress_to_fp16=False)
     extractor = compile_ir((out / MODEL_XML).read_bytes(), (out / MODEL_BIN).read_bytes())
     probes = probe_images()
-    difference = np.abs(np.asarray(model(probes, training=False)) - extractor(probes)).max()
+    features = np.stack([extractor(probe) for probe in probes])
+    difference = np.abs(np.asarray(model(probes, training=False)) - features).max()
     (out / CONVERSION_JSON).write_text(json.dumps({"max_abs_difference": float(difference)}))
 
 

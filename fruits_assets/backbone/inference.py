@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from fruits_assets.images import SIZE
 from fruits_assets.store.root import open_root
 
-BATCH = 8  # images a call: on one core larger batches are no faster, and take more memory
-
 MODEL_XML, MODEL_BIN = "model.xml", "model.bin"
 
 _CPU = {
@@ -25,9 +23,9 @@ _CPU = {
 
 
 class Extractor(Protocol):
-    """(n, 224, 224, 3) float32 in [-1, 1], n <= BATCH, to (n, 1280) float32."""
+    """One image, (224, 224, 3) float32 in [-1, 1], to its features, (1280,) float32."""
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
 def sha256_of(xml: bytes, weights: bytes) -> str:
@@ -36,22 +34,20 @@ def sha256_of(xml: bytes, weights: bytes) -> str:
 
 
 def compile_ir(xml: bytes, weights: bytes) -> Extractor:
-    """Compiles an IR for one core in float32, for batches of `BATCH`."""
+    """Compiles an IR for one core in float32, for one image a call.
+
+    What the layers hand on for one image stays in a core's cache: batches of 8 take a fifth longer an image.
+    """
     import openvino
 
     core = openvino.Core()
     shaped: Any = core.read_model(xml, openvino.Tensor(np.frombuffer(weights, np.uint8)))
-    shaped.reshape([BATCH, SIZE, SIZE, 3])
+    shaped.reshape([1, SIZE, SIZE, 3])
     request = core.compile_model(shaped, "CPU", _CPU).create_infer_request()
-    padded = np.zeros((BATCH, SIZE, SIZE, 3), np.float32)
 
-    def features(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        count = len(images)
-        if count < BATCH:
-            padded[:count] = images
-            images = padded
-        request.infer([images], share_inputs=True)
-        return request.get_output_tensor().data[:count].copy()
+    def features(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        request.infer([image[np.newaxis]], share_inputs=True)
+        return request.get_output_tensor().data[0].copy()
 
     return features
 

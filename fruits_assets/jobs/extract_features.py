@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from fruits_assets.backbone.inference import BATCH, Extractor, load_extractor
+from fruits_assets.backbone.inference import Extractor, load_extractor
 from fruits_assets.images import SIZE, decode, model_input
 from fruits_assets.jobs.tasks import Reporter, pack, run_tasks
 from fruits_assets.store.root import Root, open_root
@@ -163,32 +163,12 @@ def _read(store: Root, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
 def features_of(
     photos: Iterable[pa.RecordBatch], extractor: Extractor
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
-    """Each record batch, n photos with their bytes in `content`, and its features: (n, 1280) float32.
-
-    The extractor is called on `BATCH` photos at a time, across the borders of record batches: a call on
-    fewer takes as long.
-    """
-    inputs = np.empty((BATCH, SIZE, SIZE, 3), np.float32)
-    vectors: list[NDArray[np.float32]] = []  # where the features of each input go
-    unfinished: list[tuple[pa.RecordBatch, NDArray[np.float32]]] = []
-
-    def infer() -> None:
-        for vector, found in zip(vectors, extractor(inputs[: len(vectors)]), strict=True):
-            vector[:] = found
-        vectors.clear()
-
+    """Each record batch, n photos with their bytes in `content`, and its features: (n, 1280) float32."""
+    image = np.empty((SIZE, SIZE, 3), np.float32)
     for some in photos:
         features = np.empty((some.num_rows, FEATURES), np.float32)
-        unfinished.append((some, features))
         for content, vector in zip(some.column("content"), features, strict=True):
             # Ingestion has judged the photo already, by the limits of that day.
             decoded = decode(content.as_py(), max_pixels=sys.maxsize)
-            model_input(decoded.image, out=inputs[len(vectors)])
-            vectors.append(vector)
-            if len(vectors) == BATCH:
-                infer()
-                yield from unfinished[:-1]
-                del unfinished[:-1]
-    if vectors:
-        infer()
-    yield from unfinished
+            vector[:] = extractor(model_input(decoded.image, out=image))
+        yield some, features
