@@ -10,8 +10,8 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 DEMO_ENV := FRUITS_IMAGES=.demo/images FRUITS_STORE=.demo/store DAGSTER_HOME="$(CURDIR)/.demo/dagster" \
 	FRUITS_WEIGHTS=$${FRUITS_WEIGHTS:-embedded}
 
-# Where photos are named neither in the environment nor in .env, the UI shows the demo.
-FRUITS_IMAGES_SET := $(FRUITS_IMAGES)$(shell grep -s '^FRUITS_IMAGES=.' .env)
+# Where neither photos nor a store are named, in the environment or in .env, UI and history show the demo.
+OWN_ROOTS := $(FRUITS_IMAGES)$(FRUITS_STORE)$(shell grep -sE '^FRUITS_(IMAGES|STORE)=.' .env)
 
 help:
 	@echo "make demo   draw sample photos and run the whole pipeline on them"
@@ -58,10 +58,10 @@ rehearse-emr: setup
 	python -m resources.rehearsal.rehearse $(if $(SHARED_PHOTOS),--photos $(SHARED_PHOTOS))
 
 ui: setup
-	$(if $(FRUITS_IMAGES_SET),,$(DEMO_ENV)) dagster dev --host 127.0.0.1 --port $${PORT:-3000}
+	$(if $(OWN_ROOTS),,$(DEMO_ENV)) dagster dev --host 127.0.0.1 --port $${PORT:-3000}
 
 history: setup
-	$(if $(FRUITS_IMAGES_SET),,$(DEMO_ENV)) fruits history
+	$(if $(OWN_ROOTS),,$(DEMO_ENV)) fruits history
 
 test: setup
 	pytest

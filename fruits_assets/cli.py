@@ -69,11 +69,11 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
 @click.option("--port", envvar="PORT", default=18080, show_default=True, help="On 127.0.0.1.")
 def history(port: int) -> None:
     """Serves Spark's History of all runs that wrote to the store, until Ctrl-C."""
-    from resources.settings import SettingsError, load_settings
+    from resources.settings import SettingsError, load_store_settings
     from resources.spark_history import HistoryError, serve
 
     try:
-        serve(load_settings().store, port)
+        serve(load_store_settings().store, port)
     except (SettingsError, HistoryError) as error:
         sys.exit(f"fruits history: {error}")
 
@@ -91,10 +91,10 @@ def plan(images: int, nodes: int, instance_type: str | None) -> None:
     from fruits_assets.store.root import open_root
     from fruits_assets.store.run_records import read_records
     from resources.instances import PricesError, load_prices
-    from resources.settings import SettingsError, load_plan_settings
+    from resources.settings import SettingsError, load_store_settings
 
     try:
-        settings = load_plan_settings()
+        settings = load_store_settings()
         prices = load_prices(settings.prices)
         records, bad = read_records(open_root(settings.store))
         core_type = instance_type or settings.emr_core_type

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
 from fruits_assets.store.run_records import STAGES, RunRecord
-from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_MODEL
+from fruits_assets.store.schemas import FORMULA_START, MOBILENET_FEATURES, PCA_MODEL
 from resources.instances import Prices
 
 # Of each environment, the newest so many are shown in Dagster; the files in the store have all.
@@ -28,7 +29,8 @@ class StageFigures(NamedTuple):
 class Row:
     """One `fruits run`, backfill or single run, or a row of the earlier project.
 
-    `images` are those of its largest stage, and `classes` the classes of the stage that had most.
+    `images` and `classes` are those of its features, else of its largest stage: a PCA is of all classes,
+    whatever classes the run itself was of.
     """
 
     run: str
@@ -51,6 +53,11 @@ class Row:
         return f"{self.environment}, {words}"
 
     @property
+    def complete(self) -> bool:
+        """Whether all stages ran, so that the row stands beside others; reported rows have what there is."""
+        return self.reported or len(self.stages) == len(STAGES)
+
+    @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages.values())
 
@@ -70,23 +77,20 @@ class Row:
     @property
     def compute_usd_for_1000(self) -> float | None:
         """What the nodes cost for 1,000 images; None where a stage has no price."""
-        costs = [
+        return _total(
             None if stage.cost_usd is None else 1000 * stage.cost_usd / stage.images
             for stage in self.stages.values()
             if stage.images
-        ]
-        known = [cost for cost in costs if cost is not None]
-        return sum(known) if known and len(known) == len(costs) else None
+        )
 
     def storage_usd_for_1000(self, prices: Prices) -> float | None:
         """What the results of 1,000 images cost a month in S3; None where their size is not known."""
-        sizes = [
+        size = _total(
             None if stage.bytes is None else 1000 * stage.bytes / stage.images
             for stage in self.stages.values()
             if stage.images
-        ]
-        known = [size for size in sizes if size is not None]
-        return sum(known) / 1e9 * prices.s3_gb_month if known and len(known) == len(sizes) else None
+        )
+        return None if size is None else size / 1e9 * prices.s3_gb_month
 
 
 # USD an hour that the earlier project gave for its cluster.
@@ -110,11 +114,16 @@ REPORTED = [
 
 
 def rows_of(records: Iterable[RunRecord]) -> list[Row]:
-    """A row for each owner of runs, in the order in which their records come."""
-    by_owner: dict[str, list[RunRecord]] = {}
+    """A row for each owner of runs and environment, from records that come in the order of their time.
+
+    Where a run was repeated, the last time counts, stage by stage.
+    """
+    by_owner: dict[tuple[str, str], dict[tuple[str, str], RunRecord]] = {}
     for record in records:
-        by_owner.setdefault(record.owner, []).append(record)
-    return [_row(of_owner) for of_owner in by_owner.values()]
+        of_owner = by_owner.setdefault((record.owner, record.environment), {})
+        of_owner.pop((record.root_run, record.stage), None)
+        of_owner[record.root_run, record.stage] = record
+    return [_row(list(of_owner.values())) for of_owner in by_owner.values()]
 
 
 def _row(records: Sequence[RunRecord]) -> Row:
@@ -127,19 +136,24 @@ def _row(records: Sequence[RunRecord]) -> Row:
         stage: StageFigures(
             sum(record.images for record in of_stage),
             sum(record.seconds for record in of_stage),
-            _sum(record.cost_usd for record in of_stage),
+            _total(record.cost_usd for record in of_stage),
             sum(record.bytes for record in of_stage),
         )
         for stage, of_stage in by_stage.items()
     }
     last = records[-1]
     known = max(record.known_classes for record in records)
+    main = (
+        MOBILENET_FEATURES
+        if MOBILENET_FEATURES in stages
+        else max(stages, key=lambda one: stages[one].images)
+    )
     return Row(
         last.owner,
         last.environment,
-        max(stage.images for stage in stages.values()),
+        stages[main].images,
         stages,
-        min(known, max(sum(record.classes for record in of_stage) for of_stage in by_stage.values())),
+        min(known, sum(record.classes for record in by_stage[main])),
         known,
         last.finished,
         _largest(record.nodes for record in records),
@@ -150,10 +164,11 @@ def _row(records: Sequence[RunRecord]) -> Row:
     )
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
+def _total(values: Iterable[float | None]) -> float | None:
+    """The sum; None where there is nothing to add, or one value is not known."""
     found = list(values)
     known = [value for value in found if value is not None]
-    return sum(known) if len(known) == len(found) else None
+    return sum(known) if known and len(known) == len(found) else None
 
 
 def _largest(values: Iterable[int | None]) -> int | None:
@@ -226,8 +241,7 @@ def _cells(row: Row, prices: Prices) -> Iterator[str]:
     yield "-" if row.classes is None else f"{row.classes:,}{of_all}"
     for stage in STAGES:
         yield f"{row.stages[stage].seconds:,.1f}" if stage in row.stages else "-"
-    complete = row.reported or len(row.stages) == len(STAGES)
-    yield f"{row.seconds:,.1f}" + ("" if complete else f" ({len(row.stages)} of {len(STAGES)} stages)")
+    yield f"{row.seconds:,.1f}" + ("" if row.complete else f" ({len(row.stages)} of {len(STAGES)} stages)")
     yield f"{row.images_per_second:,.1f}"
     for cost in (row.compute_usd_for_1000, row.storage_usd_for_1000(prices)):
         yield "-" if cost is None else _digits(cost)
@@ -236,12 +250,13 @@ def _cells(row: Row, prices: Prices) -> Iterator[str]:
 def _notes(prices: Prices) -> Iterator[str]:
     yield (
         "Images a second are through all stages that ran, one after another. The seconds of a stage are its "
-        "job's; the first on this machine waits for Spark to start."
+        "job's alone: starting Spark or a step, and what Dagster does between stages, are not in them."
     )
     yield (
-        "Compute is what all nodes of the cluster cost while its steps ran, at the price on demand that held "
-        "then; starting and idling are not in it. A machine of your own has no price here. Nodes are core "
-        "nodes; the primary node is in the price alone, and in what was reported."
+        "Compute is what all nodes of the cluster cost while its steps ran, from a step's start to its end, "
+        "at the price on demand that held then; the cluster's start and idling are not in it. A machine of "
+        "your own has no price here. Nodes are core nodes; the primary node is in the price alone, and in "
+        "what was reported."
     )
     yield (
         f"Storage is what the stages wrote, at {prices.s3_gb_month} USD a GB and month ({prices.region}, "
@@ -276,7 +291,7 @@ def _magnitude(value: float) -> int:
 
 def _plain(text: str) -> str:
     """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return re.sub(FORMULA_START, r"'\1", text)
 
 
 def _cell(text: str) -> str:

@@ -17,9 +17,9 @@ MIN_IMAGES = 1000
 CLUSTER_START_SECONDS = 600
 STEP_START_SECONDS = 30
 
-# What S3 is asked for. pyarrow looks at the size of each photo before it gets it: HEAD and GET, of one
-# price. Photos are listed 1,000 at a time, by three readers; LIST and PUT are of one price. Results are in
-# files of hundreds of images, with some requests for each.
+# What S3 is asked for, beside a PUT to upload each photo. pyarrow looks at the size of each before it gets
+# it: HEAD and GET, of one price. Photos are listed 1,000 at a time, by three readers; LIST and PUT are of one
+# price. Results are in files of hundreds of images, with some requests for each.
 GETS_A_PHOTO = 2
 LISTS_A_PHOTO = 3 / 1000
 GETS_OF_RESULTS, PUTS_OF_RESULTS = 1 / 25, 1 / 100
@@ -62,6 +62,7 @@ class Plan:
     rates: Mapping[str, Rate]
     seconds: Mapping[str, float]
     hour_usd: float
+    upload_usd: float
     requests_usd: float
     storage_usd: float
     stored_bytes: float
@@ -116,6 +117,7 @@ def project(
         rates,
         {stage: images / rate.images_per_core_second / cores for stage, rate in rates.items()},
         hour_usd=nodes * known[instance_type] + known[primary_type],
+        upload_usd=images / 1000 * prices.s3_thousand_puts,
         requests_usd=images
         / 1000
         * (
@@ -173,7 +175,7 @@ def described(plan: Plan, prices: Prices) -> Iterator[tuple[str, str]]:
         f"{plan.compute_usd:,.2f} USD: {plan.nodes} x {plan.instance_type} and a primary node "
         f"{plan.primary_type} at {plan.hour_usd:,.2f} USD an hour, EC2 and EMR",
     )
-    yield "S3 requests", f"{plan.requests_usd:,.2f} USD"
+    yield "S3 requests", f"{plan.requests_usd:,.2f} USD, and {plan.upload_usd:,.2f} once to upload the photos"
     yield (
         "S3 storage",
         f"{plan.storage_usd:,.2f} USD a month, for {plan.stored_bytes / 1e9:,.1f} GB of photos and results",
@@ -199,8 +201,8 @@ def assumptions(plan: Plan) -> Iterator[str]:
     )
     yield (
         f"Each photo is {GETS_A_PHOTO} requests, and results are files of hundreds of photos. Photos are "
-        "kept once as they are and once in raw_images. Logs, old versions, and what the stack itself costs "
-        "while no cluster runs (fruits emr deploy says it) are not in it."
+        "kept once as they are and once in raw_images. Logs, old versions, the nodes' disks, and what the "
+        "stack itself costs while no cluster runs (fruits emr deploy says it) are not in it."
     )
 
 

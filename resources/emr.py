@@ -9,7 +9,8 @@ from typing import Any, NoReturn, get_type_hints
 import dagster as dg
 from pydantic import PrivateAttr
 
-from fruits_assets.jobs.json_types import from_json, to_json
+from fruits_assets.jobs.json_types import MEASURED, PARAMS, REPORT, from_json, to_json
+from fruits_assets.jobs.measured import Job, Measured, Params, Report
 from fruits_assets.store.photos import PhotosError
 from fruits_assets.store.root import Root, open_root
 from resources.aws import AwsError, aws_errors_named, client
@@ -24,9 +25,9 @@ from resources.emr_lifecycle import (
 )
 from resources.emr_sizing import spark_submit_conf
 from resources.instances import Prices, PricesError, load_prices
-from resources.job_runner import Job, JobRun, JobRunner, Params, Report
+from resources.job_runner import JobRun, JobRunner
 from resources.settings import Settings
-from resources.spark_history import event_log_config, history_url, make_event_log_folder
+from resources.spark_history import event_log_config, make_event_log_folder
 
 MAX_RETRIES, FIRST_WAIT_SECONDS = 3, 30
 
@@ -85,7 +86,7 @@ class EmrSteps(JobRunner):
         store = open_root(self.settings.store)
         asset = context.asset_key.to_user_string()
         work = f"emr/{context.run.run_id}/{asset}-{uuid.uuid4().hex[:8]}"
-        store.write(f"{work}/params.json", to_json(params))
+        store.write(f"{work}/{PARAMS}", to_json(params))
         code, entry = upload_code(store)
         make_event_log_folder(store)
         nodes = cluster.nodes()
@@ -98,8 +99,7 @@ class EmrSteps(JobRunner):
                 *("spark-submit", "--deploy-mode", "client", "--name", f"fruits {asset}", "--py-files", code),
                 *chain.from_iterable(("--conf", f"{key}={value}") for key, value in spark_conf.items()),
                 *(entry, f"{job.__module__}:{job.__qualname__}"),
-                *(store.uri_of(f"{work}/params.json"), store.uri_of(f"{work}/report.json")),
-                self.settings.region,
+                *(store.uri_of(work), self.settings.region),
                 *chain.from_iterable(session.get_bootstrap_cli_arguments().items()),
             ]
             step_id = cluster.add_step(_step_name(context), arguments)
@@ -113,34 +113,24 @@ class EmrSteps(JobRunner):
                 except AwsError as error:  # it must not take the place of what happened
                     context.log.error(f"Step {step_id} may go on: {error} {cluster.console(step_id)}")
                 raise
-        said: dict[str, Any] = {}
-        for message in session.get_custom_messages():
-            said |= message
         if step.state != "COMPLETED":
-            self._raise(cluster, step, said.get("exception"))
-        report = from_json(get_type_hints(job)["return"], store.read(f"{work}/report.json"))
+            self._raise(cluster, step, next(iter(session.get_custom_messages()), None))
+        report = from_json(get_type_hints(job)["return"], store.read(f"{work}/{REPORT}"))
+        measured = from_json(Measured, store.read(f"{work}/{MEASURED}"))
+        measured.versions["emr"] = cluster.state().release
         nodes = cluster.nodes()  # managed scaling may have added some
         number = _core(nodes).number
-        application = said.get("spark_application_id")
-        links = (
-            {
-                "spark_application_id": application,
-                "spark_history": dg.MetadataValue.url(history_url(application)),
-            }
-            if application
-            else {}
-        )
         return JobRun(
             report,
+            measured,
             {
                 "engine": f"EMR cluster {cluster.id}, {number} core nodes {core.instance_type}",
-                **links,
-                "seconds": round(step.seconds, 2),
                 "instance_type": core.instance_type,
                 "nodes": number,
                 "cores": number * int(spark_conf["spark.executor.cores"]),
                 "emr_cluster": cluster.id,
                 "emr_step": step.id,
+                "emr_step_seconds": round(step.seconds, 2),
                 "emr_step_console": dg.MetadataValue.url(cluster.console(step.id)),
                 "emr_cluster_console": dg.MetadataValue.url(cluster.console()),
                 **_cost(nodes, step.seconds, prices),

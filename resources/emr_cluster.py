@@ -37,12 +37,13 @@ class Nodes(NamedTuple):
 
 
 class ClusterState(NamedTuple):
-    """Where a cluster is in its life, why, as EMR's code and in words, and where its logs go."""
+    """Where a cluster is in its life, why, as EMR's code and in words, where its logs go, its release."""
 
     name: str
     code: str
     reason: str
     logs: str
+    release: str
 
     @property
     def is_over(self) -> bool:
@@ -65,6 +66,7 @@ class Cluster:
             why.get("Code", ""),
             why.get("Message") or "no reason given",
             f"{cluster.get('LogUri', '').rstrip('/')}/{self.id}",
+            cluster.get("ReleaseLabel", ""),
         )
 
     def nodes(self) -> list[Nodes]:

@@ -1,6 +1,6 @@
-"""What a step runs on the cluster: one job, with its parameters and its report as objects in the store.
+"""What a step runs on the cluster: one job, with its parameters and its report as objects of one folder.
 
-    spark-submit --py-files CODE.zip emr_step.py JOB PARAMS_URI REPORT_URI REGION PIPES_CONTEXT PIPES_MESSAGES
+    spark-submit --py-files CODE.zip emr_step.py JOB FOLDER_URI REGION PIPES_CONTEXT PIPES_MESSAGES
 
 The only file on the nodes that uses boto3, and that only for Dagster Pipes.
 """
@@ -20,13 +20,14 @@ from dagster_pipes import (
 )
 from pyspark.sql import SparkSession
 
-from fruits_assets.jobs.json_types import from_json, to_json
+from fruits_assets.jobs.json_types import MEASURED, PARAMS, REPORT, from_json, to_json
+from fruits_assets.jobs.measured import run_measured
 from fruits_assets.store.root import open_root
 
 MESSAGE_SECONDS = 2
 
 
-def main(job_name: str, params_uri: str, report_uri: str, region: str) -> None:
+def main(job_name: str, folder_uri: str, region: str) -> None:
     """Runs the job `module:function`; its progress and any exception go through Pipes."""
     os.environ["AWS_REGION"] = region  # for pyarrow; executors have it from Spark's settings
     patient = Config(retries={"mode": "adaptive", "max_attempts": 10})
@@ -39,20 +40,21 @@ def main(job_name: str, params_uri: str, report_uri: str, region: str) -> None:
         try:
             module, _, function = job_name.partition(":")
             job = getattr(import_module(module), function)
-            folder, _, name = params_uri.rpartition("/")
-            params = from_json(get_type_hints(job)["params"], open_root(folder).read(name))
+            folder = open_root(folder_uri)
+            params = from_json(get_type_hints(job)["params"], folder.read(PARAMS))
             spark = SparkSession.builder.getOrCreate()
-            pipes.report_custom_message({"spark_application_id": spark.sparkContext.applicationId})
-            report = job(spark, params, lambda progress: pipes.log.info(str(progress)))
-            folder, _, name = report_uri.rpartition("/")
-            open_root(folder).write(name, to_json(report))
+            report, measured = run_measured(
+                spark, job, params, lambda progress: pipes.log.info(str(progress))
+            )
+            folder.write(REPORT, to_json(report))
+            folder.write(MEASURED, to_json(measured))
         except Exception as error:
             kind = type(error)
             name = f"{kind.__module__}:{kind.__qualname__}"
-            pipes.report_custom_message({"exception": {"class": name, "message": str(error)}})
+            pipes.report_custom_message({"class": name, "message": str(error)})
             raise
         spark.stop()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5])
+    main(*sys.argv[1:4])

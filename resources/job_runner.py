@@ -1,27 +1,32 @@
 """The switch: where a Spark job runs. Assets know this interface and nothing behind it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import dagster as dg
-from pyspark.sql import SparkSession
 
-from fruits_assets.jobs.tasks import Reporter
-
-Params = TypeVar("Params")
-Report = TypeVar("Report")
-
-Job = Callable[[SparkSession, Params, Reporter], Report]
+from fruits_assets.jobs.measured import Job, Measured, Params, Report
+from resources.spark_history import history_url
 
 
 @dataclass(frozen=True)
 class JobRun(Generic[Report]):
-    """A finished job: its report, and the run's metadata (engine, application id, seconds)."""
+    """A finished job: its report, what its driver measured, and where it ran and what that cost."""
 
     report: Report
-    metadata: dict[str, Any]
+    measured: Measured
+    place: dict[str, Any]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What Dagster shows of it."""
+        return {
+            **self.place,
+            "seconds": self.measured.seconds,
+            "spark_application_id": self.measured.application,
+            "spark_history": dg.MetadataValue.url(history_url(self.measured.application)),
+        }
 
 
 class JobRunner(dg.ConfigurableResource, ABC):

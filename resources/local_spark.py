@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from dagster_pyspark import LazyPySparkResource
 from pydantic import Field, PrivateAttr
 from pyspark.sql import SparkSession
 
+from fruits_assets.jobs.measured import Job, Params, Report, run_measured
 from fruits_assets.store.root import open_root, s3_endpoint
 from resources.java import java_home, trust_options
-from resources.job_runner import Job, JobRun, JobRunner, Params, Report
+from resources.job_runner import JobRun, JobRunner
 from resources.settings import Settings
-from resources.spark_history import history_url, make_event_log_folder
+from resources.spark_history import make_event_log_folder
 
 # The S3A that Spark 3.5's own Hadoop is built with; resolved by Spark, from Maven Central or its mirror.
 HADOOP_AWS = "org.apache.hadoop:hadoop-aws:3.3.4"
@@ -54,17 +54,13 @@ class LocalSpark(JobRunner):
     def run(
         self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
     ) -> JobRun[Report]:
-        started = time.monotonic()
         spark = self._session.result()
-        result = job(spark, params, lambda progress: context.log.info(str(progress)))
-        application = str(spark.sparkContext.applicationId)
+        report, measured = run_measured(spark, job, params, lambda progress: context.log.info(str(progress)))
         return JobRun(
-            result,
+            report,
+            measured,
             {
                 "engine": f"Spark {spark.version} on this machine, {spark.sparkContext.master}",
-                "spark_application_id": application,
-                "spark_history": dg.MetadataValue.url(history_url(application)),
-                "seconds": round(time.monotonic() - started, 2),
                 "nodes": 1,
                 "cores": spark.sparkContext.defaultParallelism,
             },

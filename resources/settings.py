@@ -82,8 +82,8 @@ class AccountSettings(BaseSettings):
     )
 
 
-class PlanSettings(AccountSettings):
-    """What a run is projected by, before there are photos."""
+class StoreSettings(AccountSettings):
+    """What is needed to read what runs have left, and to project one, without photos."""
 
     store: StorageRoot = Field(
         default_factory=lambda: _root("fruits_store"),
@@ -96,7 +96,7 @@ class PlanSettings(AccountSettings):
     )
 
 
-class Settings(PlanSettings):
+class Settings(StoreSettings):
     """The platform's settings."""
 
     env: Literal["local", "emr"] = Field(
@@ -196,10 +196,10 @@ def load_account_settings() -> AccountSettings:
         return AccountSettings()  # type: ignore[call-arg]
 
 
-def load_plan_settings() -> PlanSettings:
-    """The settings of this process that don't need photos, and where records of runs are. Raises alike."""
+def load_store_settings() -> StoreSettings:
+    """The settings of this process that don't need photos, with the store. Raises `SettingsError` alike."""
     with _errors_as_sentences():
-        return PlanSettings()  # type: ignore[call-arg]
+        return StoreSettings()  # type: ignore[call-arg]
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from fruits_assets.jobs.ingest_images import IngestParams, IngestReport, ingest_
 from fruits_assets.jobs.project_to_csv import ProjectParams, ProjectReport, project_to_csv
 from fruits_assets.jobs.tasks import Progress
 from fruits_assets.store.root import open_root
+from fruits_assets.store.run_records import RunRecord
 from fruits_assets.store.schemas import FEATURE_EXTRACTOR, FEATURES, MOBILENET_FEATURES, PCA_MODEL, SCHEMAS
 from fruits_assets.store.tables import (
     PartWriter,
@@ -38,6 +39,30 @@ from fruits_assets.store.tables import (
 # A seeded initialisation stands in for trained weights where the checkout has none.
 _EMBEDDED_FILE = Path(__file__).parents[1] / "fruits_assets" / "backbone" / "embedded.npz"
 WEIGHTS = EMBEDDED if _EMBEDDED_FILE.exists() else RANDOM
+
+
+# A stage of a run on a cluster.
+RECORD = RunRecord(
+    run="run-1",
+    root_run="run-1",
+    owner="command-1",
+    stage="mobilenet_features",
+    environment="emr",
+    finished="2026-11-23T10:00:00+00:00",
+    engine="EMR cluster j-1, 2 core nodes m5.xlarge",
+    images=5928,
+    classes=60,
+    known_classes=60,
+    bytes=30_000_000,
+    seconds=19.5,
+    nodes=2,
+    cores=8,
+    instance_type="m5.xlarge",
+    cost_usd=0.0044,
+    weights="embedded",
+    weights_sha256="ab" * 32,
+    versions={"python": "3.11.9", "pyspark": "3.5.6"},
+)
 
 
 def quiet(progress: Progress) -> None:

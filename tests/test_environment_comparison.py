@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from support import RECORD
 
 from fruits_assets.assets.environment_comparison import environment_comparison
 from fruits_assets.comparison import REPORTED, SHOWN, Row, as_csv, as_markdown, newest, rows_of
@@ -30,23 +31,21 @@ START = datetime(2026, 11, 23, 10, tzinfo=UTC)
 def run_of(environment: str, owner: str, minute: int = 0, **changed: Any) -> list[RunRecord]:
     """The four records of a run of 2,000 images."""
     on_emr = environment == "emr"
-    template = RunRecord(
+    template = replace(
+        RECORD,
         run=f"run of {owner}",
+        root_run=f"run of {owner}",
         owner=owner,
-        stage=STAGES[0],
         environment=environment,
         finished=(START + timedelta(minutes=minute)).isoformat(),
         engine="EMR" if on_emr else "Spark",
         images=2000,
         classes=20,
         known_classes=20,
-        bytes=0,
-        seconds=0.0,
         nodes=2 if on_emr else 1,
         cores=8 if on_emr else 2,
         instance_type="m5.xlarge" if on_emr else None,
         cost_usd=0.01 if on_emr else None,
-        versions={"pyspark": "3.5.6"},
     )
     return [
         replace(template, stage=stage, seconds=SECONDS[stage], bytes=BYTES[stage], **changed)
@@ -90,7 +89,7 @@ def test_a_stage_without_a_price_leaves_the_cost_of_the_run_open() -> None:
 
 def test_several_runs_of_one_command_are_one_row() -> None:
     halves = [
-        replace(record, run=run, images=1000, classes=10, seconds=record.seconds / 2)
+        replace(record, run=run, root_run=run, images=1000, classes=10, seconds=record.seconds / 2)
         for run in ("first stretch", "second stretch")
         for record in run_of("local", "a")
     ]
@@ -99,12 +98,31 @@ def test_several_runs_of_one_command_are_one_row() -> None:
     assert row.images_per_second == pytest.approx(2000 / 60)
 
 
+def test_a_run_that_was_repeated_counts_as_it_was_the_last_time() -> None:
+    first = run_of("local", "a")
+    again = [
+        replace(
+            record, run="from the failure on", seconds=1.0, finished=record.finished.replace("10:", "11:")
+        )
+        for record in first[2:]
+    ]
+    row = one_row(first + again)
+    assert (row.images, row.classes, row.seconds) == (2000, 20, 10 + 40 + 1 + 1)
+    assert row.finished == again[-1].finished
+
+
+def test_a_run_that_was_repeated_elsewhere_is_a_row_of_its_own() -> None:
+    rows = rows_of(run_of("local", "a") + run_of("emr", "a"))
+    assert [(row.environment, row.seconds) for row in rows] == [("local", 60), ("emr", 60)]
+
+
 def test_a_stage_over_more_classes_than_the_others_counts_by_its_own_images() -> None:
     records = [
-        replace(record, images=2000 if record.stage == "pca_model" else 100, classes=1)
+        record if record.stage == "pca_model" else replace(record, images=100, classes=1)
         for record in run_of("local", "a")
     ]
     row = one_row(records)
+    assert (row.images, row.classes, row.known_classes) == (100, 1, 20)
     assert row.seconds_for_1000["pca_model"] == 2
     assert row.seconds_for_1000["mobilenet_features"] == 400
 
@@ -199,7 +217,7 @@ def test_runs_on_both_environments_stand_side_by_side(store: str, instance: dg.D
     assert (local["compute, USD for 1,000 images"], emr["compute, USD for 1,000 images"]) == ("-", "0.0200")
     for plot in ("time_by_stage", "throughput", "cost_of_1000_images"):
         assert metadata[plot].startswith("![preview](data:image/webp;base64,")
-    assert metadata["runs"] == 2
+    assert (metadata["runs"], metadata["plotted"]) == (2, 2)
     assert metadata["unreadable_records"] == 0
     rows = list(csv.DictReader(io.StringIO(content(root, "comparison.csv"))))
     assert [row["run"] for row in rows[-2:]] == ["on-this-machine", "on-a-cluster"]
@@ -212,6 +230,20 @@ def test_without_any_run_there_is_the_reference_alone(store: str, instance: dg.D
     metadata = shown_metadata(materialize(store, instance))
     assert metadata["runs"] == 0
     assert len(table_of(metadata["comparison"])) == len(REPORTED)
+
+
+def test_a_run_of_some_stages_is_in_the_table_and_in_no_plot(
+    store: str, instance: dg.DagsterInstance
+) -> None:
+    for record in run_of("local", "whole"):
+        write_record(open_root(store), record)
+    before = shown_metadata(materialize(store, instance))
+    for record in run_of("local", "features alone", 5)[:2]:
+        write_record(open_root(store), record)
+    after = shown_metadata(materialize(store, instance))
+    assert (after["shown"], after["plotted"]) == (2, 1)
+    for plot in ("time_by_stage", "throughput", "cost_of_1000_images"):
+        assert after[plot] == before[plot]
 
 
 def test_what_is_no_record_is_named_and_stops_nothing(store: str, instance: dg.DagsterInstance) -> None:

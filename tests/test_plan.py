@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from support import RECORD
 
 from fruits_assets.cli import main
 from fruits_assets.plan import (
@@ -24,25 +25,22 @@ from fruits_assets.store.run_records import STAGES, RunRecord, write_record
 from resources.instances import load_prices
 
 PRICES = load_prices()
-RECORD = RunRecord(
+LOCAL = replace(
+    RECORD,
     run="0123456789",
-    owner="a",
-    stage="mobilenet_features",
     environment="local",
-    finished="2026-11-23T10:00:00+00:00",
-    engine="Spark",
     images=10_000,
-    classes=60,
-    known_classes=60,
     bytes=50_000_000,
     seconds=50.0,
     nodes=1,
     cores=2,
+    instance_type=None,
+    cost_usd=None,
 )
 
 
 def of_all_stages(**changed: Any) -> list[RunRecord]:
-    return [replace(RECORD, stage=stage, **changed) for stage in STAGES]
+    return [replace(LOCAL, stage=stage, **changed) for stage in STAGES]
 
 
 def planned(images: int = 1_000_000, nodes: int = 20, **changed: Any) -> Plan:
@@ -51,7 +49,7 @@ def planned(images: int = 1_000_000, nodes: int = 20, **changed: Any) -> Plan:
 
 
 def test_a_rate_is_a_core_of_the_run_that_was_measured() -> None:
-    rate = rate_of([RECORD], "mobilenet_features", "m5.xlarge")
+    rate = rate_of([LOCAL], "mobilenet_features", "m5.xlarge")
     assert rate.images_per_core_second == 100
     assert rate.bytes_per_image == 5000
     assert rate.source == "run 01234567 on local, 10,000 images, 2 cores, 2026-11-23"
@@ -68,18 +66,18 @@ def test_a_rate_is_a_core_of_the_run_that_was_measured() -> None:
 )
 def test_without_a_usable_run_the_shipped_rate_holds(unusable: dict[str, Any]) -> None:
     assert (
-        rate_of([replace(RECORD, **unusable)], "mobilenet_features", "m5.xlarge")
+        rate_of([replace(LOCAL, **unusable)], "mobilenet_features", "m5.xlarge")
         is SHIPPED_RATES["mobilenet_features"]
     )
 
 
 def test_the_run_that_is_most_like_the_cluster_counts() -> None:
-    larger = replace(RECORD, run="larger", images=20_000)
+    larger = replace(LOCAL, run="larger", images=20_000)
     later = replace(larger, run="later", finished="2026-11-24T10:00:00+00:00")
-    other_type = replace(RECORD, run="other", environment="emr", instance_type="c5.xlarge", images=2000)
+    other_type = replace(LOCAL, run="other", environment="emr", instance_type="c5.xlarge", images=2000)
     same_type = replace(other_type, run="same", instance_type="m5.xlarge", images=1500)
     runs: list[RunRecord] = []
-    for better in (RECORD, larger, later, other_type, same_type):
+    for better in (LOCAL, larger, later, other_type, same_type):
         runs.insert(0, better)
         rate = rate_of(runs, "mobilenet_features", "m5.xlarge")
         assert rate == rate_of(runs[::-1], "mobilenet_features", "m5.xlarge")
@@ -104,6 +102,7 @@ def test_cost_is_every_node_by_the_hour_with_emrs_fee_and_s3() -> None:
     # Two requests at least for each photo, and less than one PUT for each.
     gets, puts = PRICES.s3_thousand_gets, PRICES.s3_thousand_puts
     assert 1000 * 2 * gets < plan.requests_usd < 1000 * (3 * gets + puts)
+    assert plan.upload_usd == pytest.approx(1000 * puts)
 
 
 def test_twice_the_nodes_halve_the_work_and_not_the_starts() -> None:

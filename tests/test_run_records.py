@@ -2,43 +2,25 @@
 
 import json
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from typing import Any
 
 import dagster as dg
 import pytest
+from support import RECORD
 
 from fruits_assets.assets.run_record import leave_record
+from fruits_assets.jobs.measured import Measured
 from fruits_assets.store.root import open_root
 from fruits_assets.store.run_records import (
     STAGES,
-    RunRecord,
     parse_record,
     read_records,
     record_path,
     write_record,
 )
+from resources.job_runner import JobRun
 from resources.settings import Settings
-
-RECORD = RunRecord(
-    run="run-1",
-    owner="command-1",
-    stage="mobilenet_features",
-    environment="emr",
-    finished="2026-11-23T10:00:00+00:00",
-    engine="EMR cluster j-1, 2 core nodes m5.xlarge",
-    images=5928,
-    classes=60,
-    known_classes=60,
-    bytes=30_000_000,
-    seconds=19.5,
-    nodes=2,
-    cores=8,
-    instance_type="m5.xlarge",
-    cost_usd=0.0044,
-    weights="embedded",
-    weights_sha256="ab" * 32,
-    versions={"python": "3.11.9", "pyspark": "3.5.6"},
-)
 
 
 def changed(**fields: Any) -> bytes:
@@ -97,19 +79,21 @@ def test_what_nobody_knows_may_be_absent() -> None:
 def test_a_step_on_a_cluster_is_recorded_with_its_machines_and_its_price(store: str) -> None:
     settings = Settings(env="emr", images="s3://photos", store="s3://store", _env_file=None)  # type: ignore[call-arg]
     settings = settings.model_copy(update={"store": store})
-    metadata = {
+    place = {
         "engine": "EMR cluster j-1, 2 core nodes m5.xlarge",
-        "seconds": 100.0,
         "nodes": 2,
         "cores": 8,
         "instance_type": "m5.xlarge",
+        "emr_step_seconds": 130.0,
         "estimated_cost_usd": 0.0227,
     }
+    on_the_cluster = {"python": "3.9.1", "spark": "3.5.6-amzn-0", "emr": "emr-7.13.0"}
+    run = JobRun(None, Measured(100.0, "application_1", on_the_cluster), place)
 
     @dg.asset(name="mobilenet_features", code_version="7")
     def stage(context: dg.AssetExecutionContext) -> None:
         extractor = {"weights": "embedded", "weights_sha256": "ab" * 32, "trained": True}
-        leave_record(context, settings, metadata, 2000, 20, 10_000_000, extractor)
+        leave_record(context, settings, run, 2000, 20, 10_000_000, extractor)
 
     result = dg.materialize([stage], tags={"fruits/owner": "command-1"})
     [record], _ = read_records(open_root(store))
@@ -118,8 +102,8 @@ def test_a_step_on_a_cluster_is_recorded_with_its_machines_and_its_price(store: 
     assert (record.nodes, record.cores, record.instance_type) == (2, 8, "m5.xlarge")
     assert (record.seconds, record.images_per_second, record.cost_usd) == (100.0, 20.0, 0.0227)
     assert (record.weights, record.weights_sha256) == ("embedded", "ab" * 32)
-    assert record.versions["mobilenet_features"] == "7"
-    assert {"python", "pyspark", "openvino", "fruits-platform"} <= set(record.versions)
+    ours = {"fruits-platform": version("fruits-platform"), "mobilenet_features": "7"}
+    assert record.versions == on_the_cluster | ours
 
 
 @pytest.mark.parametrize(

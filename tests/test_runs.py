@@ -23,6 +23,7 @@ from pyspark.sql import SparkSession
 from support import publish_extractor
 
 from fruits_assets.assets.previews import class_counts, scatter, scree
+from fruits_assets.comparison import rows_of
 from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes, register_classes
 from fruits_assets.pipeline import PipelineError, run_pipeline
@@ -292,7 +293,7 @@ def test_every_stage_leaves_a_record_of_what_it_did(finished: Platform) -> None:
         assert (record.images, record.classes, record.known_classes) == (IMAGES * len(CLASSES), 6, 6)
         assert (record.environment, record.cost_usd) == ("local", None)
         assert (record.seconds, record.engine) == (metadata["seconds"], metadata["engine"])
-        assert record.versions["pyspark"].startswith("3.5")
+        assert record.versions["spark"].startswith("3.5")
         assert (record.weights_sha256 is not None) == (stage == MOBILENET_FEATURES)
         if stage in BY_CLASS:
             assert record.bytes == sum(pointer.bytes for pointer in current(finished.store, stage).values())
@@ -542,6 +543,10 @@ def test_a_retry_from_the_failure_runs_what_is_missing_and_nothing_else(
     assert {"raw_images", "mobilenet_features", "pca_model", "pca_features_csv"} <= steps
     assert platform.not_fresh() == []
     assert platform.failing("nothing_quarantined") == []
+    records = [one for one in read_records(platform.store)[0] if one.root_run == failed.run_id]
+    assert {one.run for one in records if one.stage == "raw_images"} == {failed.run_id, retry.run_id}
+    [row] = rows_of(records)
+    assert (row.run, row.images, len(row.stages)) == (failed.run_id, IMAGES * len(CLASSES), len(STAGES))
 
 
 def test_checks_name_every_class_that_fails_whatever_class_is_run(platform: Platform) -> None:

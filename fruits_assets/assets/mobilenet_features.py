@@ -72,7 +72,7 @@ def mobilenet_features(
     run = job_runner.run(context, extract_features, params)
     total = sum(figures.images for figures in run.report.classes.values())
     size = sum(figures.bytes for figures in run.report.classes.values())
-    leave_record(context, settings, run.metadata, total, len(run.report.classes), size, extractor.details)
+    leave_record(context, settings, run, total, len(run.report.classes), size, extractor.details)
     yield from materialize_classes(
         context,
         tags,

@@ -80,7 +80,7 @@ def pca_features_csv(
     run = job_runner.run(context, project_to_csv, params)
     total = sum(figures.rows for figures in run.report.classes.values())
     size = sum(figures.bytes for figures in run.report.classes.values())
-    leave_record(context, settings, run.metadata, total, len(run.report.classes), size)
+    leave_record(context, settings, run, total, len(run.report.classes), size)
     yield from materialize_classes(
         context,
         tags,

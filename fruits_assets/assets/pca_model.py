@@ -74,7 +74,7 @@ def pca_model(
     report = run.report
     store = open_root(settings.store)
     # The model's size does not grow with the images.
-    leave_record(context, settings, run.metadata, report.images, len(report.images_by_class), size=0)
+    leave_record(context, settings, run, report.images, len(report.images_by_class), size=0)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.data_version),
         metadata={

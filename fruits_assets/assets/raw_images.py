@@ -71,7 +71,7 @@ def raw_images(
     total = sum(figures.ingested for figures in run.report.classes.values())
     read = [figures for figures in run.report.classes.values() if not figures.gone]
     images, size = sum(figures.ingested for figures in read), sum(figures.bytes for figures in read)
-    leave_record(context, settings, run.metadata, images, len(read), size)
+    leave_record(context, settings, run, images, len(read), size)
     for label, figures in run.report.classes.items():
         if figures.gone:
             context.log.warning(f"{label} has no photos any more; its last version stays current.")

@@ -1,6 +1,5 @@
 """The record that a stage leaves in the store, for the comparison of environments."""
 
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,22 +11,20 @@ from fruits_assets.partitions import known_classes
 from fruits_assets.store.root import open_root
 from fruits_assets.store.run_records import RunRecord, write_record
 from resources.emr_lifecycle import owner_of
+from resources.job_runner import JobRun
 from resources.settings import Settings
-
-# What decides about speed and results, and this project itself.
-_PACKAGES = ("pyspark", "openvino", "numpy", "pyarrow", "fruits-platform")
 
 
 def leave_record(
     context: dg.AssetExecutionContext,
     settings: Settings,
-    metadata: Mapping[str, Any],
+    run: JobRun[Any],
     images: int,
     classes: int,
     size: int,
     extractor: Mapping[str, Any] | None = None,
 ) -> None:
-    """Records what the job just did: `metadata` is its run's, `size` the bytes that it wrote.
+    """Records what the job of a stage just did; `size` are the bytes that it wrote.
 
     `extractor` are the details of the one that features were made with. A record that can't be written is a
     warning: what the stage made stands without it.
@@ -36,25 +33,26 @@ def leave_record(
     extractor = extractor or {}
     record = RunRecord(
         run=context.run.run_id,
+        root_run=context.run.root_run_id or context.run.run_id,
         owner=owner_of(context.run),
         stage=stage,
         environment=settings.env,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        engine=metadata["engine"],
+        engine=run.place["engine"],
         images=images,
         classes=classes,
         known_classes=len(known_classes(context.instance)),
         bytes=size,
-        seconds=metadata["seconds"],
-        nodes=metadata.get("nodes"),
-        cores=metadata.get("cores"),
-        instance_type=metadata.get("instance_type"),
-        cost_usd=metadata.get("estimated_cost_usd"),
+        seconds=run.measured.seconds,
+        nodes=run.place.get("nodes"),
+        cores=run.place.get("cores"),
+        instance_type=run.place.get("instance_type"),
+        cost_usd=run.place.get("estimated_cost_usd"),
         weights=extractor.get("weights"),
         weights_sha256=extractor.get("weights_sha256"),
         versions={
-            "python": platform.python_version(),
-            **{package: version(package) for package in _PACKAGES},
+            **run.measured.versions,
+            "fruits-platform": version("fruits-platform"),
             stage: str(context.assets_def.code_versions_by_key[context.asset_key]),
         },
     )

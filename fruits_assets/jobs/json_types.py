@@ -5,6 +5,9 @@ import json
 import types
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+# What a step on a cluster reads, and what it leaves, in its folder of the store.
+PARAMS, REPORT, MEASURED = "params.json", "report.json", "measured.json"
+
 T = TypeVar("T")
 
 

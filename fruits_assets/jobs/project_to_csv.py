@@ -17,7 +17,13 @@ from pyspark.sql import SparkSession
 from fruits_assets.jobs.spark_model import read_components
 from fruits_assets.jobs.tasks import Reporter, pack, run_tasks
 from fruits_assets.store.root import Root, open_root
-from fruits_assets.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
+from fruits_assets.store.schemas import (
+    FEATURES,
+    FORMULA_START,
+    MOBILENET_FEATURES,
+    PCA_FEATURES_CSV,
+    PCA_MODEL,
+)
 from fruits_assets.store.tables import (
     Part,
     Pointer,
@@ -183,8 +189,5 @@ def _feature_rows(store: Root, pointer: Pointer) -> Iterator[pa.RecordBatch]:
 
 
 def _as_text(values: pa.Array) -> pa.Array:
-    """Text that a spreadsheet shows and does not run: an apostrophe before what starts a formula.
-
-    The characters are those of OWASP's "CSV Injection".
-    """
-    return pc.replace_substring_regex(values, pattern=r"^([=+\-@\t\r])", replacement=r"'\1")
+    """Text that a spreadsheet shows and does not run: an apostrophe before what starts a formula."""
+    return pc.replace_substring_regex(values, pattern=FORMULA_START, replacement=r"'\1")

@@ -23,13 +23,16 @@ ENVIRONMENTS = ("local", "emr")
 class RunRecord:
     """One stage of one Dagster run.
 
-    `owner` is what the run is part of: a `fruits run` or a backfill, of which there may be several runs,
-    else itself. `finished` is a time in ISO 8601 with its zone, `bytes` what the stage wrote to the store,
-    `cost_usd` what the cluster's nodes cost meanwhile, and `known_classes` how many classes there were
-    in all. None stands where nobody knows: a machine of one's own has no price.
+    `root_run` is the run that this one repeats, whole or from where it failed, else itself. `owner` is what
+    the run is part of: a `fruits run` or a backfill, of which there may be several runs, else its root run.
+    `finished` is a time in ISO 8601 with its zone, `bytes` what the stage wrote to the store, `seconds` the
+    time of the job alone, `cost_usd` what the cluster's nodes cost in the whole step, `known_classes` how
+    many classes there were in all, and `versions` those of the job's driver. None stands where nobody
+    knows: a machine of one's own has no price.
     """
 
     run: str
+    root_run: str
     owner: str
     stage: str
     environment: str

@@ -13,6 +13,9 @@ PCA_FEATURES_CSV = "pca_features_csv"
 FEATURE_QUALITY = "feature_quality"
 ENVIRONMENT_COMPARISON = "environment_comparison"
 
+# What a spreadsheet runs, at the beginning of a text: the characters are those of OWASP's "CSV Injection".
+FORMULA_START = r"^([=+\-@\t\r])"
+
 SCHEMAS: dict[str, pa.Schema] = {
     RAW_IMAGES: pa.schema(
         [
