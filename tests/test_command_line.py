@@ -280,12 +280,20 @@ def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = shell.start("fruits", "history", "--port", str(port))
+    with dg.DagsterInstance.get() as instance:
+        [record] = instance.fetch_materializations(dg.AssetKey(PCA_MODEL), limit=1).records
+        assert record.asset_materialization is not None
+        link = str(record.asset_materialization.metadata["spark_history"].value)
+    server = shell.start("fruits", "history", "--port", str(port), FRUITS_IMAGES="")
     try:
         [application] = get(f"http://127.0.0.1:{port}/api/v1/applications")
         assert application["name"] == "fruits"
         assert application["attempts"][0]["completed"]
         jobs = get(f"http://127.0.0.1:{port}/api/v1/applications/{application['id']}/jobs")
+        stages = get(f"http://127.0.0.1:{port}/api/v1/applications/{application['id']}/stages")
+        assert link.startswith("http://127.0.0.1:18080/")
+        with urllib.request.urlopen(link.replace(":18080/", f":{port}/"), timeout=PATIENCE) as page:
+            assert f"<title>{application['name']} - Spark Jobs</title>" in page.read().decode()
         listening = [c for c in psutil.net_connections() if c.laddr and c.laddr.port == port]
     finally:
         os.killpg(server.pid, signal.SIGINT)
@@ -293,18 +301,14 @@ def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
     assert server.returncode == 130, output
     classes = len(list(shell.photos.iterdir()))
     images = classes * IMAGES
-    assert {job["description"] for job in jobs} == {
+    names = {
         f"raw_images: ingest, {classes} classes, {images} images",
         f"mobilenet_features: extract, {classes} classes, {images} images",
         f"pca_model: fit, {classes} classes, {images} images",
         f"pca_features_csv: project, {classes} classes, {images} images",
     }
+    assert {job["description"] for job in jobs} == {stage["description"] for stage in stages} == names
     assert {c.laddr.ip.removeprefix("::ffff:") for c in listening if c.status == "LISTEN"} == {"127.0.0.1"}
-    with dg.DagsterInstance.get() as instance:
-        [record] = instance.fetch_materializations(dg.AssetKey(PCA_MODEL), limit=1).records
-        assert record.asset_materialization is not None
-        link = record.asset_materialization.metadata["spark_history"].value
-    assert link == f"http://127.0.0.1:18080/history/{application['id']}/jobs/"
 
 
 def test_history_names_what_keeps_it_from_being_shown(shell: Shell) -> None:

@@ -89,6 +89,7 @@ def test_metadata_say_where_a_step_ran_and_what_it_cost_and_no_secret(
     assert metadata["nodes"] == 2 and metadata["cores"] == 8
     # One primary and two core nodes m5.xlarge, at 0.272 USD an hour each.
     assert metadata["node_hours"] > 0
+    assert 0 < metadata["seconds"] < metadata["emr_step_seconds"]
     assert metadata["estimated_cost_usd"] == pytest.approx(metadata["node_hours"] * 0.272, abs=1e-4)
     page = (
         f"https://eu-west-3.console.aws.amazon.com/emr/home?region=eu-west-3#/clusterDetails/{ground.cluster}"
@@ -107,11 +108,18 @@ def test_steps_leave_records_of_what_they_ran_on(both: tuple[str, str, Path]) ->
         assert (record.environment, record.instance_type) == ("emr", "m5.xlarge")
         assert (record.nodes, record.cores, record.images) == (2, 8, 36)
         assert 0 < record.seconds < 10 * MINUTES and record.cost_usd is not None
+        # What the job's own driver said: this process may be of another Python.
+        assert record.versions["emr"].startswith("emr-7.")
+        assert {"python", "spark", "openvino", "numpy", "pyarrow", "fruits-platform"} < set(record.versions)
 
 
 def test_sparks_history_of_steps_is_served_from_s3(ground: Ground, both: tuple[str, str, Path]) -> None:
     [port] = free_ports(1)
-    settings = on_emr(ground, "s3://none/photos", "store")
+    settings = on_emr(ground, "", "store")
+    with instance_of(both[2]) as instance:
+        [record] = instance.fetch_materializations(dg.AssetKey("pca_model"), limit=1).records
+        assert record.asset_materialization is not None
+        link = str(record.asset_materialization.metadata["spark_history"].value)
     server = subprocess.Popen(
         [Path(sys.executable).with_name("fruits"), "history", "--port", str(port)],
         env={**os.environ, **settings},
@@ -130,6 +138,8 @@ def test_sparks_history_of_steps_is_served_from_s3(ground: Ground, both: tuple[s
 
         names = {application["name"] for application in wait_for(listed)}
         assert {f"fruits {stage}" for stage in STAGES} <= names
+        with urllib.request.urlopen(link.replace(":18080/", f":{port}/"), timeout=MINUTES) as page:
+            assert "<title>fruits pca_model - Spark Jobs</title>" in page.read().decode()
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
