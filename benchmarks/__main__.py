@@ -64,7 +64,7 @@ class Size(NamedTuple):
     few: tuple[int, int] | None
 
 
-QUICK = Size(2, 1, 1, (1, 2), 1, ((66, 3),), None)
+QUICK = Size(2, 1, 2, (1, 2), 1, ((66, 3),), None)
 FULL = Size(None, None, 3, (1, 2, 4), 4, ((130, 20), (1000, 20)), (20, 1000))
 
 
@@ -81,6 +81,10 @@ class Row:
     aim: str = ""
 
 
+class IncomparableError(ValueError):
+    """A way did not work on the same photos as the others."""
+
+
 class Bench:
     """What all measurements share: photos, cores, weights, a folder, and the single runs so far."""
 
@@ -93,16 +97,21 @@ class Bench:
         convert = [sys.executable, "-m", "fruits_assets.backbone.convert", "--out", str(self.ir)]
         run([*convert, "--weights", weights])
 
-    def record(self, name: str, figures: Figures) -> Figures:
-        self.runs[name].append(figures)
+    def record(self, name: str, figures: Figures, images: int) -> Figures:
+        """Keeps a run, which must be of so many images. Raises `IncomparableError`."""
         print(f"{name}: {figures}", file=sys.stderr, flush=True)
+        if figures.get("images", images) != images:
+            raise IncomparableError(
+                f"{name} took {figures['images']:,} of {images:,} files. Give photos that all can read."
+            )
+        self.runs[name].append(figures)
         return figures
 
-    def alternated(self, ways: dict[str, Callable[[], Figures]]) -> None:
+    def alternated(self, ways: dict[str, Callable[[], Figures]], images: int) -> None:
         """Runs every way once a round, in the other order every second round."""
         for number in range(self.size.rounds):
             for name in sorted(ways, reverse=bool(number % 2)):
-                self.record(name, ways[name]())
+                self.record(name, ways[name](), images)
 
     def ratio(self, ours: str, theirs: str, stage: str, their_stage: str | None = None) -> float:
         """Times as fast as another, the median over the rounds."""
@@ -128,7 +137,8 @@ def stages(bench: Bench) -> Iterator[Row]:
             BINARY_FILE: lambda: run_module("binary_file", **common),
             OURS: lambda: run_module("our_way", ir=bench.ir, out=bench.out(), **common),
             BARE: lambda: run_module("bare_loop", ir=bench.ir, **common),
-        }
+        },
+        bench.images,
     )
     aims = {
         ("ingest", BINARY_FILE): ">= 1",
@@ -161,7 +171,7 @@ def s3_ingest(bench: Bench) -> Iterator[Row]:
             def binary_file(common: dict[str, Any] = common) -> Figures:
                 return run_module("binary_file", **common)
 
-            bench.alternated({ours: our_way, theirs: binary_file})
+            bench.alternated({ours: our_way, theirs: binary_file}, images)
         ratio, rate = bench.ratio(ours, theirs, "ingest"), images / bench.seconds(ours, "ingest")
         aim = ">= 20" if latency else ""
         yield Row(f"ingest from {at}", images, rate, "images/s", ratio, f"{BINARY_FILE}'s speed", aim)
@@ -169,31 +179,34 @@ def s3_ingest(bench: Bench) -> Iterator[Row]:
 
 def scaling(bench: Bench) -> Iterator[Row]:
     """One core against all; more images, in time and memory; what Dagster costs; one class alone."""
-    one = bench.record(
-        "ours, 1 core", run_module("our_way", photos=bench.photos, ir=bench.ir, out=bench.out(), cores=1)
-    )
-    speed = one["features"] / bench.seconds(OURS, "features")
-    rate = bench.images / bench.seconds(OURS, "features")
-    yield Row(f"features on {bench.cores} cores", bench.images, rate, "images/s", speed, "1 core's speed")
+    one = run_module("our_way", photos=bench.photos, ir=bench.ir, out=bench.out(), cores=1)
+    bench.record("ours, 1 core", one, bench.images)
+    for stage, name in STAGES.items():
+        if stage != "start":
+            seconds = bench.seconds(OURS, stage)
+            yield Row(
+                f"{name} on {bench.cores} cores", bench.images, bench.images / seconds, "images/s",
+                one[stage] / seconds, "1 core's speed",
+            )  # fmt: skip
 
     base = None
     for times in bench.size.times:
         photos = multiplied(bench.photos, times, bench.folder / f"times{times}")
         home = bench.out()
         what = f"fruits run, {times} x the images"
-        cold = bench.record(what, fruits_run(bench, photos, home))
         images = bench.images * times
+        cold = bench.record(what, fruits_run(bench, photos, home), images)
         if base is None:
             base = cold
-            warm = bench.record("fruits run again", fruits_run(bench, photos, home))
-            jobs = bench.seconds(OURS, "whole")
+            warm = bench.record("fruits run again", fruits_run(bench, photos, home), images)
             yield Row(
-                "fruits run, its extractor made", images, warm["wall"], "s", warm["wall"] / jobs,
-                "the same jobs' time without Dagster",
+                "fruits run, its extractor made", images, warm["wall"], "s",
+                warm["wall"] / bench.seconds(OURS, "wall"), "the same work's time without Dagster",
             )  # fmt: skip
             label = min(file.parent.name for file in photos_in(photos))
             of_class = len(photos_in(photos / label))
-            single = bench.record("fruits run --class", fruits_run(bench, photos, home, "--class", label))
+            alone = fruits_run(bench, photos, home, "--class", label)
+            single = bench.record("fruits run --class", alone, of_class)
             yield Row(
                 "fruits run --class, command to exit", of_class, single["wall"], "s",
                 single["wall"] / warm["wall"], "the run of all classes", "<= 12 s",
@@ -211,7 +224,8 @@ def scaling(bench: Bench) -> Iterator[Row]:
             if times == 1:
                 theirs = bench.runs[NOTEBOOK][-1]
             else:
-                theirs = bench.record(f"{NOTEBOOK}, {times} x the images", notebook_way(bench, photos))
+                what_theirs = f"{NOTEBOOK}, {times} x the images"
+                theirs = bench.record(what_theirs, notebook_way(bench, photos), images)
             speed = theirs["wall"] / cold["wall"]
             yield Row(what, images, cold["wall"], "s", speed, f"{NOTEBOOK}'s speed", ">= 3")
 
@@ -225,7 +239,8 @@ def many_classes(bench: Bench) -> Iterator[Row]:
         figures = fruits_run(bench, photos, home)
         shutil.rmtree(home)
         shutil.rmtree(photos)
-        return float(bench.record(f"fruits run, {classes} classes of {images}", figures)["wall"])
+        name = f"fruits run, {classes} classes of {images}"
+        return float(bench.record(name, figures, classes * images)["wall"])
 
     if bench.size.few is None:
         few_photos, of = bench.images, "the photos in their own classes"
@@ -294,32 +309,38 @@ def main() -> None:
     size = FULL if arguments.full else QUICK
     # On the disk of the store to be, so that photos can be linked and nothing is kept in memory.
     arguments.out.mkdir(parents=True, exist_ok=True)
+    file = arguments.out / ("full.json" if arguments.full else "bench.json")
+    weights = Path(arguments.weights)
     with tempfile.TemporaryDirectory(prefix="run-", dir=arguments.out.absolute()) as name:
         folder = Path(name)
         photos, what = find_photos(arguments.photos, folder / "found")
-        bench = Bench(photos, arguments.weights, arguments.cores, size, folder)
+        weights_name = str(weights.absolute()) if weights.is_file() else arguments.weights
+        bench = Bench(photos, weights_name, arguments.cores, size, folder)
         for section in (stages, s3_ingest, scaling, many_classes):
             try:
-                rows += section(bench)
+                for row in section(bench):
+                    rows.append(row)
             except subprocess.CalledProcessError as error:
                 lines = (error.stderr or "").strip().splitlines() or ["no message"]
                 skipped.append(f"{section.__name__}: {' '.join(error.cmd[1:4])}: {lines[-1]}")
+            except IncomparableError as error:
+                skipped.append(f"{section.__name__}: {error}")
             except statistics.StatisticsError:
                 skipped.append(f"{section.__name__}: what it compares with was not measured")
-    caption = (
-        f"{what} ({bench.images:,} of them), {arguments.cores} cores of {described['processor']}, "
-        f"{described['memory_gib']} GiB, load {described['load_before']} before; "
-        f"rounds: {size.rounds}; {datetime.now(UTC):%Y-%m-%d}; {time.monotonic() - started:,.0f} s"
-    )
-    file = arguments.out / ("full.json" if arguments.full else "bench.json")
-    content = {
-        "caption": caption,
-        "machine": described,
-        "rows": [asdict(row) for row in rows],
-        "runs": bench.runs,
-        "failed": skipped,
-    }
-    file.write_text(json.dumps(content, indent=1))
+            caption = (
+                f"{what} ({bench.images:,} of them), {arguments.cores} cores of {described['processor']}, "
+                f"{described['memory_gib']} GiB, load {described['load_before']} before; "
+                f"rounds: {size.rounds}; {datetime.now(UTC):%Y-%m-%d}; {time.monotonic() - started:,.0f} s"
+            )
+            content = {
+                "caption": caption,
+                "machine": described,
+                "rows": [asdict(row) for row in rows],
+                "runs": bench.runs,
+                "failed": skipped,
+            }
+            # After each section: what was measured for half an hour stands, whatever comes.
+            file.write_text(json.dumps(content, indent=1))
     print(f"{caption}\n\n{table(rows, arguments.full)}\n\nThe single runs are in {os.path.relpath(file)}")
     if skipped:
         sys.exit("Not measured: " + "; ".join(skipped))

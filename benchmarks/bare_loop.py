@@ -54,9 +54,10 @@ def main() -> None:
     import pyarrow as pa
     import pyarrow.csv
 
+    from benchmarks.photo_sets import photos_in
     from fruits_assets.jobs.fit_pca import DEFAULT_COMPONENTS, decompose, moments_of
 
-    paths = sorted(str(path) for path in Path(arguments.photos).rglob("*.jpg"))
+    paths = [str(path) for path in photos_in(Path(arguments.photos))]
     seconds: dict[str, float] = {}
     with multiprocessing.get_context("spawn").Pool(arguments.cores) as pool:
         pool.map(ingest, [[]] * arguments.cores, chunksize=1)

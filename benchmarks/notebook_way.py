@@ -40,6 +40,7 @@ def main() -> None:
     from pyspark.sql.functions import col, element_at, pandas_udf, split
     from pyspark.sql.types import ArrayType, FloatType
 
+    from benchmarks.binary_file import read_photos
     from fruits_assets.backbone.convert import load_model
     from fruits_assets.backbone.weights import find_weights
     from resources.java import java_home
@@ -59,10 +60,7 @@ def main() -> None:
     ready = time.perf_counter()
 
     images = (
-        spark.read.format("binaryFile")
-        .option("pathGlobFilter", "*.jpg")
-        .option("recursiveFileLookup", "true")
-        .load(arguments.photos)
+        read_photos(spark, arguments.photos)
         .withColumn("label", element_at(split(col("path"), "/"), -2))
         .repartition(24)
     )
@@ -114,11 +112,11 @@ def main() -> None:
     features.write.mode("overwrite").parquet(features_path)
     extracted = time.perf_counter()
 
-    vectors = spark.read.parquet(features_path).withColumn("vector", array_to_vector("features"))
+    vectors = spark.read.parquet(features_path).withColumn("vector", array_to_vector(col("features")))
     pca = PCA(k=15, inputCol="vector", outputCol="components").fit(vectors)
     fitted = time.perf_counter()
 
-    projected = pca.transform(vectors).withColumn("values", vector_to_array("components"))
+    projected = pca.transform(vectors).withColumn("values", vector_to_array(col("components")))
     columns = [col("values")[number].alias(f"pc{number + 1}") for number in range(15)]
     csv_path = str(Path(arguments.out) / "csv")
     projected.select("path", "label", *columns).write.mode("overwrite").csv(csv_path, header=True)

@@ -1,4 +1,4 @@
-"""The platform's jobs with no Dagster, timed one by one in one fresh Spark session.
+"""The platform's work with no Dagster, timed stage by stage in one fresh Spark session.
 
 Prints one JSON object: seconds of each stage. The photos may lie on S3; `--ingest-only` ends after the
 first job.
@@ -31,9 +31,13 @@ def main() -> None:
     from fruits_assets.jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, fit_pca
     from fruits_assets.jobs.ingest_images import IngestParams, ingest_images
     from fruits_assets.jobs.project_to_csv import ProjectParams, project_to_csv
+    from fruits_assets.jobs.spark_model import read_components
     from fruits_assets.jobs.tasks import Progress
+    from fruits_assets.quality import assess, read_sample
     from fruits_assets.store.photos import list_photos
     from fruits_assets.store.root import open_root
+    from fruits_assets.store.schemas import MOBILENET_FEATURES
+    from fruits_assets.store.tables import current
     from resources.java import java_home
     from resources.local_spark import local_spark_config
     from resources.settings import Settings
@@ -89,6 +93,12 @@ def main() -> None:
         project_to_csv,
         ProjectParams(settings.store, version, labels, model.directory, model.data_version, keep),
     )
+    begun = time.perf_counter()
+    assess(
+        read_sample(store, current(store, MOBILENET_FEATURES)),
+        read_components(settings.store, model.directory),
+    )
+    seconds["quality"] = time.perf_counter() - begun
     print(
         json.dumps(
             {

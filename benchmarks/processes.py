@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -14,27 +15,36 @@ from typing import Any
 
 Figures = dict[str, Any]
 
+_REPOSITORY = Path(__file__).parents[1]
+# What a user has set for their own runs, which would make the figures of another thing.
+_SETTINGS = ("FRUITS_", "DAGSTER_", "SPARK_", "AWS_")
+
 
 def run(command: list[str], env: dict[str, str] | None = None) -> Figures:
-    """Runs a command to its end, with `env` beside this process's own environment. Its wall time, its peak
-    memory by kind of process, and the JSON that it printed last, if any.
+    """Runs a command to its end, in an empty folder. Its wall time, its peak memory by kind of process, and
+    the JSON that it printed last, if any.
+
+    It has `env`, and of this process's environment what sets neither the platform nor Spark nor AWS.
 
     Raises `CalledProcessError`, with what it wrote to stderr.
     """
-    begun = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(env or {})},
-    )
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     peaks: dict[str, float] = defaultdict(float)
-    watcher = threading.Thread(target=_watch_memory, args=(process, peaks))
-    watcher.start()
-    out, err = process.communicate()
-    watcher.join()
-    wall = time.perf_counter() - begun
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**own, "PYTHONPATH": str(_REPOSITORY), **(env or {})},
+        )
+        watcher = threading.Thread(target=_watch_memory, args=(process, peaks))
+        watcher.start()
+        out, err = process.communicate()
+        watcher.join()
+        wall = time.perf_counter() - begun
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, out, err)
     lines = out.strip().splitlines()

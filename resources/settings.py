@@ -187,19 +187,19 @@ class Settings(StoreSettings):
 def load_settings() -> Settings:
     """The settings of this process. Raises `SettingsError` with all that are unusable."""
     with _errors_as_sentences():
-        return Settings()  # type: ignore[call-arg]  # the environment gives the arguments
+        return Settings()
 
 
 def load_account_settings() -> AccountSettings:
     """The settings of this process that don't need photos. Raises `SettingsError` like `load_settings`."""
     with _errors_as_sentences():
-        return AccountSettings()  # type: ignore[call-arg]
+        return AccountSettings()
 
 
 def load_store_settings() -> StoreSettings:
     """The settings of this process that don't need photos, with the store. Raises `SettingsError` alike."""
     with _errors_as_sentences():
-        return StoreSettings()  # type: ignore[call-arg]
+        return StoreSettings()
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The one Spark session, on two cores; `getOrCreate` of a Dagster run in this process finds it."""
     folder = str(tmp_path_factory.mktemp("spark"))
-    settings = Settings(images="/images", store="/store", spark_cores=2, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(images="/images", store="/store", spark_cores=2, _env_file=None)
     session = SparkSession.builder.config(
         map={**local_spark_config(settings), "spark.sql.warehouse.dir": folder, "spark.local.dir": folder}
     ).getOrCreate()

@@ -80,7 +80,7 @@ def account() -> Iterator[Account]:
         server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         server.start()
         host, port = server.get_host_and_port()
-        settings = AccountSettings(_env_file=None)  # type: ignore[call-arg]
+        settings = AccountSettings(_env_file=None)
         stack = deploy(settings, plan(settings, Deployment(wheelhouse=False, session_manager=True)))
         s3 = boto3.client("s3")
         s3.create_bucket(Bucket="other", CreateBucketConfiguration={"LocationConstraint": REGION})

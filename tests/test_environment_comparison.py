@@ -180,7 +180,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def materialize(store: str, instance: dg.DagsterInstance, **changed: Any) -> dg.ExecuteInProcessResult:
-    settings = Settings(images="/photos", store=store, _env_file=None, **changed)  # type: ignore[call-arg]
+    settings = Settings(images="/photos", store=store, _env_file=None, **changed)
     return dg.materialize(
         [environment_comparison],
         resources={"settings": settings},

@@ -19,7 +19,7 @@ RENEW = "RENEW_ASSET_GRAPH"
 
 @pytest.fixture
 def definitions() -> dg.Definitions:
-    return definitions_for(Settings(images="/photos", store="/store", _env_file=None))  # type: ignore[call-arg]
+    return definitions_for(Settings(images="/photos", store="/store", _env_file=None))
 
 
 def asset_graph(definitions: dg.Definitions) -> dict[str, dict[str, object]]:

@@ -94,4 +94,4 @@ def test_a_bucket_that_is_not_there_is_named() -> None:
 
 def test_nothing_is_asked_of_aws_where_spark_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    check_residency(Settings(images="s3://nowhere/photos", _env_file=None))  # type: ignore[call-arg]
+    check_residency(Settings(images="s3://nowhere/photos", _env_file=None))

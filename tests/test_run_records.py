@@ -77,7 +77,7 @@ def test_what_nobody_knows_may_be_absent() -> None:
 
 
 def test_a_step_on_a_cluster_is_recorded_with_its_machines_and_its_price(store: str) -> None:
-    settings = Settings(env="emr", images="s3://photos", store="s3://store", _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(env="emr", images="s3://photos", store="s3://store", _env_file=None)
     settings = settings.model_copy(update={"store": store})
     place = {
         "engine": "EMR cluster j-1, 2 core nodes m5.xlarge",

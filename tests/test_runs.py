@@ -62,7 +62,7 @@ class Platform:
             images=str(self.photos),
             store=str(folder / "store"),
             spark_cores=2,
-            _env_file=None,  # type: ignore[call-arg]
+            _env_file=None,
             **{"weights": WEIGHTS, **changed},
         )
         self.store = open_root(self.settings.store)
