@@ -64,7 +64,7 @@ class Size(NamedTuple):
     few: tuple[int, int] | None
 
 
-QUICK = Size(2, 1, 2, (1, 2), 1, ((66, 3),), None)
+QUICK = Size(2, 1, 1, (1, 2), 1, ((66, 3),), None)
 FULL = Size(None, None, 3, (1, 2, 4), 4, ((130, 20), (1000, 20)), (20, 1000))
 
 
