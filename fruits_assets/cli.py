@@ -235,9 +235,6 @@ def _use_dagster_home() -> None:
     """DAGSTER_HOME from the environment or .env, as Dagster's own commands find it, else ./.dagster."""
     from dotenv import load_dotenv
 
-    from resources.event_log import BATCH_SIZE
-
     load_dotenv(".env")
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").absolute())))
     home.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", BATCH_SIZE)

@@ -18,8 +18,8 @@ from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 # Events of what Dagster calls a batch (planned events, one result for many partitions) that are one
-# transaction; it is the value of DAGSTER_EVENT_BATCH_SIZE, which Dagster reads.
-BATCH_SIZE = "500"
+# transaction. Dagster makes no batches unless this variable says how large.
+_BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "500")
 
 # Databases that stay open, the index and those of the latest runs: a webserver looks at thousands.
 OPEN_DATABASES = 8
@@ -49,6 +49,7 @@ class EventLog(SqliteEventLogStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "EventLog":
+        os.environ.setdefault(*_BATCH_SIZE)
         return cls(str(Path(config_value["home"]) / "history" / "runs"), inst_data)
 
     @contextmanager

@@ -1,5 +1,6 @@
 """What an instance type says about a machine, and what an hour of it costs."""
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ def instance(instance_type: str) -> Instance:
 def load_prices(file: Path | None = None) -> Prices:
     """The prices in a TOML file of the shape of `prices.toml`, which is the default.
 
-    Raises `PricesError`, with the file's name, for one that can't be read or lacks a price.
+    Raises `PricesError`, with the file's name, for one that can't be read, or lacks a price or has one that
+    is no amount of money.
     """
     file = file or _PRICES
     try:
@@ -72,11 +74,11 @@ def load_prices(file: Path | None = None) -> Prices:
         return Prices(
             str(read["date"]),
             str(read["region"]),
-            {family: float(price["ec2"] + price["emr"]) for family, price in read["vcpu_hour"].items()},
-            float(read["s3"]["gb_month"]),
-            float(read["s3"]["thousand_puts"]),
-            float(read["s3"]["thousand_gets"]),
-            float(read["vpc"]["interface_endpoint_hour"]),
+            {family: _usd(of["ec2"]) + _usd(of["emr"]) for family, of in read["vcpu_hour"].items()},
+            _usd(read["s3"]["gb_month"]),
+            _usd(read["s3"]["thousand_puts"]),
+            _usd(read["s3"]["thousand_gets"]),
+            _usd(read["vpc"]["interface_endpoint_hour"]),
         )
     except OSError as error:
         raise PricesError(f"FRUITS_PRICES={file} can't be read: {error.strerror}.") from None
@@ -86,3 +88,9 @@ def load_prices(file: Path | None = None) -> Prices:
         ) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise PricesError(f"FRUITS_PRICES={file}: {error}; see resources/prices.toml.") from None
+
+
+def _usd(price: float) -> float:
+    if not 0 <= price < math.inf:
+        raise ValueError(f"{price} is no price")
+    return float(price)

@@ -2,11 +2,12 @@
 
 import ctypes
 import json
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -63,6 +64,18 @@ RECORD = RunRecord(
     weights_sha256="ab" * 32,
     versions={"python": "3.11.9", "pyspark": "3.5.6"},
 )
+
+
+Truth = TypeVar("Truth")
+
+
+def wait_for(true: Callable[[], Truth], seconds: float = 180, pause: float = 0.2) -> Truth:
+    """What `true` returns, as soon as that is true; it is asked again after every pause."""
+    deadline = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < deadline, f"not so within {seconds:.0f} s"
+        time.sleep(pause)
+    return value
 
 
 def quiet(progress: Progress) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import s3_server
-from benchmarks.__main__ import Row, table
+from benchmarks.__main__ import STAGES, Row, table
 from benchmarks.photo_sets import multiplied, photos_in, small_classes
+from benchmarks.processes import run_module
 from fruits_assets.store.photos import list_photos
 from fruits_assets.store.root import open_root
 
@@ -22,6 +23,21 @@ def test_a_stage_with_several_peers_shows_its_figure_once() -> None:
         "|  |  |  | 0.90 | the loop's |",
     ]
     assert table(rows, with_aims=True).splitlines()[2].endswith("| >= 5 |")
+
+
+def test_our_way_and_its_limit_are_of_the_same_photos_whatever_the_user_has_set(
+    drawn_photos: Path, extractor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRUITS_ENV", "emr")
+    (tmp_path / ".env").write_text("FRUITS_MAX_IMAGE_BYTES=1")
+    common = {"photos": drawn_photos, "ir": extractor, "cores": 2}
+    ours = run_module("our_way", out=tmp_path / "store", **common)
+    bare = run_module("bare_loop", **common)
+    assert ours["images"] == bare["images"] == len(photos_in(drawn_photos))
+    for way in (ours, bare):
+        assert all(way[stage] > 0 for stage in STAGES)
+        assert sum(way[stage] for stage in STAGES) < way["wall"]
+    assert {"driver", "jvm", "worker"} <= ours["peak_mb"].keys()
 
 
 def test_photos_are_multiplied_and_dealt_out_under_other_names(drawn_photos: Path, tmp_path: Path) -> None:

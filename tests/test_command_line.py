@@ -18,6 +18,7 @@ import dagster as dg
 import psutil
 import pytest
 from conftest import WEIGHTS
+from support import wait_for
 
 from fruits_assets.store.root import open_root
 from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
@@ -237,10 +238,7 @@ def test_ctrl_c_ends_a_run_soon_and_leaves_no_process_and_no_half_class_behind(s
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert output.splitlines()[-1].startswith("fruits run: interrupted.")
-    deadline = time.monotonic() + 15
-    while processes_of(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert processes_of(process.pid) == []
+    wait_for(lambda: not processes_of(process.pid), 15)
     after = shell.pointers()
     assert after[MOBILENET_FEATURES] == before[MOBILENET_FEATURES]
     assert after[PCA_FEATURES_CSV] == before[PCA_FEATURES_CSV]

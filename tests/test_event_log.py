@@ -1,16 +1,16 @@
 """The event log: what Dagster's own storage would hold, written in fewer steps."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from support import wait_for
 
-from resources.event_log import BATCH_SIZE, OPEN_DATABASES, EventLog
+from resources.event_log import OPEN_DATABASES, EventLog
 
 VERSION = "dagster/data_version"
 LABELS = [f"class {number}" for number in range(5)]
@@ -29,7 +29,9 @@ def photos(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult |
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     """An instance configured as the project's own, in batches."""
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", BATCH_SIZE)
+    # The storage sets it; after the test it is as it was.
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "")
+    monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE")
     yaml = Path(__file__).parents[1] / ".dagster" / "dagster.yaml"
     (tmp_path / "dagster.yaml").write_text(yaml.read_text())
     with dg.DagsterInstance.get() as instance:
@@ -48,11 +50,20 @@ def run_all(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     )
 
 
-def test_a_run_leaves_the_events_that_dagsters_own_storage_reads(
-    instance: dg.DagsterInstance, tmp_path: Path
+def test_a_run_leaves_the_events_that_dagsters_own_storage_reads_in_batches(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(instance.event_log_storage, EventLog)
+    batches: list[int] = []
+    store = EventLog.store_event_batch
+
+    def counted(self: EventLog, events: Sequence[dg.EventLogEntry]) -> None:
+        batches.append(len(events))
+        store(self, events)
+
+    monkeypatch.setattr(EventLog, "store_event_batch", counted)
     run = run_all(instance)
+    assert max(batches) == len(LABELS)
     own = SqliteEventLogStorage(str(tmp_path / "history" / "runs"))
     key = dg.AssetKey("photos")
     assert own.get_materialized_partitions(key) == set(LABELS)
@@ -79,17 +90,10 @@ def test_who_watches_a_run_sees_every_event_while_its_database_stays_open(
     alone, *batch = [entry._replace(run_id=run.run_id) for entry in entries]
     for number in range(3):
         instance.event_log_storage.store_event(alone)
-        wait_until(lambda expected=number + 1: len(seen) == expected)
+        wait_for(lambda expected=number + 1: len(seen) == expected)
     instance.event_log_storage.store_event_batch(batch)
-    wait_until(lambda: len(seen) == 3 + len(batch))
+    wait_for(lambda: len(seen) == 3 + len(batch))
     ui.dispose()
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_batch_that_fails_leaves_none_of_its_events(

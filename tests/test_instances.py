@@ -6,6 +6,8 @@ import pytest
 
 from resources.instances import Instance, PricesError, instance, load_prices
 
+SHIPPED = Path(load_prices.__code__.co_filename).with_name("prices.toml").read_text()
+
 
 @pytest.mark.parametrize(
     ("instance_type", "parts"),
@@ -31,14 +33,20 @@ def test_a_family_without_a_price_has_none() -> None:
 
 def test_prices_of_a_users_own_count(tmp_path: Path) -> None:
     own = tmp_path / "prices.toml"
-    shipped = Path(load_prices.__code__.co_filename).with_name("prices.toml").read_text()
-    own.write_text(shipped.replace("m5 = { ec2 = 0.056", "m5 = { ec2 = 0.1"))
+    own.write_text(SHIPPED.replace("m5 = { ec2 = 0.056", "m5 = { ec2 = 0.1"))
     assert load_prices(own).instance_hour("m5.large") == pytest.approx(2 * 0.112)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("", "has no 'date'"), ("date = ", "Invalid value"), (None, "No such file")],
+    [
+        ("", "has no 'date'"),
+        ("date = ", "Invalid value"),
+        (None, "No such file"),
+        (SHIPPED.replace("gb_month = 0.024", "gb_month = nan"), "nan is no price"),
+        (SHIPPED.replace("ec2 = 0.056", "ec2 = -1", 1), "-1 is no price"),
+        (SHIPPED.replace("gb_month = 0.024", "gb_month = 'much'"), "not supported"),
+    ],
 )
 def test_unusable_prices_are_refused_with_the_reason(tmp_path: Path, text: str | None, reason: str) -> None:
     own = tmp_path / "prices.toml"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import CLASSES
 from pyspark.sql import SparkSession
-from support import extract, fit, ingest, project, publish_extractor, run_jobs, table
+from support import extract, fit, ingest, project, publish_extractor, run_jobs, table, wait_for
 
 from fruits_assets.jobs import tasks
 from fruits_assets.store.root import open_root
@@ -73,13 +73,6 @@ def running(how: str, photos: Path, store: str) -> Iterator[subprocess.Popen[str
     finally:
         process.kill()
         process.communicate()
-
-
-def wait_for(happened: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not happened():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.005)
 
 
 def processes_of(session: int) -> list[psutil.Process]:
@@ -146,7 +139,7 @@ def test_a_run_that_is_killed_leaves_every_class_whole_old_or_new(
         "some pointers": lambda: new_pointers() >= 10,
     }
     with running("loop", many_classes, store) as process:
-        wait_for(moments[after], after)
+        wait_for(moments[after], pause=0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
     pointers = assert_whole(store, RAW_IMAGES)
@@ -169,12 +162,12 @@ def test_after_a_kill_the_next_run_succeeds_and_a_later_one_clears_up(
     publish_extractor(store, extractor)
     with running("spark", photos, store) as process:
         # In the second round, with a file of the table written and not yet published.
-        wait_for(lambda: len(current(open_root(store), name)) == len(CLASSES), "the first round")
+        wait_for(lambda: len(current(open_root(store), name)) == len(CLASSES), pause=0.005)
         written = versions(store, name)
-        wait_for(lambda: versions(store, name) - written, "the second round")
+        wait_for(lambda: versions(store, name) - written, pause=0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        wait_for(lambda: not processes_of(process.pid), "the end of the JVM and its workers")
+        wait_for(lambda: not processes_of(process.pid))
     for each in (RAW_IMAGES, MOBILENET_FEATURES):
         pointers = assert_whole(store, each)
         assert list(pointers) == CLASSES
@@ -201,13 +194,13 @@ def test_ctrl_c_ends_a_run_within_seconds_and_leaves_the_store_as_it_was(photos:
             os.link(photos / label / "0_100.jpg", photos / label / f"more-{number}.jpg")
     written = versions(store, RAW_IMAGES)
     with running("spark", photos, store) as process:
-        wait_for(lambda: versions(store, RAW_IMAGES) - written, "the first file")
+        wait_for(lambda: versions(store, RAW_IMAGES) - written, pause=0.005)
         # As a terminal does: to every process in the foreground, the JVM too.
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=SECONDS)
         assert process.returncode != 0
         assert errors.rstrip().endswith("KeyboardInterrupt")
-        wait_for(lambda: not processes_of(process.pid), "the end of the JVM and its workers")
+        wait_for(lambda: not processes_of(process.pid))
     assert current(open_root(store), RAW_IMAGES) == before
     assert_whole(store, RAW_IMAGES)
 
@@ -225,7 +218,7 @@ def test_an_interrupted_stage_stops_its_tasks_and_the_session_goes_on(
         return [path.read_text() for path in sorted(tmp_path.glob("beat-*"))]
 
     def interrupt() -> None:
-        wait_for(lambda: len(beats()) == 2, "two tasks")
+        wait_for(lambda: len(beats()) == 2)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -233,14 +226,14 @@ def test_an_interrupted_stage_stops_its_tasks_and_the_session_goes_on(
     with pytest.raises(KeyboardInterrupt):
         tasks.run_tasks(spark, "sleep", beat, [1, 2, 3, 4], lambda _: 1, lambda _: None)
     thread.join()
-    wait_for(lambda: not spark.sparkContext.statusTracker().getActiveJobsIds(), "the end of the job")
+    wait_for(lambda: not spark.sparkContext.statusTracker().getActiveJobsIds())
 
     def silent() -> bool:
         last = beats()
         time.sleep(1)
         return beats() == last
 
-    wait_for(silent, "the end of the tasks")
+    wait_for(silent)
     assert len(beats()) == 2
     assert tasks.run_tasks(spark, "add", lambda n: n + 1, [1, 2], lambda _: 1, lambda _: None) == [2, 3]
 

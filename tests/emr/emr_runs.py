@@ -1,14 +1,12 @@
-"""What the tests here do again and again: runs as a user starts them, and waiting for something to happen."""
+"""What the tests here do again and again: runs as a user starts them."""
 
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -23,16 +21,6 @@ Run = subprocess.Popen[str]
 MINUTES = 60.0
 
 DAGSTER_YAML = Path(__file__).parents[2] / ".dagster" / "dagster.yaml"
-
-
-def wait_for(true: Callable[[], Any], seconds: float = 3 * MINUTES) -> Any:
-    """What `true` returns, as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := true():
-            return value
-        time.sleep(0.3)
-    raise AssertionError(f"not so within {seconds:.0f} s")
 
 
 def draw_photos(root: Path, labels: list[str], each: int) -> None:

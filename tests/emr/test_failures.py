@@ -14,9 +14,9 @@ from emr_runs import (
     start_raw_images,
     states_of_steps,
     upload,
-    wait_for,
     wait_for_line,
 )
+from support import wait_for
 
 from fruits_assets.store.root import open_root
 from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, RAW_IMAGES

@@ -17,7 +17,8 @@ from typing import Any
 import dagster as dg
 import pytest
 from botocore.exceptions import ClientError
-from emr_runs import MINUTES, Run, draw_photos, finish, start, wait_for
+from emr_runs import MINUTES, Run, draw_photos, finish, start
+from support import wait_for
 
 from fruits_assets.partitions import register_classes
 from fruits_assets.store.root import open_root

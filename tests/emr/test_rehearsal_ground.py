@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from emr_runs import wait_for
+from support import wait_for
 
 from resources.rehearsal import jars
 from resources.rehearsal.faults import Fault

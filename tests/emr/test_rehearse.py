@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from emr_runs import MINUTES, draw_photos, wait_for
+from emr_runs import MINUTES, draw_photos
+from support import wait_for
 
 from resources.rehearsal.processes import marked_processes
 

@@ -21,8 +21,8 @@ from emr_runs import (
     start,
     states_of_steps,
     upload,
-    wait_for,
 )
+from support import wait_for
 
 from fruits_assets.store.root import open_root
 from fruits_assets.store.run_records import STAGES, read_records
