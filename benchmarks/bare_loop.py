@@ -12,11 +12,13 @@ import multiprocessing
 import sys
 import time
 from argparse import ArgumentParser
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 STARTED = time.perf_counter()
+CHUNK = 128  # photos that a process takes at a time, so that all end together
 
 
 def ingest(paths: list[str]) -> list[bytes]:
@@ -29,17 +31,22 @@ def ingest(paths: list[str]) -> list[bytes]:
     return contents
 
 
+@lru_cache
+def extractor(ir: str) -> Any:
+    from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, compile_ir
+
+    return compile_ir((Path(ir) / MODEL_XML).read_bytes(), (Path(ir) / MODEL_BIN).read_bytes())
+
+
 def extract(job: tuple[list[bytes], str]) -> Any:
     """Features of some photos, (n, 1280) float32."""
     import pyarrow as pa
 
-    from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, compile_ir
     from fruits_assets.jobs.extract_features import features_of
 
     contents, ir = job
-    extractor = compile_ir((Path(ir) / MODEL_XML).read_bytes(), (Path(ir) / MODEL_BIN).read_bytes())
     photos = pa.RecordBatch.from_pydict({"content": pa.array(contents, pa.binary())})
-    [(_, features)] = features_of([photos], extractor)
+    [(_, features)] = features_of([photos], extractor(ir))
     return features
 
 
@@ -63,10 +70,12 @@ def main() -> None:
         pool.map(ingest, [[]] * arguments.cores, chunksize=1)
         seconds["start"] = time.perf_counter() - STARTED
         begun = time.perf_counter()
-        contents = pool.map(ingest, [paths[core :: arguments.cores] for core in range(arguments.cores)])
+        chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+        contents = pool.map(ingest, chunks, chunksize=1)
         seconds["ingest"] = time.perf_counter() - begun
         begun = time.perf_counter()
-        features = np.concatenate(pool.map(extract, [(some, arguments.ir) for some in contents]))
+        jobs = [(some, arguments.ir) for some in contents]
+        features = np.concatenate(pool.map(extract, jobs, chunksize=1))
         seconds["features"] = time.perf_counter() - begun
     begun = time.perf_counter()
     model = decompose(moments_of(features), DEFAULT_COMPONENTS)
