@@ -113,10 +113,10 @@ class Bench:
             for name in sorted(ways, reverse=bool(number % 2)):
                 self.record(name, ways[name](), images)
 
-    def ratio(self, ours: str, theirs: str, stage: str, their_stage: str | None = None) -> float:
+    def ratio(self, ours: str, theirs: str, stage: str) -> float:
         """Times as fast as another, the median over the rounds."""
         pairs = zip(self.runs[ours], self.runs[theirs], strict=True)
-        return statistics.median(their[their_stage or stage] / our[stage] for our, their in pairs)
+        return statistics.median(their[stage] / our[stage] for our, their in pairs)
 
     def seconds(self, name: str, stage: str) -> float:
         return statistics.median(figures[stage] for figures in self.runs[name])
@@ -318,8 +318,7 @@ def main() -> None:
         bench = Bench(photos, weights_name, arguments.cores, size, folder)
         for section in (stages, s3_ingest, scaling, many_classes):
             try:
-                for row in section(bench):
-                    rows.append(row)
+                rows.extend(section(bench))
             except subprocess.CalledProcessError as error:
                 lines = (error.stderr or "").strip().splitlines() or ["no message"]
                 skipped.append(f"{section.__name__}: {' '.join(error.cmd[1:4])}: {lines[-1]}")
