@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from fruits_assets.jobs.spark_model import write_spark_model
-from fruits_assets.jobs.tasks import Reporter, pack, run_tasks
+from fruits_assets.jobs.tasks import Reporter, pack, run_tasks, spread
 from fruits_assets.store.root import Root, open_root
 from fruits_assets.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_MODEL
 from fruits_assets.store.tables import (
@@ -39,8 +39,9 @@ DEFAULT_COMPONENTS = 15
 
 MODEL_JSON = "model.json"
 
-# Two a core keep the cores busy to the end; each partial result is 13 MB.
-TASKS_PER_CORE = 2
+# What a task returns is 13 MB, which costs as much as to sum a thousand vectors: one task a core, and more
+# only where a task would take many seconds.
+TASK_IMAGES = 32768
 SCATTER_CLASSES, SCATTER_POINTS = 60, 600
 
 
@@ -119,12 +120,12 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
             "Materialize mobilenet_features for more classes, or ask for fewer components."
         )
     started = time.monotonic()
-    tasks = spark.sparkContext.defaultParallelism * TASKS_PER_CORE
+    tasks = max(spark.sparkContext.defaultParallelism, images // TASK_IMAGES)
     [moments] = run_tasks(
         spark,
         f"pca_model: fit, {len(features):,} classes",
         partial(_moments, params.store),
-        pack(groups, lambda group: group.rows, -(-images // tasks)),
+        spread(groups, lambda group: group.rows, tasks),
         rows_in,
         report,
         reduce=_add,

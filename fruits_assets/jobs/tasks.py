@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, groupby
 from typing import Any, TypeVar
 from zipimport import zipimporter
 
@@ -67,6 +68,16 @@ def pack(pieces: Iterable[Work], weight: Callable[[Work], int], limit: int) -> l
         packed[-1].append(piece)
         room -= weight(piece)
     return packed
+
+
+def spread(pieces: Sequence[Work], weight: Callable[[Work], int], parts: int) -> list[list[Work]]:
+    """Cuts pieces, in their order, into at most `parts` lists of about the same weight, none of them empty.
+
+    A list is heavier than an even share by less than its last piece. Weights are above 0.
+    """
+    *begins, total = accumulate(map(weight, pieces), initial=0)
+    cuts = groupby(zip(begins, pieces, strict=True), key=lambda begun: begun[0] * parts // total)
+    return [[piece for _, piece in cut] for _, cut in cuts]
 
 
 class _Sum(AccumulatorParam[int]):
