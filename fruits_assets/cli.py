@@ -66,14 +66,18 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
 
 
 @main.command()
-@click.option("--port", envvar="PORT", default=18080, show_default=True, help="On 127.0.0.1.")
-def history(port: int) -> None:
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="On 127.0.0.1. Links from Dagster go to the default.  [default: 18080]",
+)
+def history(port: int | None) -> None:
     """Serves Spark's History of all runs that wrote to the store, until Ctrl-C."""
     from resources.settings import SettingsError, load_store_settings
-    from resources.spark_history import HistoryError, serve
+    from resources.spark_history import PORT, HistoryError, serve
 
     try:
-        serve(load_store_settings().store, port)
+        serve(load_store_settings().store, port or PORT)
     except (SettingsError, HistoryError) as error:
         sys.exit(f"fruits history: {error}")
 

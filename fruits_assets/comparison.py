@@ -116,17 +116,20 @@ REPORTED = [
 def rows_of(records: Iterable[RunRecord]) -> list[Row]:
     """A row for each owner of runs and environment, from records that come in the order of their time.
 
-    Where a run was repeated, the last time counts, stage by stage.
+    Rows are in the order of their last record. Where a run was repeated, the last time counts, stage by
+    stage; it belongs to the owner of what it repeats, as a backfill that is over owns no further runs.
     """
+    first_owner: dict[str, str] = {}
     by_owner: dict[tuple[str, str], dict[tuple[str, str], RunRecord]] = {}
     for record in records:
-        of_owner = by_owner.setdefault((record.owner, record.environment), {})
+        key = first_owner.setdefault(record.root_run, record.owner), record.environment
+        by_owner[key] = of_owner = by_owner.pop(key, {})
         of_owner.pop((record.root_run, record.stage), None)
         of_owner[record.root_run, record.stage] = record
-    return [_row(list(of_owner.values())) for of_owner in by_owner.values()]
+    return [_row(owner, list(of_owner.values())) for (owner, _), of_owner in by_owner.items()]
 
 
-def _row(records: Sequence[RunRecord]) -> Row:
+def _row(owner: str, records: Sequence[RunRecord]) -> Row:
     by_stage = {
         stage: [record for record in records if record.stage == stage]
         for stage in STAGES
@@ -149,7 +152,7 @@ def _row(records: Sequence[RunRecord]) -> Row:
         else max(stages, key=lambda one: stages[one].images)
     )
     return Row(
-        last.owner,
+        owner,
         last.environment,
         stages[main].images,
         stages,
@@ -254,9 +257,10 @@ def _notes(prices: Prices) -> Iterator[str]:
     )
     yield (
         "Compute is what all nodes of the cluster cost while its steps ran, from a step's start to its end, "
-        "at the price on demand that held then; the cluster's start and idling are not in it. A machine of "
-        "your own has no price here. Nodes are core nodes; the primary node is in the price alone, and in "
-        "what was reported."
+        "at the price on demand that held then, counted with the nodes of its end. The cluster's start and "
+        "idling are not in it, nor a step that failed and was tried again; steps that share a cluster have "
+        "the whole of it each. A machine of your own has no price here. Nodes are core nodes; the primary "
+        "node is in the price alone, and in what was reported."
     )
     yield (
         f"Storage is what the stages wrote, at {prices.s3_gb_month} USD a GB and month ({prices.region}, "
@@ -295,5 +299,5 @@ def _plain(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays within its cell of a Markdown table."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    """Text that stays within its cell of a Markdown table, and is shown as it is: no link, picture or tag."""
+    return " ".join(re.sub(r"[\\`*_~\[\]!<>|]", lambda special: f"&#{ord(special[0])};", text).split())

@@ -81,6 +81,11 @@ class EmrSteps(JobRunner):
     ) -> JobRun[Report]:
         # Before the work, so that a bad file of prices costs none of it.
         prices = load_prices(self.settings.prices)
+        if prices.region != self.settings.region:
+            context.log.warning(
+                f"Costs are estimated at the prices of {prices.region}, and the cluster is in "
+                f"{self.settings.region}: name a file of its prices in FRUITS_PRICES."
+            )
         cluster = self._cluster(context)
         _cancel_orphans(cluster, context)
         store = open_root(self.settings.store)

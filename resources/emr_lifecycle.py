@@ -26,7 +26,8 @@ def find_or_start_cluster(emr: Any, settings: Settings, owner: str) -> str:
 
     Where two runs start one at the same time, both take the older, and the other is terminated.
 
-    Raises `AwsError` where it would cost more than FRUITS_EMR_MAX_HOURLY_COST.
+    Raises `AwsError` where it would cost more than FRUITS_EMR_MAX_HOURLY_COST, and `PricesError` where nobody
+    can say what it would cost.
     """
     found = owned_clusters(emr, owner)
     if found:
@@ -113,20 +114,10 @@ def _alive(emr: Any) -> list[tuple[str, str]]:
 def hourly_cost(settings: Settings) -> float:
     """USD for an hour of a cluster as set, at its largest and at prices on demand; without its disks.
 
-    Raises `AwsError` where an instance type has no price.
+    Raises `PricesError` where an instance type has no price.
     """
-    prices = load_prices(settings.prices)
-    total = 0.0
     core = settings.emr_max_nodes or settings.emr_core_nodes
-    for instance_type, number in ((settings.emr_primary_type, 1), (settings.emr_core_type, core)):
-        price = prices.instance_hour(instance_type)
-        if price is None:
-            raise AwsError(
-                f"There is no price for {instance_type}, so what a cluster costs can't be said. Add its "
-                "family to a file of prices and name that in FRUITS_PRICES."
-            )
-        total += number * price
-    return total
+    return load_prices(settings.prices).cluster_hour(settings.emr_primary_type, settings.emr_core_type, core)
 
 
 def check_hourly_cost(settings: Settings) -> None:

@@ -45,6 +45,23 @@ class Prices:
         price = self.vcpu_hour.get(family)
         return None if price is None else price * vcpus
 
+    def cluster_hour(self, primary_type: str, core_type: str, core_nodes: int) -> float:
+        """USD for an hour of a primary node and core nodes, on demand and without their disks.
+
+        Raises `PricesError` where there is no price for a type.
+        """
+        total = 0.0
+        for instance_type, number in ((primary_type, 1), (core_type, core_nodes)):
+            price = self.instance_hour(instance_type)
+            if price is None:
+                raise PricesError(
+                    f"The prices of {self.region}, {self.date}, have none for {instance_type}, so nobody can "
+                    f"say what a cluster costs. They have {', '.join(sorted(self.vcpu_hour))}; FRUITS_PRICES "
+                    "can name a file with more."
+                )
+            total += number * price
+        return total
+
 
 def instance(instance_type: str) -> Instance:
     """Takes an instance type such as m5.xlarge apart.

@@ -69,10 +69,10 @@ class LocalSpark(JobRunner):
 
 def local_spark_config(settings: Settings) -> dict[str, Any]:
     """Spark's configuration for one machine."""
-    cores = settings.spark_cores or len(os.sched_getaffinity(0))
     config = {
-        # A task that fails is tried once more: a hiccup of S3 is no reason to lose the run.
-        "spark.master": f"local[{cores},2]",
+        # A task that fails is tried once more: a hiccup of S3 is no reason to lose the run. The JVM knows how
+        # many cores it may use, by affinity and by the limits of a container.
+        "spark.master": f"local[{settings.spark_cores or '*'},2]",
         "spark.app.name": "fruits",
         "spark.driver.memory": settings.spark_memory,
         "spark.driver.host": "127.0.0.1",
@@ -82,7 +82,6 @@ def local_spark_config(settings: Settings) -> dict[str, Any]:
         "spark.driver.extraJavaOptions": (
             f"-Dlog4j2.configurationFile=file:{_LOG4J} {QUICK_JVM} " + trust_options()
         ),
-        "spark.sql.shuffle.partitions": str(cores),
         # Partial results come back as they are: 13 MB for each task of the PCA.
         "spark.driver.maxResultSize": "0",
         "spark.rpc.message.maxSize": "512",

@@ -3,6 +3,7 @@
 import os
 import socket
 from typing import NoReturn
+from urllib.parse import quote
 
 from fruits_assets.store.root import Root, open_root
 from resources.java import java_home, trust_options
@@ -21,9 +22,12 @@ class HistoryError(RuntimeError):
 
 def event_log_config(store_uri: str) -> dict[str, str]:
     """Spark's settings by which a session writes its event log, on this machine and on a cluster."""
+    store = open_root(store_uri)
+    # Spark reads it as a URI, to which what follows a # is no part of the path.
+    uri = quote(store.uri_of(EVENT_LOGS), safe=":/")
     return {
         "spark.eventLog.enabled": "true",
-        "spark.eventLog.dir": f"{store_uri}/{EVENT_LOGS}",
+        "spark.eventLog.dir": f"file:{uri}" if store.is_local else uri,
         "spark.eventLog.compress": "true",
     }
 
@@ -41,19 +45,25 @@ def history_url(application_id: str) -> str:
     return f"http://{HOST}:{PORT}/history/{application_id}/jobs/"
 
 
-def serve(store_uri: str, port: int = PORT) -> NoReturn:
+def serve(store_uri: str, port: int) -> NoReturn:
     """Becomes Spark's History Server of a store, on 127.0.0.1 until Ctrl-C.
 
     It removes event logs of more than 90 days, as the lifecycle rules of the stack's bucket do.
 
-    Raises `HistoryError` where there is no event log, or the port is taken.
+    Raises `HistoryError` where there is no event log or none can be read, or the port is taken.
     """
     from pyspark.find_spark_home import _find_spark_home
 
     from resources.local_spark import s3_config
 
     store = open_root(store_uri)
-    logs = [log for log in store.list(EVENT_LOGS) if log.base_name != _KEEP]
+    try:
+        logs = [log for log in store.list(EVENT_LOGS) if log.base_name != _KEEP]
+    except OSError as error:
+        raise HistoryError(
+            f"The event logs in FRUITS_STORE={store_uri} can't be read: {error}. Name another store, or see "
+            "to its credentials."
+        ) from None
     if not logs:
         raise HistoryError(
             f"There are no event logs in {store.uri_of(EVENT_LOGS)}. Run something first, or name another "
@@ -64,7 +74,9 @@ def serve(store_uri: str, port: int = PORT) -> NoReturn:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise HistoryError(f"PORT={port} can't be used: {error.strerror}. Name another PORT.") from None
+            raise HistoryError(
+                f"The port {port} can't be used: {error.strerror}. Name another: fruits history --port ..."
+            ) from None
     config = {
         "spark.history.fs.logDirectory": store.uri_of(EVENT_LOGS),
         "spark.history.ui.port": str(port),

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -76,6 +77,15 @@ def wait_for(true: Callable[[], Truth], seconds: float = 180, pause: float = 0.2
         assert time.monotonic() < deadline, f"not so within {seconds:.0f} s"
         time.sleep(pause)
     return value
+
+
+def json_at(url: str) -> Any:
+    """The JSON at an address; None while nothing answers there."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            return json.load(response)
+    except OSError:
+        return None
 
 
 def quiet(progress: Progress) -> None:

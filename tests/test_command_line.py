@@ -1,24 +1,21 @@
 """The commands as a user types them at the root of the repository, each in a process of its own."""
 
 import csv
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import psutil
 import pytest
 from conftest import WEIGHTS
-from support import wait_for
+from support import json_at, wait_for
 
 from fruits_assets.store.root import open_root
 from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
@@ -34,7 +31,8 @@ class Shell:
     """A user's shell, with photos, a store and a Dagster home in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.photos, self.store, self.home = folder / "photos", folder / "store", folder / "dagster"
+        # What a URI would take for a fragment or an escape is a plain character in a path.
+        self.photos, self.store, self.home = folder / "photos", folder / "a #1 100% store", folder / "dagster"
         self.home.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / ".dagster" / "dagster.yaml", self.home)
         programs = Path(sys.executable).parent
@@ -259,18 +257,6 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
-def get(url: str) -> Any:
-    """The JSON at an address, once something answers there."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=30) as response:
-                return json.load(response)
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-
-
 def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,11 +270,11 @@ def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
         link = str(record.asset_materialization.metadata["spark_history"].value)
     server = shell.start("fruits", "history", "--port", str(port), FRUITS_IMAGES="")
     try:
-        [application] = get(f"http://127.0.0.1:{port}/api/v1/applications")
+        api = f"http://127.0.0.1:{port}/api/v1/applications"
+        [application] = wait_for(lambda: json_at(api))
         assert application["name"] == "fruits"
         assert application["attempts"][0]["completed"]
-        jobs = get(f"http://127.0.0.1:{port}/api/v1/applications/{application['id']}/jobs")
-        stages = get(f"http://127.0.0.1:{port}/api/v1/applications/{application['id']}/stages")
+        jobs, stages = (json_at(f"{api}/{application['id']}/{what}") for what in ("jobs", "stages"))
         assert link.startswith("http://127.0.0.1:18080/")
         with urllib.request.urlopen(link.replace(":18080/", f":{port}/"), timeout=PATIENCE) as page:
             assert f"<title>{application['name']} - Spark Jobs</title>" in page.read().decode()
@@ -314,8 +300,10 @@ def test_history_names_what_keeps_it_from_being_shown(shell: Shell) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert f"fruits history: PORT={port} can't be used" in shell.run(
-            "fruits", "history", "--port", port, exits=1
-        )
+        said = shell.run("fruits", "history", "--port", port, exits=1)
+        assert f"fruits history: The port {port} can't be used" in said
+    assert "--port" in shell.run("fruits", "history", "--port", "99999", exits=2)
     shutil.rmtree(shell.store / "spark-events")
     assert "no event logs in" in shell.run("fruits", "history", exits=1)
+    (shell.store / "spark-events").write_text("no folder")
+    assert f"FRUITS_STORE={shell.store} can't be read" in shell.run("fruits", "history", exits=1)

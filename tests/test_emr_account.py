@@ -30,6 +30,7 @@ from resources.emr_account import (
 )
 from resources.instances import load_prices
 from resources.settings import AccountSettings, Settings, SettingsError, load_account_settings, load_settings
+from resources.spark_history import EVENT_LOGS, KEEP_DAYS
 
 # moto's CloudFormation makes no bucket policies, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
@@ -446,7 +447,8 @@ def test_what_lies_in_the_bucket_ends_by_itself() -> None:
     assert rules["old-versions"]["NoncurrentVersionExpiration"]["NoncurrentDays"] > 0
     assert rules["incomplete-uploads"]["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] > 0
     assert rules["logs"]["Prefix"] == "logs/" and rules["logs"]["ExpirationInDays"] > 0
-    assert rules["spark-events"]["Prefix"] == {"Fn::Sub": "${StorePrefix}/spark-events/"}
+    assert rules["spark-events"]["Prefix"] == {"Fn::Sub": f"${{StorePrefix}}/{EVENT_LOGS}/"}
+    assert rules["spark-events"]["ExpirationInDays"] == KEEP_DAYS
     for name, prefix in (("photos-are-lent", "PhotosPrefix"), ("results-are-lent", "StorePrefix")):
         assert rules[name]["Prefix"] == {"Fn::Sub": f"${{{prefix}}}/"}
         assert rules[name]["ExpirationInDays"] == {"Ref": "RetentionDays"}

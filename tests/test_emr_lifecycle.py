@@ -27,6 +27,7 @@ from resources.emr_lifecycle import (
     owner_of,
     terminate_clusters,
 )
+from resources.instances import PricesError
 from resources.settings import Settings
 
 SNAPSHOT = Path(__file__).with_name("run_job_flow.json")
@@ -145,7 +146,7 @@ def test_a_cluster_above_the_limit_is_not_started(emr: Any) -> None:
     expected = r"4 core nodes m5.4xlarge and a primary node m5.xlarge may cost 4.62 USD an hour, more than "
     with pytest.raises(AwsError, match=f"{expected}FRUITS_EMR_MAX_HOURLY_COST=2.00"):
         find_or_start_cluster(emr, settings(emr_core_type="m5.4xlarge", emr_max_nodes=4), "a-run")
-    with pytest.raises(AwsError, match=r"no price for m7i\.xlarge"):
+    with pytest.raises(PricesError, match=r"have none for m7i\.xlarge"):
         find_or_start_cluster(emr, settings(emr_core_type="m7i.xlarge"), "a-run")
     assert emr.list_clusters()["Clusters"] == []
 

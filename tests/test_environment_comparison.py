@@ -1,7 +1,9 @@
 """The comparison of environments: what it says of records of both, and how the asset shows it."""
 
 import csv
+import html
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -111,6 +113,21 @@ def test_a_run_that_was_repeated_counts_as_it_was_the_last_time() -> None:
     assert row.finished == again[-1].finished
 
 
+def test_a_run_of_a_backfill_that_is_over_still_belongs_to_it_when_it_is_repeated() -> None:
+    # Dagster gives such a run the tags of its backfill no more.
+    first = run_of("local", "a")
+    again = [replace(record, run="again", owner=record.root_run, seconds=1.0) for record in first[2:]]
+    row = one_row(first + again)
+    assert (row.run, row.seconds) == ("a", 10 + 40 + 1 + 1)
+
+
+def test_a_run_that_was_repeated_is_the_newest() -> None:
+    runs = [run_of("local", str(number), number) for number in range(SHOWN + 1)]
+    again = [replace(record, run="again") for record in run_of("local", "0", SHOWN + 1)]
+    kept = [row.run for row in newest(rows_of([record for run in [*runs, again] for record in run]))]
+    assert kept == [*map(str, range(2, SHOWN + 1)), "0"]
+
+
 def test_a_run_that_was_repeated_elsewhere_is_a_row_of_its_own() -> None:
     rows = rows_of(run_of("local", "a") + run_of("emr", "a"))
     assert [(row.environment, row.seconds) for row in rows] == [("local", 60), ("emr", 60)]
@@ -166,9 +183,10 @@ def test_the_newest_of_each_environment_are_shown() -> None:
 
 
 def test_text_from_the_store_breaks_neither_the_table_nor_a_spreadsheet() -> None:
-    rows = rows_of(run_of("emr", "=1+1", instance_type="=a|b\n<img>", weights="@x"))
-    [shown] = table_of(as_markdown(rows, PRICES).replace("\\|", "/"))
-    assert shown["machines"] == "2 x =a/b &lt;img>, 8 cores"
+    rows = rows_of(run_of("emr", "=1+1", instance_type="=a|b\\|\n<img> ![](x) `c` *d*", weights="@x"))
+    [shown] = table_of(as_markdown(rows, PRICES))
+    assert not re.search(r"[\\`*_~\[\]!<>|]", shown["machines"])
+    assert html.unescape(shown["machines"]) == "2 x =a|b\\| <img> ![](x) `c` *d*, 8 cores"
     [row] = csv.DictReader(io.StringIO(as_csv(rows, PRICES)))
     assert (row["run"], row["weights"]) == ("'=1+1", "'@x")
 

@@ -84,8 +84,14 @@ def test_the_run_that_is_most_like_the_cluster_counts() -> None:
         assert rate.source.startswith(f"run {better.run[:8]} on")
 
 
+def test_ingestion_from_a_disk_says_nothing_of_s3() -> None:
+    assert rate_of([replace(LOCAL, stage="raw_images")], "raw_images", "m5.xlarge").source == "shipped"
+    on_emr = replace(LOCAL, stage="raw_images", environment="emr", instance_type="c5.xlarge")
+    assert rate_of([on_emr], "raw_images", "m5.xlarge").images_per_core_second == 100
+
+
 def test_time_is_work_over_cores_and_the_starts() -> None:
-    plan = planned(records=of_all_stages())
+    plan = planned(records=of_all_stages(environment="emr"))
     assert plan.cores == 80
     assert plan.seconds == dict.fromkeys(STAGES, 1_000_000 / 100 / 80)
     assert plan.starts == CLUSTER_START_SECONDS + 4 * STEP_START_SECONDS
@@ -93,7 +99,7 @@ def test_time_is_work_over_cores_and_the_starts() -> None:
 
 
 def test_cost_is_every_node_by_the_hour_with_emrs_fee_and_s3() -> None:
-    plan = planned(records=of_all_stages(bytes=50_000_000))
+    plan = planned(records=of_all_stages(environment="emr", bytes=50_000_000))
     assert plan.hour_usd == pytest.approx(21 * (0.224 + 0.048))
     assert plan.compute_usd == pytest.approx(plan.hour_usd * plan.all_seconds / 3600)
     # Four stages of 5,000 bytes an image, and the photos, as large as their copies.
@@ -117,7 +123,10 @@ def test_a_dearer_primary_node_is_paid_for() -> None:
 
 @pytest.mark.parametrize(
     ("instance_type", "reason"),
-    [("t3.micro", "'t3.micro' is of a family or size"), ("m99.xlarge", r"have none for m99\.xlarge\..*m5")],
+    [
+        ("t3.micro", "'t3.micro' is of a family or size"),
+        ("m99.xlarge", r"none for m99\.xlarge, .*They have .*m5"),
+    ],
 )
 def test_an_instance_type_that_cannot_be_priced_is_refused(instance_type: str, reason: str) -> None:
     with pytest.raises(PlanError, match=reason):
@@ -126,7 +135,7 @@ def test_an_instance_type_that_cannot_be_priced_is_refused(instance_type: str, r
 
 def test_the_shipped_rates_are_explained_only_where_they_are_used() -> None:
     assert "Shipped rates" in " ".join(assumptions(planned()))
-    assert "Shipped rates" not in " ".join(assumptions(planned(records=of_all_stages())))
+    assert "Shipped rates" not in " ".join(assumptions(planned(records=of_all_stages(environment="emr"))))
 
 
 def fruits_plan(*options: str) -> Result:
@@ -155,13 +164,13 @@ def test_the_command_needs_no_photos_and_prints_what_it_assumes() -> None:
 def test_the_command_projects_from_the_stores_own_runs(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRUITS_STORE", store)
     monkeypatch.setenv("FRUITS_EMR_MAX_HOURLY_COST", "10")
-    for record in of_all_stages():
+    for record in of_all_stages(environment="emr", instance_type="m5.xlarge"):
         write_record(open_root(store), record)
     open_root(store).write("run_records/broken/raw_images.json", b"{")
     result = fruits_plan("--instance-type", "c5.4xlarge")
     assert result.exit_code == 0
     lines = values(result.output)
-    assert all("at 100 images/s a core (run 01234567 on local" in lines[stage] for stage in STAGES)
+    assert all("at 100 images/s a core (run 01234567 on m5.xlarge" in lines[stage] for stage in STAGES)
     assert "20 x c5.4xlarge" in lines["cluster"]
     assert "run_records/broken/raw_images.json in the store is no record" in result.output
     assert "Shipped" not in result.output

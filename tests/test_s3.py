@@ -95,6 +95,14 @@ def test_a_folder_that_a_console_made_is_no_photo(prefix: str, s3: Any) -> None:
     assert list(list_photos(prefix).classes) == ["Kiwi"]
 
 
+def test_a_key_with_a_nameless_folder_hides_no_other_photo(prefix: str, s3: Any) -> None:
+    open_root(prefix).write("Kiwi/1.jpg", b"photo")
+    s3.put_object(Bucket="fruits", Key=f"{prefix.rpartition('/')[2]}//2.jpg")
+    listing = list_photos(prefix)
+    assert [photo.path for photo in listing.classes["Kiwi"]] == ["Kiwi/1.jpg"]
+    assert list(listing.skipped.values()) == ["is in no folder, so it has no label"]
+
+
 @pytest.mark.parametrize("uri", ["s3://fruits/no-such-prefix", "s3://no-such-bucket/photos"])
 def test_a_root_that_does_not_exist_is_refused_by_a_sentence(uri: str) -> None:
     with pytest.raises(PhotosError, match=f"^FRUITS_IMAGES={uri} does not exist. Set it to"):

@@ -178,7 +178,9 @@ def _head(rows: pa.RecordBatch) -> str:
     """Some rows for a person's eyes: components with three decimals."""
     lines = [",".join(rows.schema.names)]
     for path, label, *components in zip(*rows.to_pydict().values(), strict=True):
-        lines.append(",".join([path, label, *(f"{component:.3f}" for component in components)]))
+        line = ",".join([path, label, *(f"{component:.3f}" for component in components)])
+        # A file's name may hold a line break.
+        lines.append("".join(character if character.isprintable() else "?" for character in line))
     return "\n".join(lines)
 
 

@@ -137,6 +137,8 @@ def open_root(uri: str) -> Root:
     if not uri.startswith("s3://"):
         uri = os.path.abspath(uri)
         return Root(uri, pafs.SubTreeFileSystem(uri, pafs.LocalFileSystem()), is_local=True)
+    # pyarrow lists in threads of its own, 8 if nothing is said.
+    pa.set_io_thread_count(IO_THREADS)
     s3 = pafs.S3FileSystem(
         region=next(filter(None, map(os.environ.get, _REGION_VARIABLES)), DEFAULT_REGION),
         # pyarrow itself reads the variables in `FileSystem.from_uri` only.

@@ -1,7 +1,6 @@
 """What each stage of each run did, as one small JSON object a stage: what runs are compared by."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -14,6 +13,9 @@ RUN_RECORDS = "run_records"
 
 # The stages that leave records, in the order of the pipeline.
 STAGES = (RAW_IMAGES, MOBILENET_FEATURES, PCA_MODEL, PCA_FEATURES_CSV)
+
+# Above every number of a record that can be: what is computed from smaller ones stays finite.
+MAX_NUMBER = 1e15
 
 # What FRUITS_ENV can be.
 ENVIRONMENTS = ("local", "emr")
@@ -81,8 +83,8 @@ def read_records(store: Root) -> tuple[list[RunRecord], list[str]]:
 def parse_record(content: bytes) -> RunRecord:
     """A record from its JSON, in which fields of a later version are passed over.
 
-    Raises `ValueError` for what is no record: no JSON, a field missing or of another type, an unknown
-    stage, a number that cannot be, a time without its zone.
+    Raises `ValueError` for what is no record: no JSON, a field missing or of another type, text that is not
+    one line of characters, an unknown stage, a number that cannot be, a time without its zone.
     """
     found = json.loads(content)
     if not isinstance(found, dict):
@@ -98,9 +100,10 @@ def parse_record(content: bytes) -> RunRecord:
         raise ValueError(str(error)) from None
     if record.stage not in STAGES or record.environment not in ENVIRONMENTS:
         raise ValueError(f"{record.stage!r} on {record.environment!r} is no stage of a run")
-    numbers = (record.images, record.classes, record.bytes, record.seconds, record.cost_usd or 0)
-    if not all(0 <= number < math.inf for number in numbers) or not all(
-        count is None or count > 0 for count in (record.cores, record.nodes)
+    numbers = (record.images, record.classes, record.known_classes, record.bytes, record.seconds)
+    counts = (record.cores, record.nodes)
+    if not all(0 <= number < MAX_NUMBER for number in (*numbers, record.cost_usd or 0)) or not all(
+        count is None or 0 < count < MAX_NUMBER for count in counts
     ):
         raise ValueError("a number is not one that can be")
     if datetime.fromisoformat(record.finished).tzinfo is None:
@@ -111,8 +114,10 @@ def parse_record(content: bytes) -> RunRecord:
 def _is(value: Any, kind: Any) -> bool:
     """Whether a value from JSON is of one of the types that a field of `RunRecord` has."""
     if get_origin(kind) is dict:
-        return isinstance(value, Mapping) and all(isinstance(one, str) for one in value.values())
+        return isinstance(value, Mapping) and all(_is(text, str) for text in (*value, *value.values()))
     allowed = get_args(kind) or (kind,)
+    if isinstance(value, str) and not value.isprintable():
+        return False
     if float in allowed and type(value) is int:
         return True
     return type(value) in allowed

@@ -1,6 +1,5 @@
 """The asset graph with FRUITS_ENV=emr, as a user runs it: every job a step on a YARN of this machine."""
 
-import json
 import os
 import re
 import signal
@@ -22,7 +21,7 @@ from emr_runs import (
     states_of_steps,
     upload,
 )
-from support import wait_for
+from support import json_at, wait_for
 
 from fruits_assets.store.root import open_root
 from fruits_assets.store.run_records import STAGES, read_records
@@ -128,15 +127,7 @@ def test_sparks_history_of_steps_is_served_from_s3(ground: Ground, both: tuple[s
     )
     try:
         url = f"http://127.0.0.1:{port}/api/v1/applications"
-
-        def listed() -> list[dict[str, str]] | None:
-            try:
-                with urllib.request.urlopen(url, timeout=30) as response:
-                    return json.load(response)
-            except OSError:
-                return None
-
-        names = {application["name"] for application in wait_for(listed)}
+        names = {application["name"] for application in wait_for(lambda: json_at(url))}
         assert {f"fruits {stage}" for stage in STAGES} <= names
         with urllib.request.urlopen(link.replace(":18080/", f":{port}/"), timeout=MINUTES) as page:
             assert "<title>fruits pca_model - Spark Jobs</title>" in page.read().decode()
