@@ -5,12 +5,14 @@
 Everything is run in fresh processes on the same photos and cores. `make bench-full` takes all of them, and
 its stages three times, with peers in alternated order, of which the medians of the ratios are kept: single
 times say little on a shared machine. `make bench` takes two classes once, where most of a time is start-up.
-Prints one table, and writes the rows, the single runs and the machine's description as JSON.
+Prints one table, and writes the rows, the single runs and the machine's description as JSON. Exits with 1
+where something could not be measured.
 """
 
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +31,13 @@ from benchmarks import s3_server
 from benchmarks.photo_sets import (
     find_photos,
     multiplied,
+    photos_by_class,
     photos_in,
     small_classes,
     some_classes,
 )
-from benchmarks.processes import Figures, machine, run, run_module
+from benchmarks.processes import Figures, available_cores, machine, run, run_module
+from fruits_assets.store.photos import PhotosError
 
 DAGSTER_YAML = Path(__file__).parents[1] / ".dagster" / "dagster.yaml"
 LATENCIES = (0.0, 0.015)
@@ -40,19 +45,22 @@ STAGES = {
     "start": "start-up",
     "ingest": "ingest from disk",
     "features": "features",
+    "read_features": "ingest and features",
     "pca_fit": "PCA fit",
     "csv": "projection and CSV",
 }
 NOTEBOOK, BETTER, BARE, OURS = "the notebook way", "predict_batch_udf", "the bare loop", "ours"
 BINARY_FILE = "binaryFile"
+MEMORY = ("driver", "jvm", "worker")
 
 
 class Size(NamedTuple):
     """How much is measured.
 
     Classes of the photos (None is all), and of them on S3; rounds of every comparison; what the images are
-    multiplied by for `fruits run`, and at which of these the notebook way runs too; (classes, images of each)
-    of the sets of many classes, and of the one of few that they stand against (None is the photos at hand).
+    multiplied by for `fruits run`, and at which of these the notebook way runs too, in how many rounds;
+    (classes, images of each) of the sets of many classes, and the number of classes of the sets of as many
+    images that they stand against (None where that is the photos at hand).
     """
 
     classes: int | None
@@ -60,12 +68,13 @@ class Size(NamedTuple):
     rounds: int
     times: tuple[int, ...]
     notebook_times: int
+    notebook_rounds: int
     many: tuple[tuple[int, int], ...]
-    few: tuple[int, int] | None
+    few: int | None
 
 
-QUICK = Size(2, 1, 1, (1, 2), 1, ((66, 3),), None)
-FULL = Size(None, None, 3, (1, 2, 4), 4, ((130, 20), (1000, 20)), (20, 1000))
+QUICK = Size(2, 1, 1, (2,), 1, 1, ((66, 3),), None)
+FULL = Size(None, None, 3, (2, 4), 4, 2, ((130, 20), (1000, 20)), 20)
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,8 @@ class Row:
     aim: str = ""
 
 
-class IncomparableError(ValueError):
-    """A way did not work on the same photos as the others."""
+class NotMeasuredError(RuntimeError):
+    """Something could not be measured; the message says what and why."""
 
 
 class Bench:
@@ -91,54 +100,93 @@ class Bench:
     def __init__(self, photos: Path, weights: str, cores: int, size: Size, folder: Path) -> None:
         self.weights, self.cores, self.size, self.folder = weights, cores, size, folder
         self.photos = some_classes(photos, size.classes, folder / "photos")
-        self.images = len(photos_in(self.photos))
+        # What is read first would wait for the disk, and the others not.
+        self.images = sum(bool(photo.read_bytes()) for photo in photos_in(self.photos))
         self.ir = folder / "ir"
         self.runs: dict[str, list[Figures]] = defaultdict(list)
-        convert = [sys.executable, "-m", "fruits_assets.backbone.convert", "--out", str(self.ir)]
-        run([*convert, "--weights", weights])
+
+    def convert(self) -> None:
+        """Makes the extractor that all of ours use. Raises `CalledProcessError` for unusable weights."""
+        program = [sys.executable, "-m", "fruits_assets.backbone.convert"]
+        run([*program, "--out", str(self.ir), "--weights", self.weights])
 
     def record(self, name: str, figures: Figures, images: int) -> Figures:
-        """Keeps a run, which must be of so many images. Raises `IncomparableError`."""
+        """Keeps a run. Raises `NotMeasuredError` where it says that it was of another number of images."""
         print(f"{name}: {figures}", file=sys.stderr, flush=True)
         if figures.get("images", images) != images:
-            raise IncomparableError(
-                f"{name} took {figures['images']:,} of {images:,} files. Give photos that all can read."
+            raise NotMeasuredError(
+                f"{name} took {figures['images']:,} of {images:,} photos. Give photos that all can read."
             )
         self.runs[name].append(figures)
         return figures
 
-    def alternated(self, ways: dict[str, Callable[[], Figures]], images: int) -> None:
+    def alternated(self, ways: dict[str, Callable[[], Figures]], images: int, rounds: int) -> None:
         """Runs every way once a round, in the other order every second round."""
-        for number in range(self.size.rounds):
+        for number in range(rounds):
             for name in sorted(ways, reverse=bool(number % 2)):
                 self.record(name, ways[name](), images)
 
+    def of(self, name: str) -> list[Figures]:
+        """The runs of one name. Raises `NotMeasuredError` where there are none."""
+        if not self.runs[name]:
+            raise NotMeasuredError(f"there is nothing to compare with: {name}")
+        return self.runs[name]
+
     def ratio(self, ours: str, theirs: str, stage: str) -> float:
         """Times as fast as another, the median over the rounds."""
-        pairs = zip(self.runs[ours], self.runs[theirs], strict=True)
+        pairs = zip(self.of(ours), self.of(theirs), strict=True)
         return statistics.median(their[stage] / our[stage] for our, their in pairs)
 
     def seconds(self, name: str, stage: str) -> float:
-        return statistics.median(figures[stage] for figures in self.runs[name])
+        return statistics.median(figures[stage] for figures in self.of(name))
 
-    def out(self) -> Path:
-        """A new folder for one run."""
-        return Path(tempfile.mkdtemp(dir=self.folder))
+    def module(self, name: str, *words: str, cores: int | None = None, **options: Any) -> Figures:
+        """Runs a module of `benchmarks`; what it writes goes after it."""
+        with tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as out:
+            if name in ("our_way", "notebook_way"):
+                options["out"] = out
+            return run_module(name, *words, cores=cores or self.cores, **options)
+
+    def notebook_way(self, photos: Path, udf: str = "pandas") -> Figures:
+        """The notebook's way over some photos; `udf` is which of its two."""
+        return self.module("notebook_way", photos=photos, weights=self.weights, udf=udf)
+
+    def fruits_run(self, photos: Path, home: Path, *words: str) -> Figures:
+        """`fruits run` as a user types it, with store and Dagster's home in `home`."""
+        (home / "dagster").mkdir(exist_ok=True)
+        shutil.copy(DAGSTER_YAML, home / "dagster")
+        env = {
+            "FRUITS_IMAGES": str(photos),
+            "FRUITS_STORE": str(home / "store"),
+            "FRUITS_WEIGHTS": self.weights,
+            "FRUITS_SPARK_CORES": str(self.cores),
+            "DAGSTER_HOME": str(home / "dagster"),
+        }
+        return run([str(Path(sys.executable).with_name("fruits")), "run", *words], env, self.cores)
+
+    def first_fruits_run(self, photos: Path) -> Figures:
+        """`fruits run` in a new home, which goes after it."""
+        with self.home() as home:
+            return self.fruits_run(photos, Path(home))
+
+    def home(self) -> "tempfile.TemporaryDirectory[str]":
+        """A new folder below that of the benchmark, for as long as it is wanted."""
+        return tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
 
 
 def stages(bench: Bench) -> Iterator[Row]:
     """Every stage, against the peers and the limit."""
-    common: dict[str, Any] = {"photos": bench.photos, "cores": bench.cores}
-
+    photos = bench.photos
     bench.alternated(
         {
-            NOTEBOOK: lambda: notebook_way(bench, bench.photos),
-            BETTER: lambda: notebook_way(bench, bench.photos, "predict_batch"),
-            BINARY_FILE: lambda: run_module("binary_file", **common),
-            OURS: lambda: run_module("our_way", ir=bench.ir, out=bench.out(), **common),
-            BARE: lambda: run_module("bare_loop", ir=bench.ir, **common),
+            NOTEBOOK: lambda: bench.notebook_way(photos),
+            BETTER: lambda: bench.notebook_way(photos, "predict_batch"),
+            BINARY_FILE: lambda: bench.module("binary_file", photos=photos),
+            OURS: lambda: bench.module("our_way", photos=photos, ir=bench.ir),
+            BARE: lambda: bench.module("bare_loop", photos=photos, ir=bench.ir),
         },
         bench.images,
+        bench.size.rounds,
     )
     aims = {
         ("ingest", BINARY_FILE): ">= 1",
@@ -150,7 +198,7 @@ def stages(bench: Bench) -> Iterator[Row]:
         seconds = bench.seconds(OURS, stage)
         figure = (seconds, "s") if stage == "start" else (bench.images / seconds, "images/s")
         for peer in (NOTEBOOK, BETTER, BINARY_FILE, BARE):
-            if stage in bench.runs[peer][0]:
+            if stage in bench.of(peer)[0]:
                 ratio = bench.ratio(OURS, peer, stage)
                 yield Row(name, bench.images, *figure, ratio, f"{peer}'s speed", aims.get((stage, peer), ""))
 
@@ -163,23 +211,22 @@ def s3_ingest(bench: Bench) -> Iterator[Row]:
         at = f"S3 behind {latency * 1000:.0f} ms"
         ours, theirs = f"ours, {at}", f"{BINARY_FILE}, {at}"
         with s3_server.running(photos, latency) as env:
-            common: dict[str, Any] = {"env": env, "photos": s3_server.URI, "cores": bench.cores}
 
-            def our_way(common: dict[str, Any] = common) -> Figures:
-                return run_module("our_way", "--ingest-only", ir=bench.ir, out=bench.out(), **common)
+            def our_way(env: dict[str, str] = env) -> Figures:
+                return bench.module("our_way", "--ingest-only", photos=s3_server.URI, ir=bench.ir, env=env)
 
-            def binary_file(common: dict[str, Any] = common) -> Figures:
-                return run_module("binary_file", **common)
+            def binary_file(env: dict[str, str] = env) -> Figures:
+                return bench.module("binary_file", photos=s3_server.URI, env=env)
 
-            bench.alternated({ours: our_way, theirs: binary_file}, images)
+            bench.alternated({ours: our_way, theirs: binary_file}, images, bench.size.rounds)
         ratio, rate = bench.ratio(ours, theirs, "ingest"), images / bench.seconds(ours, "ingest")
         aim = ">= 20" if latency else ""
         yield Row(f"ingest from {at}", images, rate, "images/s", ratio, f"{BINARY_FILE}'s speed", aim)
 
 
-def scaling(bench: Bench) -> Iterator[Row]:
-    """One core against all; more images, in time and memory; what Dagster costs; one class alone."""
-    one = run_module("our_way", photos=bench.photos, ir=bench.ir, out=bench.out(), cores=1)
+def one_core(bench: Bench) -> Iterator[Row]:
+    """One core against all."""
+    one = bench.module("our_way", photos=bench.photos, ir=bench.ir, cores=1)
     bench.record("ours, 1 core", one, bench.images)
     for stage, name in STAGES.items():
         if stage != "start":
@@ -189,45 +236,47 @@ def scaling(bench: Bench) -> Iterator[Row]:
                 one[stage] / seconds, "1 core's speed",
             )  # fmt: skip
 
-    base = None
+
+def again(bench: Bench) -> Iterator[Row]:
+    """What a run takes whose extractor is made; what Dagster costs in it; one class alone."""
+    label, of_class = min(photos_by_class(bench.photos).items())
+    with bench.home() as name:
+        home = Path(name)
+        bench.record(_run_of(1), bench.fruits_run(bench.photos, home), bench.images)
+        warm = bench.record("fruits run again", bench.fruits_run(bench.photos, home), bench.images)
+        alone = bench.fruits_run(bench.photos, home, "--class", label)
+        single = bench.record("fruits run --class", alone, len(of_class))
+    yield Row(
+        "fruits run --class, command to exit", len(of_class), single["wall"], "s",
+        single["wall"] / warm["wall"], "the run of all classes", "<= 12 s",
+    )  # fmt: skip
+    yield Row(
+        "fruits run, its extractor made", bench.images, warm["wall"], "s",
+        warm["wall"] / bench.seconds(OURS, "wall"), "the same work's time without Dagster",
+    )  # fmt: skip
+
+
+def more_images(bench: Bench) -> Iterator[Row]:
+    """More images, in time and memory; the whole run against the notebook's."""
+    base = bench.of(_run_of(1))[0]
     for times in bench.size.times:
-        photos = multiplied(bench.photos, times, bench.folder / f"times{times}")
-        home = bench.out()
-        what = f"fruits run, {times} x the images"
-        images = bench.images * times
-        cold = bench.record(what, fruits_run(bench, photos, home), images)
-        if base is None:
-            base = cold
-            warm = bench.record("fruits run again", fruits_run(bench, photos, home), images)
-            yield Row(
-                "fruits run, its extractor made", images, warm["wall"], "s",
-                warm["wall"] / bench.seconds(OURS, "wall"), "the same work's time without Dagster",
-            )  # fmt: skip
-            label = min(file.parent.name for file in photos_in(photos))
-            of_class = len(photos_in(photos / label))
-            alone = fruits_run(bench, photos, home, "--class", label)
-            single = bench.record("fruits run --class", alone, of_class)
-            yield Row(
-                "fruits run --class, command to exit", of_class, single["wall"], "s",
-                single["wall"] / warm["wall"], "the run of all classes", "<= 12 s",
-            )  # fmt: skip
-        else:
-            per_image = cold["wall"] / base["wall"] / times
-            of = "that of 1 x the images"
-            yield Row(f"{what}: time an image", images, 1000 * cold["wall"] / images, "ms", per_image, of)
-            for kind in ("driver", "jvm", "worker"):
-                peak = cold["peak_mb"][kind]
-                words = f"{what}: peak memory, {kind}"
-                yield Row(words, images, peak, "MB", peak / base["peak_mb"][kind], of, "1")
-        shutil.rmtree(home)
+        photos, what = multiplied(bench.photos, times, bench.folder / f"times{times}"), _run_of(times)
+        ways: dict[str, Callable[[], Figures]] = {what: partial(bench.first_fruits_run, photos)}
         if times == bench.size.notebook_times:
-            if times == 1:
-                theirs = bench.runs[NOTEBOOK][-1]
-            else:
-                what_theirs = f"{NOTEBOOK}, {times} x the images"
-                theirs = bench.record(what_theirs, notebook_way(bench, photos), images)
-            speed = theirs["wall"] / cold["wall"]
-            yield Row(what, images, cold["wall"], "s", speed, f"{NOTEBOOK}'s speed", ">= 3")
+            ways[_notebook_of(times)] = partial(bench.notebook_way, photos)
+        images = bench.images * times
+        bench.alternated(ways, images, bench.size.notebook_rounds if len(ways) > 1 else 1)
+        seconds, of = bench.seconds(what, "wall"), "that of 1 x the images"
+        per_image = seconds / base["wall"] / times
+        yield Row(f"{what}: time an image", images, 1000 * seconds / images, "ms", per_image, of)
+        for kind in filter(base["peak_mb"].__contains__, MEMORY):
+            peak = max(figures["peak_mb"][kind] for figures in bench.of(what))
+            words = f"{what}: peak memory, {kind}"
+            yield Row(words, images, peak, "MB", peak / base["peak_mb"][kind], of, "1")
+    times = bench.size.notebook_times
+    what, speed = _run_of(times), bench.ratio(_run_of(times), _notebook_of(times), "wall")
+    seconds = bench.seconds(what, "wall")
+    yield Row(what, bench.images * times, seconds, "s", speed, f"{NOTEBOOK}'s speed", ">= 3")
 
 
 def many_classes(bench: Bench) -> Iterator[Row]:
@@ -235,48 +284,44 @@ def many_classes(bench: Bench) -> Iterator[Row]:
 
     def measured(classes: int, images: int) -> float:
         photos = small_classes(bench.photos, classes, images, bench.folder / f"{classes}x{images}")
-        home = bench.out()
-        figures = fruits_run(bench, photos, home)
-        shutil.rmtree(home)
-        shutil.rmtree(photos)
         name = f"fruits run, {classes} classes of {images}"
-        return float(bench.record(name, figures, classes * images)["wall"])
+        figures = bench.record(name, bench.first_fruits_run(photos), classes * images)
+        shutil.rmtree(photos)
+        return float(figures["wall"])
 
-    if bench.size.few is None:
-        few_photos, of = bench.images, "the photos in their own classes"
-        few = bench.seconds("fruits run, 1 x the images", "wall")
-    else:
-        few_classes, few_images = bench.size.few
-        few_photos, of = few_classes * few_images, f"{few_classes} classes of {few_images:,}"
-        few = measured(few_classes, few_images)
     for classes, images in bench.size.many:
+        if bench.size.few is None:
+            few, of = bench.seconds(_run_of(1), "wall"), "the photos in their own classes"
+        else:
+            per_class = classes * images // bench.size.few
+            few, of = measured(bench.size.few, per_class), f"{bench.size.few} classes of {per_class:,}"
         many = measured(classes, images)
-        # The time an image, as the sets may differ in size.
-        ratio = many / classes / images / (few / few_photos)
-        aim = "<= 1.5" if classes * images == few_photos else ""
+        aim = "<= 1.5" if classes == 1000 else ""
         what = f"fruits run, {classes:,} classes of {images}"
-        yield Row(what, classes * images, many, "s", ratio, f"the time an image of {of}", aim)
+        yield Row(what, classes * images, many, "s", many / few, f"the time of {of}", aim)
 
 
-def notebook_way(bench: Bench, photos: Path, udf: str = "pandas") -> Figures:
-    """The notebook's way over some photos; `udf` is which of its two."""
-    return run_module(
-        "notebook_way", photos=photos, weights=bench.weights, out=bench.out(), cores=bench.cores, udf=udf
-    )
+def _run_of(times: int) -> str:
+    return f"fruits run, {times} x the images"
 
 
-def fruits_run(bench: Bench, photos: Path, home: Path, *words: str) -> Figures:
-    """`fruits run` as a user types it, with store and Dagster's home in `home`."""
-    (home / "dagster").mkdir(exist_ok=True)
-    shutil.copy(DAGSTER_YAML, home / "dagster")
-    env = {
-        "FRUITS_IMAGES": str(photos),
-        "FRUITS_STORE": str(home / "store"),
-        "FRUITS_WEIGHTS": bench.weights,
-        "FRUITS_SPARK_CORES": str(bench.cores),
-        "DAGSTER_HOME": str(home / "dagster"),
-    }
-    return run([str(Path(sys.executable).with_name("fruits")), "run", *words], env)
+def _notebook_of(times: int) -> str:
+    return NOTEBOOK if times == 1 else f"{NOTEBOOK}, {times} x the images"
+
+
+SECTIONS = (stages, s3_ingest, one_core, again, more_images, many_classes)
+
+
+def add_rows(rows: list[Row], section: Callable[[Bench], Iterator[Row]], bench: Bench) -> str | None:
+    """Adds the rows of a section; a sentence where it could not be measured to its end."""
+    try:
+        rows.extend(section(bench))
+    except subprocess.CalledProcessError as error:
+        print(error.stderr, file=sys.stderr, flush=True)
+        return f"{section.__name__}: {' '.join(map(str, error.cmd[1:4]))} failed, and says above why"
+    except NotMeasuredError as error:
+        return f"{section.__name__}: {error}"
+    return None
 
 
 def table(rows: list[Row], with_aims: bool) -> str:
@@ -295,54 +340,67 @@ def table(rows: list[Row], with_aims: bool) -> str:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="all classes, and every size")
-    parser.add_argument("--photos", type=Path, help="a root of photos; else Fruits-360's or drawn ones")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        help="a root of photos; else Fruits-360's or drawn ones. bench-full holds all of them in memory, and "
+        "four times on disk",
+    )
     parser.add_argument("--weights", default="embedded", help="a value of FRUITS_WEIGHTS")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(".bench"), help="folder of the JSON")
     arguments = parser.parse_args()
+    if not 1 <= arguments.cores <= available_cores():
+        parser.error(f"--cores {arguments.cores}: this machine has {available_cores()}. Give 1 to so many.")
+    # Else the folder of the run would stay, and with it what runs in it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
     described = machine()
     rows: list[Row] = []
-    skipped: list[str] = []
+    failed: list[str] = []
     size = FULL if arguments.full else QUICK
     # On the disk of the store to be, so that photos can be linked and nothing is kept in memory.
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / ("full.json" if arguments.full else "bench.json")
-    weights = Path(arguments.weights)
-    with tempfile.TemporaryDirectory(prefix="run-", dir=arguments.out.absolute()) as name:
+    # What is run has a folder of its own.
+    weights, *pin = arguments.weights.partition("#")
+    if Path(weights).is_file():
+        weights = str(Path(weights).absolute())
+    with tempfile.TemporaryDirectory(
+        prefix="run-", dir=arguments.out.absolute(), ignore_cleanup_errors=True
+    ) as name:
         folder = Path(name)
-        photos, what = find_photos(arguments.photos, folder / "found")
-        weights_name = str(weights.absolute()) if weights.is_file() else arguments.weights
-        bench = Bench(photos, weights_name, arguments.cores, size, folder)
-        for section in (stages, s3_ingest, scaling, many_classes):
-            try:
-                rows.extend(section(bench))
-            except subprocess.CalledProcessError as error:
-                lines = (error.stderr or "").strip().splitlines() or ["no message"]
-                skipped.append(f"{section.__name__}: {' '.join(error.cmd[1:4])}: {lines[-1]}")
-            except IncomparableError as error:
-                skipped.append(f"{section.__name__}: {error}")
-            except statistics.StatisticsError:
-                skipped.append(f"{section.__name__}: what it compares with was not measured")
+        try:
+            photos, what = find_photos(arguments.photos, folder / "found")
+            bench = Bench(photos, "".join([weights, *pin]), arguments.cores, size, folder)
+            bench.convert()
+        except PhotosError as error:
+            parser.error(f"--photos, which are FRUITS_IMAGES of what is run: {error}")
+        except subprocess.CalledProcessError as error:
+            parser.error(f"--weights {arguments.weights}: {error.stderr.strip()}")
+        for section in SECTIONS:
+            failure = add_rows(rows, section, bench)
+            failed += [failure] if failure else []
             caption = (
                 f"{what} ({bench.images:,} of them), {arguments.cores} cores of {described['processor']}, "
                 f"{described['memory_gib']} GiB, load {described['load_before']} before; "
-                f"rounds: {size.rounds}; {datetime.now(UTC):%Y-%m-%d}; {time.monotonic() - started:,.0f} s"
+                f"rounds: {size.rounds}; {datetime.now(UTC):%Y-%m-%d}, commit {described['commit']}; "
+                f"{time.monotonic() - started:,.0f} s"
             )
             content = {
                 "caption": caption,
                 "machine": described,
                 "rows": [asdict(row) for row in rows],
                 "runs": bench.runs,
-                "failed": skipped,
+                "failed": failed,
             }
             # After each section: what was measured for half an hour stands, whatever comes.
             file.write_text(json.dumps(content, indent=1))
     print(f"{caption}\n\n{table(rows, arguments.full)}\n\nThe single runs are in {os.path.relpath(file)}")
-    if skipped:
-        sys.exit("Not measured: " + "; ".join(skipped))
+    if failed:
+        sys.exit("Not measured: " + "; ".join(failed))
 
 
 if __name__ == "__main__":

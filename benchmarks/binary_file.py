@@ -31,8 +31,8 @@ def main() -> None:
     from pyspark.sql.functions import count, lit
 
     from resources.java import java_home
-    from resources.local_spark import QUICK_JVM, local_spark_config
     from resources.settings import Settings
+    from resources.spark_config import QUICK_JVM, local_spark_config
 
     os.environ |= {"JAVA_HOME": str(java_home()), "PYSPARK_PYTHON": sys.executable}
     settings = Settings(images=arguments.photos, store="/unused", spark_cores=arguments.cores)

@@ -2,7 +2,8 @@
 
 `binaryFile`, Keras weights broadcast to a SCALAR_ITER pandas UDF that calls `model.predict`, Parquet,
 `pyspark.ml`'s PCA, CSV. With `--udf predict_batch` the better peer: the same model in Spark's own
-`predict_batch_udf`, which builds it once a worker. Prints one JSON object: seconds of each stage.
+`predict_batch_udf`, which builds it once a worker. Prints one JSON object: seconds of each stage; features
+are all from `binaryFile` to Parquet, in one job.
 
     python -m benchmarks.notebook_way --photos DIR --weights embedded --out DIR --cores 2
 """
@@ -70,7 +71,8 @@ def main() -> None:
         import numpy as np
         from PIL import Image
 
-        pixels = np.asarray(Image.open(io.BytesIO(content)).resize((224, 224)), np.float32)
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+        pixels = np.asarray(image.resize((224, 224)), np.float32)
         return keras.applications.mobilenet_v2.preprocess_input(pixels)
 
     def broadcast_model() -> "keras.Model":
@@ -127,6 +129,7 @@ def main() -> None:
                 "images": vectors.count(),
                 "start": ready - STARTED,
                 "features": extracted - ready,
+                "read_features": extracted - ready,
                 "pca_fit": fitted - extracted,
                 "csv": done - fitted,
                 "whole": done - STARTED,

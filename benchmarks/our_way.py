@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--ingest-only", action="store_true")
     arguments = parser.parse_args()
 
-    from dagster_pyspark.resources import spark_session_from_config
+    from pyspark.sql import SparkSession
 
     from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, sha256_of
     from fruits_assets.jobs.extract_features import ExtractParams, extract_features
@@ -39,14 +39,17 @@ def main() -> None:
     from fruits_assets.store.schemas import MOBILENET_FEATURES
     from fruits_assets.store.tables import current
     from resources.java import java_home
-    from resources.local_spark import local_spark_config
     from resources.settings import Settings
+    from resources.spark_config import local_spark_config
+    from resources.spark_history import event_log_config, make_event_log_folder
 
     settings = Settings(images=arguments.photos, store=arguments.out, spark_cores=arguments.cores)
     os.environ |= {"JAVA_HOME": str(java_home()), "PYSPARK_PYTHON": sys.executable}
-    spark = spark_session_from_config(local_spark_config(settings))
     xml, weights = ((Path(arguments.ir) / name).read_bytes() for name in (MODEL_XML, MODEL_BIN))
     store = open_root(settings.store)
+    make_event_log_folder(store)
+    config = local_spark_config(settings) | event_log_config(settings.store)
+    spark = SparkSession.builder.config(map=config).getOrCreate()
     store.write(f"ir/{MODEL_XML}", xml)
     store.write(f"ir/{MODEL_BIN}", weights)
     seconds = {"start": time.perf_counter() - STARTED}
@@ -104,6 +107,7 @@ def main() -> None:
             {
                 "images": images,
                 **seconds,
+                "read_features": seconds["ingest"] + seconds["features"],
                 "pca_fit": model.fit_seconds,
                 "pca_save": seconds["pca_fit"] - model.fit_seconds,
                 "whole": time.perf_counter() - STARTED,

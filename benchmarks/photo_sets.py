@@ -4,9 +4,11 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterable
+from itertools import chain, islice
 from pathlib import Path
 
 from fruits_assets.samples import draw_samples
+from fruits_assets.store.photos import list_photos
 
 # 5,928 photos of Fruits-360, which stand beside the repository on the developers' machines.
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "fruits-360-5928.tar.gz"
@@ -27,14 +29,26 @@ def find_photos(given: Path | None, folder: Path) -> tuple[Path, str]:
     return small_classes(drawn, DRAWN_CLASSES, CLASS_IMAGES, folder / "copied"), "drawn photos"
 
 
+def photos_by_class(root: Path) -> dict[str, list[Path]]:
+    """The photos of a root as the platform finds them. Raises `PhotosError` where there are none."""
+    classes = list_photos(str(root)).classes
+    return {label: [root / photo.path for photo in photos] for label, photos in classes.items()}
+
+
 def photos_in(root: Path) -> list[Path]:
-    return sorted(file for file in root.rglob("*") if file.is_file())
+    return list(chain.from_iterable(photos_by_class(root).values()))
 
 
 def some_classes(root: Path, classes: int | None, folder: Path) -> Path:
     """The first classes of a root, whole; all of them where `classes` is None."""
-    labels = sorted({file.parent for file in photos_in(root)})[:classes]
-    _link(((file, f"{label.name}/{file.name}") for label in labels for file in photos_in(label)), folder)
+    chosen = islice(photos_by_class(root).items(), classes)
+    # By number: photos of one class may stand in several folders, under one name.
+    names = (
+        (file, f"{label}/{number:05}{file.suffix}")
+        for label, files in chosen
+        for number, file in enumerate(files)
+    )
+    _link(names, folder)
     return folder
 
 
@@ -55,11 +69,16 @@ def small_classes(root: Path, classes: int, images: int, folder: Path) -> Path:
 
 
 def _link(files: Iterable[tuple[Path, str]], folder: Path) -> None:
-    """Puts files under other names, as hard links or, on another disk, copies."""
+    """Puts files under other names, as hard links or, on another disk, copies.
+
+    Raises `FileExistsError` for a name that is taken: what is there may be a link to somebody's photo.
+    """
     for file, name in files:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(file, target)
+        except FileExistsError:
+            raise
         except OSError:
             shutil.copyfile(file, target)

