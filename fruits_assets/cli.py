@@ -1,9 +1,11 @@
 """`fruits`: what Dagster's own commands don't do."""
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -43,8 +45,9 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
     if labels and (components or variance):
         raise click.UsageError("--components and --variance fit a new model, which --class never does.")
     _use_dagster_home()
-    from fruits_assets.pipeline import PipelineError, run_pipeline
-    from resources.settings import SettingsError, load_settings
+    with _made_to_stay():
+        from fruits_assets.pipeline import PipelineError, run_pipeline
+        from resources.settings import SettingsError, load_settings
 
     # SIGTERM, which ends a container or a service, is an interruption too; and a script's background job
     # would ignore both. Steps and clusters end with the run.
@@ -62,6 +65,7 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
         )
         sys.exit(130)  # 128 and the number of SIGINT, as shells have it
     click.echo("\n".join(_described(summary.lines)))
+    gc.freeze()  # or the end of the process looks for garbage for half a second
     sys.exit(1 if summary.failed else 0)
 
 
@@ -227,6 +231,17 @@ def destroy(yes: bool) -> None:
     except (SettingsError, AwsError) as error:
         sys.exit(f"fruits emr destroy: {error}")
     click.echo("Removed.")
+
+
+@contextmanager
+def _made_to_stay() -> Iterator[None]:
+    """For imports, whose many objects stay: no garbage is looked for among them, neither now nor later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _described(lines: Sequence[tuple[str, str]]) -> Iterator[str]:
