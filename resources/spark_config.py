@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fruits_assets.store.root import s3_endpoint
+from resources.class_archive import archive_options
 from resources.java import trust_options
 from resources.settings import Settings
 
@@ -28,8 +29,8 @@ def local_spark_config(settings: Settings) -> dict[str, Any]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.driver.extraJavaOptions": (
-            f"-Dlog4j2.configurationFile=file:{_LOG4J} {QUICK_JVM} " + trust_options()
+        "spark.driver.extraJavaOptions": " ".join(
+            [f"-Dlog4j2.configurationFile=file:{_LOG4J}", QUICK_JVM, archive_options(), trust_options()]
         ),
         # Partial results come back as they are: 13 MB for each task of the PCA.
         "spark.driver.maxResultSize": "0",

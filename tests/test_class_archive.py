@@ -1,0 +1,31 @@
+"""The archive of the classes that Spark's JVM loads."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resources.class_archive import archive_options, make_archive
+
+
+def runs(*java_options: str) -> bool:
+    """Whether a session runs a job with these options."""
+    program = [sys.executable, "-m", "resources.class_archive", *java_options]
+    return subprocess.run(program, capture_output=True).returncode == 0
+
+
+def test_sparks_jvm_uses_the_archive_and_starts_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert archive_options() == ""
+    archive = make_archive()
+    used, *quietly = archive_options().split()
+    assert used == f"-XX:SharedArchiveFile={archive}"
+    # With -Xshare:on, a JVM that can't use it does not start.
+    assert runs(used, "-Xshare:on")
+    archive.chmod(0o644)
+    archive.write_bytes(b"no archive")
+    assert not runs(used, "-Xshare:on")
+    assert runs(used, *quietly)
