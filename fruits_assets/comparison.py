@@ -12,7 +12,7 @@ from fruits_assets.store.run_records import STAGES, RunRecord
 from fruits_assets.store.schemas import FORMULA_START, MOBILENET_FEATURES, PCA_MODEL
 from resources.instances import Prices
 
-# Of each environment, the newest so many are shown in Dagster; the files in the store have all.
+# Of each environment, so many are shown in Dagster; the files in the store have all.
 SHOWN = 6
 
 
@@ -179,12 +179,13 @@ def _largest(values: Iterable[int | None]) -> int | None:
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """The newest rows of each environment, in their order."""
-    chosen = [
-        row
-        for environment in {row.environment for row in rows}
-        for row in [one for one in rows if one.environment == environment][-SHOWN:]
-    ]
+    """The newest rows of each environment, in their order; half of the places are for those of all stages."""
+    chosen: list[Row] = []
+    for environment in {row.environment for row in rows}:
+        of_environment = [row for row in rows if row.environment == environment]
+        whole = [row for row in of_environment if row.complete][-SHOWN // 2 :]
+        others = [row for row in of_environment if row not in whole]
+        chosen += [*whole, *others[len(whole) - SHOWN :]]
     return [row for row in rows if row in chosen]
 
 

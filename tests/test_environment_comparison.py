@@ -182,6 +182,13 @@ def test_the_newest_of_each_environment_are_shown() -> None:
     assert kept == ["0", "1", *map(str, range(3, SHOWN + 3))]
 
 
+def test_runs_of_single_classes_hide_no_run_of_all_stages() -> None:
+    whole = [run_of("local", f"whole {number}", number) for number in range(SHOWN)]
+    partial = [run_of("local", f"partial {number}", SHOWN + number)[:2] for number in range(SHOWN)]
+    kept = [row.run for row in newest(rows_of([record for run in [*whole, *partial] for record in run]))]
+    assert kept == ["whole 3", "whole 4", "whole 5", "partial 3", "partial 4", "partial 5"]
+
+
 def test_text_from_the_store_breaks_neither_the_table_nor_a_spreadsheet() -> None:
     rows = rows_of(run_of("emr", "=1+1", instance_type="=a|b\\|\n<img> ![](x) `c` *d*", weights="@x"))
     [shown] = table_of(as_markdown(rows, PRICES))
