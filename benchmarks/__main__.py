@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import s3_server
 from benchmarks.photo_sets import (
@@ -100,8 +100,10 @@ class Bench:
     def __init__(self, photos: Path, weights: str, cores: int, size: Size, folder: Path) -> None:
         self.weights, self.cores, self.size, self.folder = weights, cores, size, folder
         self.photos = some_classes(photos, size.classes, folder / "photos")
-        # What is read first would wait for the disk, and the others not.
-        self.images = sum(bool(photo.read_bytes()) for photo in photos_in(self.photos))
+        chosen = photos_in(self.photos)
+        for photo in chosen:  # or the way that comes first would wait for the disk, and the others not
+            photo.read_bytes()
+        self.images = len(chosen)
         self.ir = folder / "ir"
         self.runs: dict[str, list[Figures]] = defaultdict(list)
 
@@ -140,16 +142,25 @@ class Bench:
     def seconds(self, name: str, stage: str) -> float:
         return statistics.median(figures[stage] for figures in self.of(name))
 
-    def module(self, name: str, *words: str, cores: int | None = None, **options: Any) -> Figures:
-        """Runs a module of `benchmarks`; what it writes goes after it."""
-        with tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as out:
-            if name in ("our_way", "notebook_way"):
-                options["out"] = out
-            return run_module(name, *words, cores=cores or self.cores, **options)
+    def our_way(
+        self, photos: Path | str, *words: str, cores: int | None = None, env: dict[str, str] | None = None
+    ) -> Figures:
+        """The platform's jobs over some photos, without Dagster; `env` says where S3 is."""
+        with self.home() as out:
+            return run_module(
+                "our_way", *words, cores=cores or self.cores, env=env, photos=photos, ir=self.ir, out=out
+            )
 
     def notebook_way(self, photos: Path, udf: str = "pandas") -> Figures:
         """The notebook's way over some photos; `udf` is which of its two."""
-        return self.module("notebook_way", photos=photos, weights=self.weights, udf=udf)
+        with self.home() as out:
+            return run_module(
+                "notebook_way", cores=self.cores, photos=photos, weights=self.weights, out=out, udf=udf
+            )
+
+    def binary_file(self, photos: Path | str, env: dict[str, str] | None = None) -> Figures:
+        """`binaryFile` over some photos; `env` says where S3 is."""
+        return run_module("binary_file", photos=photos, cores=self.cores, env=env)
 
     def fruits_run(self, photos: Path, home: Path, *words: str) -> Figures:
         """`fruits run` as a user types it, with store and Dagster's home in `home`."""
@@ -181,9 +192,9 @@ def stages(bench: Bench) -> Iterator[Row]:
         {
             NOTEBOOK: lambda: bench.notebook_way(photos),
             BETTER: lambda: bench.notebook_way(photos, "predict_batch"),
-            BINARY_FILE: lambda: bench.module("binary_file", photos=photos),
-            OURS: lambda: bench.module("our_way", photos=photos, ir=bench.ir),
-            BARE: lambda: bench.module("bare_loop", photos=photos, ir=bench.ir),
+            BINARY_FILE: lambda: bench.binary_file(photos),
+            OURS: lambda: bench.our_way(photos),
+            BARE: lambda: run_module("bare_loop", photos=photos, ir=bench.ir, cores=bench.cores),
         },
         bench.images,
         bench.size.rounds,
@@ -211,14 +222,11 @@ def s3_ingest(bench: Bench) -> Iterator[Row]:
         at = f"S3 behind {latency * 1000:.0f} ms"
         ours, theirs = f"ours, {at}", f"{BINARY_FILE}, {at}"
         with s3_server.running(photos, latency) as env:
-
-            def our_way(env: dict[str, str] = env) -> Figures:
-                return bench.module("our_way", "--ingest-only", photos=s3_server.URI, ir=bench.ir, env=env)
-
-            def binary_file(env: dict[str, str] = env) -> Figures:
-                return bench.module("binary_file", photos=s3_server.URI, env=env)
-
-            bench.alternated({ours: our_way, theirs: binary_file}, images, bench.size.rounds)
+            ways: dict[str, Callable[[], Figures]] = {
+                ours: partial(bench.our_way, s3_server.URI, "--ingest-only", env=env),
+                theirs: partial(bench.binary_file, s3_server.URI, env=env),
+            }
+            bench.alternated(ways, images, bench.size.rounds)
         ratio, rate = bench.ratio(ours, theirs, "ingest"), images / bench.seconds(ours, "ingest")
         aim = ">= 20" if latency else ""
         yield Row(f"ingest from {at}", images, rate, "images/s", ratio, f"{BINARY_FILE}'s speed", aim)
@@ -226,8 +234,7 @@ def s3_ingest(bench: Bench) -> Iterator[Row]:
 
 def one_core(bench: Bench) -> Iterator[Row]:
     """One core against all."""
-    one = bench.module("our_way", photos=bench.photos, ir=bench.ir, cores=1)
-    bench.record("ours, 1 core", one, bench.images)
+    one = bench.record("ours, 1 core", bench.our_way(bench.photos, cores=1), bench.images)
     for stage, name in STAGES.items():
         if stage != "start":
             seconds = bench.seconds(OURS, stage)
@@ -235,6 +242,7 @@ def one_core(bench: Bench) -> Iterator[Row]:
                 f"{name} on {bench.cores} cores", bench.images, bench.images / seconds, "images/s",
                 one[stage] / seconds, "1 core's speed",
             )  # fmt: skip
+    yield from _memory(f"on {bench.cores} cores", bench.images, bench.of(OURS), one, "that on 1 core")
 
 
 def again(bench: Bench) -> Iterator[Row]:
@@ -269,10 +277,7 @@ def more_images(bench: Bench) -> Iterator[Row]:
         seconds, of = bench.seconds(what, "wall"), "that of 1 x the images"
         per_image = seconds / base["wall"] / times
         yield Row(f"{what}: time an image", images, 1000 * seconds / images, "ms", per_image, of)
-        for kind in filter(base["peak_mb"].__contains__, MEMORY):
-            peak = max(figures["peak_mb"][kind] for figures in bench.of(what))
-            words = f"{what}: peak memory, {kind}"
-            yield Row(words, images, peak, "MB", peak / base["peak_mb"][kind], of, "1")
+        yield from _memory(what, images, bench.of(what), base, of, "1")
     times = bench.size.notebook_times
     what, speed = _run_of(times), bench.ratio(_run_of(times), _notebook_of(times), "wall")
     seconds = bench.seconds(what, "wall")
@@ -299,6 +304,15 @@ def many_classes(bench: Bench) -> Iterator[Row]:
         aim = "<= 1.5" if classes == 1000 else ""
         what = f"fruits run, {classes:,} classes of {images}"
         yield Row(what, classes * images, many, "s", many / few, f"the time of {of}", aim)
+
+
+def _memory(
+    what: str, images: int, runs: list[Figures], base: Figures, of: str, aim: str = ""
+) -> Iterator[Row]:
+    """The highest peak of some runs by kind of process, where the system tells it."""
+    for kind in filter(base["peak_mb"].__contains__, MEMORY):
+        peak = max(figures["peak_mb"][kind] for figures in runs)
+        yield Row(f"{what}: peak memory, {kind}", images, peak, "MB", peak / base["peak_mb"][kind], of, aim)
 
 
 def _run_of(times: int) -> str:

@@ -20,7 +20,7 @@ from resources.java import java_home
 def archive_options() -> str:
     """Java options by which Spark's JVM uses the archive of this environment, if there is one."""
     archive = _archive("spark")
-    return f"-XX:SharedArchiveFile={archive} -Xlog:cds*=off" if archive.exists() else ""
+    return f'"-XX:SharedArchiveFile={archive}" -Xlog:cds*=off' if archive.exists() else ""
 
 
 def make_archive() -> Path:
@@ -62,7 +62,7 @@ def _run_a_job(java_options: list[str]) -> None:
         make_event_log_folder(open_root(store))
         config = local_spark_config(Settings(images="/photos", store=store)) | event_log_config(store)
         options = config["spark.driver.extraJavaOptions"].replace(archive_options(), "")
-        config["spark.driver.extraJavaOptions"] = " ".join([options, *java_options])
+        config["spark.driver.extraJavaOptions"] = " ".join([options, *(f'"{one}"' for one in java_options)])
         spark = SparkSession.builder.config(map=config).getOrCreate()
         spark.sparkContext.parallelize(range(2), 2).map(abs).treeReduce(max)
         spark.stop()

@@ -30,7 +30,7 @@ def local_spark_config(settings: Settings) -> dict[str, Any]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.extraJavaOptions": " ".join(
-            [f"-Dlog4j2.configurationFile=file:{_LOG4J}", QUICK_JVM, archive_options(), trust_options()]
+            [f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}", QUICK_JVM, archive_options(), trust_options()]
         ),
         # Partial results come back as they are: 13 MB for each task of the PCA.
         "spark.driver.maxResultSize": "0",

@@ -1,5 +1,6 @@
 """The archive of the classes that Spark's JVM loads."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,12 @@ def runs(*java_options: str) -> bool:
 def test_sparks_jvm_uses_the_archive_and_starts_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    environment = tmp_path / "an environment"
+    environment.mkdir()
+    monkeypatch.setattr(sys, "prefix", str(environment))
     assert archive_options() == ""
     archive = make_archive()
-    used, *quietly = archive_options().split()
+    used, *quietly = shlex.split(archive_options())
     assert used == f"-XX:SharedArchiveFile={archive}"
     # With -Xshare:on, a JVM that can't use it does not start.
     assert runs(used, "-Xshare:on")
