@@ -45,7 +45,7 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
     if labels and (components or variance):
         raise click.UsageError("--components and --variance fit a new model, which --class never does.")
     _use_dagster_home()
-    with _made_to_stay():
+    with _without_garbage_collection():
         from fruits_assets.pipeline import PipelineError, run_pipeline
         from resources.settings import SettingsError, load_settings
 
@@ -234,8 +234,8 @@ def destroy(yes: bool) -> None:
 
 
 @contextmanager
-def _made_to_stay() -> Iterator[None]:
-    """For imports, whose many objects stay: no garbage is looked for among them, neither now nor later."""
+def _without_garbage_collection() -> Iterator[None]:
+    """For imports: their many objects stay, and are not looked through for garbage, now or later."""
     gc.disable()
     try:
         yield

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,14 @@ from benchmarks.photo_sets import multiplied, photos_in, small_classes, some_cla
 from benchmarks.processes import run, run_module
 from fruits_assets.store.photos import list_photos
 from fruits_assets.store.root import open_root
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """What a benchmark in this process does about SIGTERM is undone."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_a_stage_with_several_peers_shows_its_figure_once() -> None:
