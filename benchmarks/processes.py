@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,11 @@ def _kind(command: bytes) -> str:
 def _descendants(pid: int) -> list[int]:
     found = [pid]
     for one in found:
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            try:
-                found += [int(child) for child in task.read_text().split()]
-            except OSError:
-                continue
+        with suppress(OSError):  # a process or a thread that has ended since
+            for task in os.listdir(f"/proc/{one}/task"):
+                with suppress(OSError):
+                    children = Path(f"/proc/{one}/task/{task}/children").read_text()
+                    found += [int(child) for child in children.split()]
     return found
 
 
