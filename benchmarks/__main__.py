@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from argparse import ArgumentParser
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -335,6 +336,9 @@ def add_rows(rows: list[Row], section: Callable[[Bench], Iterator[Row]], bench: 
         return f"{section.__name__}: {' '.join(map(str, error.cmd[1:4]))} failed, and says above why"
     except NotMeasuredError as error:
         return f"{section.__name__}: {error}"
+    except Exception:  # whatever it is, half an hour of other sections is not lost by it
+        traceback.print_exc()
+        return f"{section.__name__}: an error of the benchmark itself, which stands above"
     return None
 
 

@@ -55,7 +55,10 @@ def test_what_was_measured_is_printed_also_where_a_section_fails(
         run([sys.executable, "-c", "import sys; sys.exit('it is said here')"])
         yield from ()
 
-    monkeypatch.setattr(benchmarks.__main__, "SECTIONS", (incomparable, broken, good))
+    def wrong(bench: Bench) -> Iterator[Row]:
+        yield from {}["jvm"]
+
+    monkeypatch.setattr(benchmarks.__main__, "SECTIONS", (incomparable, broken, wrong, good))
     monkeypatch.setattr(Bench, "convert", lambda bench: None)
     arguments = ["--photos", str(drawn_photos), "--cores", "1", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
@@ -64,11 +67,11 @@ def test_what_was_measured_is_printed_also_where_a_section_fails(
     assert "incomparable: there is nothing to compare with: the notebook way; broken: " in str(exit.value)
     printed = capsys.readouterr()
     assert "| features | 16 | 310 images/s |" in printed.out and "ingest from disk" in printed.out
-    assert "it is said here" in printed.err
+    assert "it is said here" in printed.err and "KeyError: 'jvm'" in printed.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench.json"]
     content = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert [row["what"] for row in content["rows"]] == ["ingest from disk", "features"]
-    assert len(content["failed"]) == 2
+    assert len(content["failed"]) == 3
 
 
 @pytest.mark.parametrize(
