@@ -24,8 +24,6 @@ CHUNK = 128  # photos that a process takes at a time, so that all end together
 
 def warm(ready: Any) -> None:
     """The start of a process of the pool, at the end of which it waits for the others."""
-    import pyarrow as pa  # noqa: F401
-
     import fruits_assets.jobs.extract_features  # noqa: F401
 
     ready.wait()

@@ -6,8 +6,6 @@ It is the least that the notebook does with each photo: nothing is hashed, decod
 """
 
 import json
-import os
-import sys
 import time
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING
@@ -30,11 +28,10 @@ def main() -> None:
     from pyspark.sql import Observation, SparkSession
     from pyspark.sql.functions import count, lit
 
-    from resources.java import java_home
     from resources.settings import Settings
-    from resources.spark_config import QUICK_JVM, local_spark_config
+    from resources.spark_config import QUICK_JVM, local_spark_config, set_environment
 
-    os.environ |= {"JAVA_HOME": str(java_home()), "PYSPARK_PYTHON": sys.executable}
+    set_environment()
     settings = Settings(images=arguments.photos, store="/unused", spark_cores=arguments.cores)
     config = local_spark_config(settings)
     # The JVM does all of this work, so it may compile as it likes.

@@ -7,8 +7,6 @@ first job.
 """
 
 import json
-import os
-import sys
 import time
 from argparse import ArgumentParser
 from pathlib import Path
@@ -38,13 +36,12 @@ def main() -> None:
     from fruits_assets.store.root import open_root
     from fruits_assets.store.schemas import MOBILENET_FEATURES
     from fruits_assets.store.tables import current
-    from resources.java import java_home
     from resources.settings import Settings
-    from resources.spark_config import local_spark_config
+    from resources.spark_config import local_spark_config, set_environment
     from resources.spark_history import event_log_config, make_event_log_folder
 
     settings = Settings(images=arguments.photos, store=arguments.out, spark_cores=arguments.cores)
-    os.environ |= {"JAVA_HOME": str(java_home()), "PYSPARK_PYTHON": sys.executable}
+    set_environment()
     xml, weights = ((Path(arguments.ir) / name).read_bytes() for name in (MODEL_XML, MODEL_BIN))
     store = open_root(settings.store)
     make_event_log_folder(store)

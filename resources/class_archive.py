@@ -8,7 +8,6 @@ other jars passes it over.
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -54,10 +53,10 @@ def _run_a_job(java_options: list[str]) -> None:
 
     from fruits_assets.store.root import open_root
     from resources.settings import Settings
-    from resources.spark_config import local_spark_config
+    from resources.spark_config import local_spark_config, set_environment
     from resources.spark_history import event_log_config, make_event_log_folder
 
-    os.environ |= {"JAVA_HOME": str(java_home()), "PYSPARK_PYTHON": sys.executable}
+    set_environment()
     with tempfile.TemporaryDirectory() as store:
         make_event_log_folder(open_root(store))
         config = local_spark_config(Settings(images="/photos", store=store)) | event_log_config(store)

@@ -1,7 +1,5 @@
 """Spark on one machine, inside the Dagster process."""
 
-import os
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import dagster as dg
@@ -11,8 +9,8 @@ from pyspark.sql import SparkSession
 
 from fruits_assets.jobs.measured import Job, Params, Report, run_measured
 from fruits_assets.store.root import open_root
-from resources.java import java_home
 from resources.job_runner import JobRun, JobRunner
+from resources.spark_config import set_environment
 from resources.spark_history import make_event_log_folder
 
 
@@ -32,11 +30,7 @@ class LocalSpark(JobRunner):
         pool.shutdown(wait=False)
 
     def _start(self) -> SparkSession:
-        os.environ["JAVA_HOME"] = str(java_home())
-        # Without it Spark looks for another address, and warns of what it finds.
-        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-        # Executors must run this very interpreter, whatever `python3` is on the PATH.
-        os.environ["PYSPARK_PYTHON"] = sys.executable
+        set_environment()
         make_event_log_folder(open_root(self.store))
         return self.pyspark.spark_session
 

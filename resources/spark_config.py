@@ -1,11 +1,13 @@
 """What Spark is told on one machine."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from fruits_assets.store.root import s3_endpoint
 from resources.class_archive import archive_options
-from resources.java import trust_options
+from resources.java import java_home, trust_options
 from resources.settings import Settings
 
 # The S3A that Spark 3.5's own Hadoop is built with; resolved by Spark, from Maven Central or its mirror.
@@ -15,6 +17,15 @@ HADOOP_AWS = "org.apache.hadoop:hadoop-aws:3.3.4"
 QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 _LOG4J = Path(__file__).with_name("log4j2.properties")
+
+
+def set_environment() -> None:
+    """Sets the variables that Spark in this process takes its Java, its address and its Python from."""
+    os.environ["JAVA_HOME"] = str(java_home())
+    # Without it Spark looks for another address, and warns of what it finds.
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    # Executors must run this very interpreter, whatever `python3` is on the PATH.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
 
 
 def local_spark_config(settings: Settings) -> dict[str, Any]:
