@@ -28,16 +28,13 @@ help:
 setup: .venv/ready .env
 
 # A Python of 3.11 or later makes the environment; uv fills it from the lock file, checking every hash, and
-# compiles it: where PYTHONDONTWRITEBYTECODE is set, every process and worker would do so anew. Spark's JVM gets
-# an archive of its classes, without which it starts all the same.
+# compiles it: where PYTHONDONTWRITEBYTECODE is set, every process and worker would do so anew.
 .venv/ready: requirements.lock requirements-uv.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11, 3.12 or 3.13 is needed"'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
-	cp resources/dagster_asset.pth "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
-	-$(BIN)/python -m resources.class_archive
 	@touch .venv/ready
 
 # What is exported in the shell wins over .env.

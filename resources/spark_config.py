@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from fruits_assets.store.root import s3_endpoint
-from resources.class_archive import archive_options
 from resources.java import java_home, trust_options
 from resources.settings import Settings
 
@@ -41,7 +40,7 @@ def local_spark_config(settings: Settings) -> dict[str, Any]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.extraJavaOptions": " ".join(
-            [f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}", QUICK_JVM, archive_options(), trust_options()]
+            [f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}", QUICK_JVM, trust_options()]
         ),
         # Partial results come back as they are: 13 MB for each task of the PCA.
         "spark.driver.maxResultSize": "0",

@@ -6,7 +6,6 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from fruits_assets.store.root import Root, open_root
-from resources.class_archive import archive_options
 from resources.java import java_home, trust_options
 from resources.spark_config import s3_config
 
@@ -84,7 +83,7 @@ def serve(store_uri: str, port: int) -> NoReturn:
         "spark.history.fs.cleaner.maxAge": f"{KEEP_DAYS}d",
         # The server is Java alone, and small.
         "spark.driver.memory": "512m",
-        "spark.driver.extraJavaOptions": f"{archive_options()} {trust_options()}",
+        "spark.driver.extraJavaOptions": trust_options(),
         **({} if store.is_local else s3_config()),
     }
     home = _find_spark_home()

@@ -156,9 +156,9 @@ def test_a_class_of_bad_photos_fails_the_command_by_name_after_the_others_are_do
 
 
 @pytest.mark.parametrize(
-    "command", [("dagster", "asset", "materialize", "--select"), ("dg", "launch", "--assets")], ids=" ".join
+    "command", [("dagster", "asset", "materialize", "-m", "fruits_assets.definitions", "--select"), ("dg", "launch", "--assets")], ids=" ".join
 )
-def test_dagsters_own_commands_replace_one_class_alone_and_need_no_module_name(
+def test_dagsters_own_commands_replace_one_class_alone(
     shell: Shell, command: tuple[str, ...]
 ) -> None:
     before, model = shell.pointers(), shell.model()
@@ -173,7 +173,8 @@ def test_dagsters_own_command_runs_a_range_of_classes_and_the_model_in_one_go(sh
     before, model = shell.pointers(), shell.model()
     everything = "Apple Red...Watermelon"
     output = shell.run(
-        "dagster", "asset", "materialize", "--select", "raw_images*", "--partition-range", everything
+        "dagster", "asset", "materialize", "-m", "fruits_assets.definitions",
+        "--select", "raw_images*", "--partition-range", everything
     )
     assert replaced(before, shell.pointers()) == sorted(path.name for path in shell.photos.iterdir())
     assert shell.model() != model
