@@ -55,7 +55,7 @@ run: setup
 SHARED_PHOTOS := $(wildcard ../shared/data/fruits-360-5928.tar.gz)
 
 rehearse-emr: setup
-	python -m resources.rehearsal.rehearse $(if $(SHARED_PHOTOS),--photos $(SHARED_PHOTOS))
+	python -m rehearsal.rehearse $(if $(SHARED_PHOTOS),--photos $(SHARED_PHOTOS))
 
 ui: setup
 	$(if $(OWN_ROOTS),,$(DEMO_ENV)) dagster dev --host 127.0.0.1 --port $${PORT:-3000}
@@ -67,7 +67,7 @@ test: setup
 	pytest
 
 test-emr: setup
-	pytest tests/emr
+	pytest tests/yarn
 
 bench: setup
 	@python -m benchmarks $(BENCH)

@@ -38,7 +38,7 @@ from benchmarks.photo_sets import (
     some_classes,
 )
 from benchmarks.processes import Figures, available_cores, machine, run, run_module
-from fruits_assets.store.photos import PhotosError
+from spark_jobs.store.photos import PhotosError
 
 DAGSTER_YAML = Path(__file__).parents[1] / ".dagster" / "dagster.yaml"
 LATENCIES = (0.0, 0.015)
@@ -110,7 +110,7 @@ class Bench:
 
     def convert(self) -> None:
         """Makes the extractor that all of ours use. Raises `CalledProcessError` for unusable weights."""
-        program = [sys.executable, "-m", "fruits_assets.backbone.convert"]
+        program = [sys.executable, "-m", "fruits_assets.model.convert"]
         run([*program, "--out", str(self.ir), "--weights", self.weights])
 
     def record(self, name: str, figures: Figures, images: int) -> Figures:

@@ -24,13 +24,12 @@ CHUNK = 128  # photos that a process takes at a time, so that all end together
 
 def warm(ready: Any) -> None:
     """The start of a process of the pool, at the end of which it waits for the others."""
-    import fruits_assets.jobs.extract_features  # noqa: F401
 
     ready.wait()
 
 
 def ingest(paths: list[str]) -> list[bytes]:
-    from fruits_assets.images import decode
+    from spark_jobs.images import decode
 
     contents = [Path(path).read_bytes() for path in paths]
     for content in contents:
@@ -41,7 +40,7 @@ def ingest(paths: list[str]) -> list[bytes]:
 
 @lru_cache
 def extractor(ir: str) -> Any:
-    from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, compile_ir
+    from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
 
     return compile_ir((Path(ir) / MODEL_XML).read_bytes(), (Path(ir) / MODEL_BIN).read_bytes())
 
@@ -50,7 +49,7 @@ def extract(job: tuple[list[bytes], str]) -> Any:
     """Features of some photos, (n, 1280) float32."""
     import pyarrow as pa
 
-    from fruits_assets.jobs.extract_features import features_of
+    from spark_jobs.extract_features import features_of
 
     contents, ir = job
     photos = pa.RecordBatch.from_pydict({"content": pa.array(contents, pa.binary())})
@@ -70,7 +69,7 @@ def main() -> None:
     import pyarrow.csv
 
     from benchmarks.photo_sets import photos_in
-    from fruits_assets.jobs.fit_pca import DEFAULT_COMPONENTS, decompose, moments_of
+    from spark_jobs.fit_pca import DEFAULT_COMPONENTS, decompose, moments_of
 
     paths = [str(path) for path in photos_in(Path(arguments.photos))]
     seconds: dict[str, float] = {}

@@ -28,8 +28,8 @@ def main() -> None:
     from pyspark.sql import Observation, SparkSession
     from pyspark.sql.functions import count, lit
 
+    from resources.local.session import QUICK_JVM, local_spark_config, set_environment
     from resources.settings import Settings
-    from resources.spark_config import QUICK_JVM, local_spark_config, set_environment
 
     set_environment()
     settings = Settings(images=arguments.photos, store="/unused", spark_cores=arguments.cores)

@@ -42,9 +42,9 @@ def main() -> None:
     from pyspark.sql.types import ArrayType, FloatType
 
     from benchmarks.binary_file import read_photos
-    from fruits_assets.backbone.convert import load_model
-    from fruits_assets.backbone.weights import find_weights
-    from resources.java import java_home
+    from fruits_assets.model.convert import load_model
+    from fruits_assets.model.weights import find_weights
+    from resources.local.java import java_home
 
     os.environ["JAVA_HOME"] = str(java_home())
     spark = (

@@ -24,21 +24,21 @@ def main() -> None:
 
     from pyspark.sql import SparkSession
 
-    from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, sha256_of
-    from fruits_assets.jobs.extract_features import ExtractParams, extract_features
-    from fruits_assets.jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, fit_pca
-    from fruits_assets.jobs.ingest_images import IngestParams, ingest_images
-    from fruits_assets.jobs.project_to_csv import ProjectParams, project_to_csv
-    from fruits_assets.jobs.spark_model import read_components
-    from fruits_assets.jobs.tasks import Progress
-    from fruits_assets.quality import assess, read_sample
-    from fruits_assets.store.photos import list_photos
-    from fruits_assets.store.root import open_root
-    from fruits_assets.store.schemas import MOBILENET_FEATURES
-    from fruits_assets.store.tables import current
+    from fruits_assets.model.quality import assess, read_sample
+    from resources.event_logs import event_log_config, make_event_log_folder
+    from resources.local.session import local_spark_config, set_environment
     from resources.settings import Settings
-    from resources.spark_config import local_spark_config, set_environment
-    from resources.spark_history import event_log_config, make_event_log_folder
+    from spark_jobs.extract_features import ExtractParams, extract_features
+    from spark_jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, fit_pca
+    from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
+    from spark_jobs.ingest_images import IngestParams, ingest_images
+    from spark_jobs.project_to_csv import ProjectParams, project_to_csv
+    from spark_jobs.spark_model import read_components
+    from spark_jobs.store.photos import list_photos
+    from spark_jobs.store.root import open_root
+    from spark_jobs.store.schemas import MOBILENET_FEATURES
+    from spark_jobs.store.tables import current
+    from spark_jobs.tasks import Progress
 
     settings = Settings(images=arguments.photos, store=arguments.out, spark_cores=arguments.cores)
     set_environment()

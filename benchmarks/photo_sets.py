@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from fruits_assets.samples import draw_samples
-from fruits_assets.store.photos import list_photos
+from spark_jobs.store.photos import list_photos
 
 # 5,928 photos of Fruits-360, which stand beside the repository on the developers' machines.
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "fruits-360-5928.tar.gz"

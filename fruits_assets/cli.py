@@ -77,8 +77,9 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
 )
 def history(port: int | None) -> None:
     """Serves Spark's History of all runs that wrote to the store, until Ctrl-C."""
+    from resources.event_logs import PORT
+    from resources.local.history_server import HistoryError, serve
     from resources.settings import SettingsError, load_store_settings
-    from resources.spark_history import PORT, HistoryError, serve
 
     try:
         serve(load_store_settings().store, port or PORT)
@@ -95,11 +96,11 @@ def plan(images: int, nodes: int, instance_type: str | None) -> None:
 
     It asks nothing of AWS but the records, where FRUITS_STORE is in S3, and starts nothing.
     """
-    from fruits_assets.plan import PlanError, assumptions, described, project
-    from fruits_assets.store.root import open_root
-    from fruits_assets.store.run_records import read_records
-    from resources.instances import PricesError, load_prices
+    from fruits_assets.costs.plan import PlanError, assumptions, described, project
+    from fruits_assets.costs.run_records import read_records
+    from resources.prices import PricesError, load_prices
     from resources.settings import SettingsError, load_store_settings
+    from spark_jobs.store.root import open_root
 
     try:
         settings = load_store_settings()
@@ -165,16 +166,9 @@ def deploy(
 
     What an update does not name stays as it is.
     """
-    from resources.aws import AwsError
-    from resources.emr_account import (
-        HOURS_A_MONTH,
-        Deployment,
-        deploy,
-        idle_hour,
-        makes_network,
-        plan,
-    )
-    from resources.instances import PricesError, load_prices
+    from resources.emr.account import HOURS_A_MONTH, Deployment, deploy, idle_hour, makes_network, plan
+    from resources.emr.aws import AwsError
+    from resources.prices import PricesError, load_prices
     from resources.settings import SettingsError, load_account_settings
 
     wanted = Deployment(photos_prefix, store_prefix, retention_days, subnet, session_manager, wheelhouse)
@@ -212,8 +206,9 @@ def deploy(
 @click.option("--yes", is_flag=True, help="Don't ask.")
 def destroy(yes: bool) -> None:
     """Removes what deploy made, with all photos and results in the bucket."""
-    from resources.aws import AwsError
-    from resources.emr_account import contents, destroy, stack_outputs
+    from resources.emr.account import stack_outputs
+    from resources.emr.aws import AwsError
+    from resources.emr.teardown import contents, destroy
     from resources.settings import SettingsError, load_account_settings
 
     try:

@@ -11,14 +11,14 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_features_csv import pca_features_csv
 from fruits_assets.assets.pca_model import fitted_on_current_features, pca_model
 from fruits_assets.assets.raw_images import raw_images
-from fruits_assets.sensors import ended_clusters
-from resources.emr import EmrSteps
+from fruits_assets.automation.sensors import ended_clusters
+from resources.emr.residency import check_residency
+from resources.emr.steps import EmrSteps
+from resources.event_logs import event_log_config
 from resources.job_runner import JobRunner
-from resources.local_spark import LocalSpark
-from resources.residency import check_residency
+from resources.local.session import local_spark_config
+from resources.local.spark import LocalSpark
 from resources.settings import Settings, load_settings
-from resources.spark_config import local_spark_config
-from resources.spark_history import event_log_config
 from resources.terminal_log import terminal_log
 
 

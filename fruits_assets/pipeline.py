@@ -10,7 +10,6 @@ from typing import Any
 
 import dagster as dg
 
-from fruits_assets.assets.by_class import FAILED_CLASSES
 from fruits_assets.assets.feature_extractor import feature_extractor
 from fruits_assets.assets.feature_quality import feature_quality
 from fruits_assets.assets.fruit_photos import fruit_photos
@@ -18,17 +17,18 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_features_csv import pca_features_csv
 from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.assets.raw_images import raw_images
+from fruits_assets.by_class import FAILED_CLASSES
 from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes
-from fruits_assets.run_process import is_over, machine_tags, process_tags
-from fruits_assets.store.photos import PhotosError, list_photos
-from fruits_assets.store.root import Root, open_root
-from fruits_assets.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, QUARANTINED_IMAGES, RAW_IMAGES
-from fruits_assets.store.tables import Pointer, current, current_one
-from resources.aws import AwsError
-from resources.emr_lifecycle import OWNER_TAG, clusters_ended_after, end_clusters_of_process, owner_of
-from resources.residency import check_residency
+from resources.emr.aws import AwsError
+from resources.emr.lifecycle import clusters_ended_after, end_clusters_of_process
+from resources.emr.residency import check_residency
+from resources.runs import OWNER_TAG, is_over, machine_tags, owner_of, process_tags
 from resources.settings import Settings
+from spark_jobs.store.photos import PhotosError, list_photos
+from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, QUARANTINED_IMAGES, RAW_IMAGES
+from spark_jobs.store.tables import Pointer, current, current_one
 
 # Dagster's tags of a run over a range of partitions.
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"

@@ -6,8 +6,8 @@ from typing import Any, Generic
 
 import dagster as dg
 
-from fruits_assets.jobs.measured import Job, Measured, Params, Report
-from resources.spark_history import history_url
+from resources.event_logs import history_url
+from spark_jobs.wire import Job, Measured, Params, Report
 
 
 @dataclass(frozen=True)

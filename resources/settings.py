@@ -9,8 +9,8 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from fruits_assets.store.root import DEFAULT_REGION
-from resources.instances import instance
+from resources.instance_types import instance
+from spark_jobs.store.root import DEFAULT_REGION
 
 # The regions of AWS that lie in the European Union (London and Zurich do not).
 EU_REGIONS = ["eu-west-3", "eu-west-1", "eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2"]

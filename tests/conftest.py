@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-from support import WEIGHTS
 
 from fruits_assets.samples import draw_samples
-from resources.java import java_home
+from resources.local.java import java_home
+from resources.local.session import local_spark_config
 from resources.settings import Settings
-from resources.spark_config import local_spark_config
+from tests.support import WEIGHTS
 
 CLASSES = ["Apple Red", "Banana", "Kiwi"]
 IMAGES_PER_CLASS = 8
@@ -96,6 +96,6 @@ def store(tmp_path: Path) -> str:
 def extractor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with `model.xml`, `model.bin` and `conversion.json`, converted once (by `WEIGHTS`)."""
     out = tmp_path_factory.mktemp("extractor")
-    program = [sys.executable, "-m", "fruits_assets.backbone.convert"]
+    program = [sys.executable, "-m", "fruits_assets.model.convert"]
     subprocess.run([*program, "--weights", WEIGHTS, "--out", str(out)], check=True, capture_output=True)
     return out

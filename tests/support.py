@@ -16,18 +16,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from fruits_assets.backbone.convert import CONVERSION_JSON, converter_versions
-from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, sha256_of
-from fruits_assets.backbone.weights import EMBEDDED, RANDOM, find_weights
-from fruits_assets.jobs.extract_features import ExtractParams, ExtractReport, extract_features
-from fruits_assets.jobs.fit_pca import FitParams, FitReport, fit_pca
-from fruits_assets.jobs.ingest_images import IngestParams, IngestReport, ingest_images
-from fruits_assets.jobs.project_to_csv import ProjectParams, ProjectReport, project_to_csv
-from fruits_assets.jobs.tasks import Progress
-from fruits_assets.store.root import open_root
-from fruits_assets.store.run_records import RunRecord
-from fruits_assets.store.schemas import FEATURE_EXTRACTOR, FEATURES, MOBILENET_FEATURES, PCA_MODEL, SCHEMAS
-from fruits_assets.store.tables import (
+from fruits_assets.costs.run_records import RunRecord
+from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
+from fruits_assets.model.weights import EMBEDDED, RANDOM, find_weights
+from spark_jobs.extract_features import ExtractParams, ExtractReport, extract_features
+from spark_jobs.fit_pca import FitParams, FitReport, fit_pca
+from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
+from spark_jobs.ingest_images import IngestParams, IngestReport, ingest_images
+from spark_jobs.project_to_csv import ProjectParams, ProjectReport, project_to_csv
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, FEATURES, MOBILENET_FEATURES, PCA_MODEL, SCHEMAS
+from spark_jobs.store.tables import (
     PartWriter,
     Pointer,
     class_key,
@@ -37,9 +36,13 @@ from fruits_assets.store.tables import (
     new_directory,
     publish,
 )
+from spark_jobs.tasks import Progress
+
+REPOSITORY = Path(__file__).parents[1]
+DAGSTER_YAML = REPOSITORY / ".dagster" / "dagster.yaml"
 
 # A seeded initialisation stands in for trained weights where the checkout has none.
-_EMBEDDED_FILE = Path(__file__).parents[1] / "fruits_assets" / "backbone" / "embedded.npz"
+_EMBEDDED_FILE = REPOSITORY / "fruits_assets" / "model" / "embedded.npz"
 WEIGHTS = EMBEDDED if _EMBEDDED_FILE.exists() else RANDOM
 
 

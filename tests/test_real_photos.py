@@ -15,10 +15,10 @@ from PIL import Image
 from pyspark.ml.feature import PCA, PCAModel
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import SparkSession
-from test_command_line import Shell
 
-from fruits_assets.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_FEATURES_CSV
-from fruits_assets.store.tables import files
+from spark_jobs.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_FEATURES_CSV
+from spark_jobs.store.tables import files
+from tests.fruits_assets.test_cli import Shell
 
 SHARED = Path(__file__).parents[2] / "shared"
 PHOTOS = SHARED / "data" / "fruits-360-5928.tar.gz"

@@ -5,19 +5,20 @@ from datetime import timedelta
 
 import dagster as dg
 
-from fruits_assets.assets.by_class import GROUP, OWNERS
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_features_csv import pca_features_csv
 from fruits_assets.assets.pca_model import pca_model
-from fruits_assets.assets.previews import costs, stage_times, throughput
 from fruits_assets.assets.raw_images import raw_images
-from fruits_assets.comparison import REPORTED, Row, as_csv, as_markdown, newest, rows_of
-from fruits_assets.store.root import open_root
-from fruits_assets.store.run_records import RUN_RECORDS, STAGES, read_records
-from fruits_assets.store.schemas import ENVIRONMENT_COMPARISON
-from fruits_assets.store.tables import Pointer, combined_version, new_directory, publish, sweep
-from resources.instances import PricesError, load_prices
+from fruits_assets.by_class import GROUP, OWNERS
+from fruits_assets.costs.comparison import REPORTED, Row, newest, rows_of
+from fruits_assets.costs.comparison_tables import as_csv, as_markdown
+from fruits_assets.costs.run_records import RUN_RECORDS, STAGES, read_records
+from fruits_assets.plots import costs, stage_times, throughput
+from resources.prices import PricesError, load_prices
 from resources.settings import Settings
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON
+from spark_jobs.store.tables import Pointer, combined_version, new_directory, publish, sweep
 
 COMPARISON_CSV, COMPARISON_MD = "comparison.csv", "comparison.md"
 

@@ -8,14 +8,14 @@ from tempfile import TemporaryDirectory
 
 import dagster as dg
 
-from fruits_assets.assets.by_class import GROUP, OWNERS
-from fruits_assets.backbone.convert import CONVERSION_JSON, converter_versions
-from fruits_assets.backbone.inference import MODEL_BIN, MODEL_XML, sha256_of
-from fruits_assets.backbone.weights import WeightsError, find_weights
-from fruits_assets.store.root import open_root
-from fruits_assets.store.schemas import FEATURE_EXTRACTOR
-from fruits_assets.store.tables import Pointer, combined_version, current_one, new_directory, publish
+from fruits_assets.by_class import GROUP, OWNERS
+from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
+from fruits_assets.model.weights import WeightsError, find_weights
 from resources.settings import Settings
+from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR
+from spark_jobs.store.tables import Pointer, combined_version, current_one, new_directory, publish
 
 MAX_DIFFERENCE = 1e-4  # of a feature from Keras's; float32 rounding gives 1e-5
 
@@ -100,7 +100,7 @@ def _convert(setting: str, out: Path) -> tuple[bytes, bytes, float]:
     command = [
         sys.executable,
         "-m",
-        "fruits_assets.backbone.convert",
+        "fruits_assets.model.convert",
         "--weights",
         setting,
         "--out",

@@ -6,18 +6,18 @@ from dataclasses import asdict
 import dagster as dg
 from pydantic import Field
 
-from fruits_assets.assets.by_class import GROUP, OWNERS
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
-from fruits_assets.assets.previews import accuracy_by_components, confusions
-from fruits_assets.jobs.fit_pca import inputs_version
-from fruits_assets.jobs.spark_model import read_components
+from fruits_assets.by_class import GROUP, OWNERS
+from fruits_assets.model.quality import assess, read_sample, verdict
 from fruits_assets.partitions import known_classes
-from fruits_assets.quality import assess, read_sample, verdict
-from fruits_assets.store.root import open_root
-from fruits_assets.store.schemas import FEATURE_QUALITY, FEATURES, MOBILENET_FEATURES, PCA_MODEL
-from fruits_assets.store.tables import combined_version, current, current_one
+from fruits_assets.plots import accuracy_by_components, confusions
 from resources.settings import Settings
+from spark_jobs.fit_pca import inputs_version
+from spark_jobs.spark_model import read_components
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import FEATURE_QUALITY, FEATURES, MOBILENET_FEATURES, PCA_MODEL
+from spark_jobs.store.tables import combined_version, current, current_one
 
 
 class QualityConfig(dg.Config):

@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from fruits_assets.assets.by_class import GROUP
+from fruits_assets.by_class import GROUP
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
-from fruits_assets.store.photos import PhotosError, list_photos
 from resources.settings import Settings
+from spark_jobs.store.photos import PhotosError, list_photos
 
 # Names in a message or an event, which stays below 30 KB also where they have 255 bytes each.
 SHOWN = 20

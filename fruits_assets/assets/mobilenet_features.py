@@ -4,26 +4,19 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from fruits_assets.assets.by_class import (
-    GROUP,
-    OWNERS,
-    ClassResult,
-    Event,
-    columns,
-    materialize_classes,
-    provenance,
-    share_of_run,
-)
 from fruits_assets.assets.feature_extractor import feature_extractor
 from fruits_assets.assets.raw_images import raw_images
-from fruits_assets.assets.run_record import leave_record
-from fruits_assets.jobs.extract_features import PREPROCESSING, ExtractParams, extract_features
+from fruits_assets.by_class import GROUP, OWNERS, ClassResult, Event, materialize_classes, share_of_run
+from fruits_assets.columns import columns
+from fruits_assets.costs.recording import leave_record
 from fruits_assets.partitions import fruit_classes, known_classes
-from fruits_assets.store.root import Root, open_root
-from fruits_assets.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, described
-from fruits_assets.store.tables import current, current_one
+from fruits_assets.provenance import provenance
 from resources.job_runner import JobRunner
 from resources.settings import Settings
+from spark_jobs.extract_features import PREPROCESSING, ExtractParams, extract_features
+from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, described
+from spark_jobs.store.tables import current, current_one
 
 
 @dg.asset(

@@ -4,26 +4,19 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from fruits_assets.assets.by_class import (
-    GROUP,
-    OWNERS,
-    ClassResult,
-    Event,
-    columns,
-    materialize_classes,
-    provenance,
-    share_of_run,
-)
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
-from fruits_assets.assets.run_record import leave_record
-from fruits_assets.jobs.project_to_csv import ProjectParams, project_to_csv
+from fruits_assets.by_class import GROUP, OWNERS, ClassResult, Event, materialize_classes, share_of_run
+from fruits_assets.columns import columns
+from fruits_assets.costs.recording import leave_record
 from fruits_assets.partitions import fruit_classes, known_classes
-from fruits_assets.store.root import Root, open_root
-from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
-from fruits_assets.store.tables import Pointer, current, current_one
+from fruits_assets.provenance import provenance
 from resources.job_runner import JobRunner
 from resources.settings import Settings
+from spark_jobs.project_to_csv import ProjectParams, project_to_csv
+from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
+from spark_jobs.store.tables import Pointer, current, current_one
 
 
 @dg.asset(

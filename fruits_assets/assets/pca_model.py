@@ -5,17 +5,17 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from fruits_assets.assets.by_class import GROUP, OWNERS
 from fruits_assets.assets.mobilenet_features import mobilenet_features
-from fruits_assets.assets.previews import class_counts, scatter, scree
-from fruits_assets.assets.run_record import leave_record
-from fruits_assets.jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, FitReport, fit_pca, inputs_version
+from fruits_assets.by_class import GROUP, OWNERS
+from fruits_assets.costs.recording import leave_record
 from fruits_assets.partitions import known_classes
-from fruits_assets.store.root import open_root
-from fruits_assets.store.schemas import MOBILENET_FEATURES, PCA_MODEL
-from fruits_assets.store.tables import current, current_one
+from fruits_assets.plots import class_counts, scatter, scree
 from resources.job_runner import JobRunner
 from resources.settings import Settings
+from spark_jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, FitReport, fit_pca, inputs_version
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL
+from spark_jobs.store.tables import current, current_one
 
 MAX_ORTHONORMALITY_ERROR = 1e-9  # eigenvectors of a symmetric float64 matrix are orthonormal to 1e-14
 

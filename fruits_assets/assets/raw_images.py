@@ -4,27 +4,20 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from fruits_assets.assets.by_class import (
-    GROUP,
-    OWNERS,
-    ClassResult,
-    Event,
-    columns,
-    materialize_classes,
-    provenance,
-    share_of_run,
-)
 from fruits_assets.assets.fruit_photos import fruit_photos
-from fruits_assets.assets.previews import embed
-from fruits_assets.assets.run_record import leave_record
-from fruits_assets.jobs.ingest_images import IngestParams, ingest_images
+from fruits_assets.by_class import GROUP, OWNERS, ClassResult, Event, materialize_classes, share_of_run
+from fruits_assets.columns import columns
+from fruits_assets.costs.recording import leave_record
 from fruits_assets.partitions import fruit_classes, known_classes
-from fruits_assets.store.photos import PhotosError
-from fruits_assets.store.root import Root, open_root
-from fruits_assets.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
-from fruits_assets.store.tables import current
+from fruits_assets.plots import embed
+from fruits_assets.provenance import provenance
 from resources.job_runner import JobRunner
 from resources.settings import Settings
+from spark_jobs.ingest_images import IngestParams, ingest_images
+from spark_jobs.store.photos import PhotosError
+from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
+from spark_jobs.store.tables import current
 
 
 @dg.asset(

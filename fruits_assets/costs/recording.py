@@ -1,0 +1,62 @@
+"""The record that a stage leaves in the store, for the comparison of environments."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import dagster as dg
+
+from fruits_assets.costs.run_records import RunRecord, write_record
+from fruits_assets.partitions import known_classes
+from resources.job_runner import JobRun
+from resources.runs import owner_of
+from resources.settings import Settings
+from spark_jobs.store.root import open_root
+
+
+def leave_record(
+    context: dg.AssetExecutionContext,
+    settings: Settings,
+    run: JobRun[Any],
+    images: int,
+    classes: int,
+    size: int,
+    extractor: Mapping[str, Any] | None = None,
+) -> None:
+    """Records what the job of a stage just did; `size` are the bytes that it wrote.
+
+    `extractor` are the details of the one that features were made with. A record that can't be written is a
+    warning: what the stage made stands without it.
+    """
+    stage = context.asset_key.to_user_string()
+    extractor = extractor or {}
+    record = RunRecord(
+        run=context.run.run_id,
+        root_run=context.run.root_run_id or context.run.run_id,
+        owner=owner_of(context.run),
+        stage=stage,
+        environment=settings.env,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        engine=run.place["engine"],
+        images=images,
+        classes=classes,
+        known_classes=len(known_classes(context.instance)),
+        bytes=size,
+        seconds=run.measured.seconds,
+        nodes=run.place.get("nodes"),
+        cores=run.place.get("cores"),
+        instance_type=run.place.get("instance_type"),
+        cost_usd=run.place.get("estimated_cost_usd"),
+        weights=extractor.get("weights"),
+        weights_sha256=extractor.get("weights_sha256"),
+        versions={
+            **run.measured.versions,
+            "fruits-platform": version("fruits-platform"),
+            stage: str(context.assets_def.code_versions_by_key[context.asset_key]),
+        },
+    )
+    try:
+        write_record(open_root(settings.store), record)
+    except OSError as error:
+        context.log.warning(f"This run will be missing in environment_comparison: {error}")

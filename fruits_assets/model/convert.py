@@ -1,0 +1,107 @@
+"""MobileNetV2 with given weights to OpenVINO IR, checked against Keras.
+
+A program of its own, because TensorFlow takes 600 MB and is needed only here:
+
+    python -m fruits_assets.model.convert --weights embedded --out DIR
+
+leaves `model.xml`, `model.bin` and `conversion.json` in DIR.
+"""
+
+import json
+import os
+import sys
+from argparse import ArgumentParser
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits_assets.model.mobilenet import build, load_npz
+from fruits_assets.model.weights import RANDOM_SEED, Weights, WeightsError, find_weights
+from spark_jobs.images import SIZE
+from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
+
+if TYPE_CHECKING:
+    import keras
+
+CONVERSION_JSON = "conversion.json"
+
+# What a conversion depends on beside the weights.
+PACKAGES = ("keras", "openvino")
+
+
+def converter_versions() -> dict[str, str]:
+    """The installed versions of the packages that take part in a conversion."""
+    return {package: version(package) for package in PACKAGES}
+
+
+def load_model(weights: Weights) -> "keras.Model":
+    """MobileNetV2 without its classifier, average-pooled, with the given weights.
+
+    Raises `WeightsError` where the file holds other weights than this model's.
+    """
+    import keras
+
+    if weights.file is None:
+        keras.utils.set_random_seed(RANDOM_SEED)
+        return build()
+    try:
+        if weights.file.suffix == ".npz":
+            model = build()
+            load_npz(model, weights.file)
+            return model
+        return keras.applications.MobileNetV2(
+            include_top=False, weights=str(weights.file), input_shape=(SIZE, SIZE, 3), pooling="avg"
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise WeightsError(
+            f"FRUITS_WEIGHTS={weights.name} is not a weights file of MobileNetV2 1.0 without its top "
+            f"({error}). Give the .h5 file that Keras downloads, or a .npz that "
+            "fruits_assets.model.train wrote."
+        ) from None
+
+
+def probe_images() -> NDArray[np.float32]:
+    """Seeded images to compare models on: (8, 224, 224, 3) in [-1, 1].
+
+    One is noisy, one black and one white; the others are smooth.
+    """
+    generator = np.random.default_rng(0)
+    coarse = generator.uniform(-1, 1, (8, 7, 7, 3))
+    probes = coarse.repeat(SIZE // 7, axis=1).repeat(SIZE // 7, axis=2)
+    probes[1] = generator.uniform(-1, 1, probes[1].shape)
+    probes[2], probes[3] = -1, 1
+    return probes.astype(np.float32)
+
+
+def convert(weights: Weights, out: Path) -> None:
+    """Writes the IR in float32, and the largest absolute difference of its features from Keras's."""
+    import openvino
+
+    model = load_model(weights)
+    openvino.save_model(openvino.convert_model(model), out / MODEL_XML, compress_to_fp16=False)
+    extractor = compile_ir((out / MODEL_XML).read_bytes(), (out / MODEL_BIN).read_bytes())
+    probes = probe_images()
+    features = np.stack([extractor(probe) for probe in probes])
+    difference = np.abs(np.asarray(model(probes, training=False)) - features).max()
+    (out / CONVERSION_JSON).write_text(json.dumps({"max_abs_difference": float(difference)}))
+
+
+def main() -> None:
+    parser = ArgumentParser(description="Converts MobileNetV2 with the given weights to OpenVINO IR.")
+    parser.add_argument("--weights", required=True, help="a value of FRUITS_WEIGHTS")
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        convert(find_weights(arguments.weights), arguments.out)
+    except WeightsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main()
+    os._exit(0)  # TensorFlow takes 1.4 s to clear up behind itself

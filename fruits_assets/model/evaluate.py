@@ -1,0 +1,124 @@
+"""Compare weights of MobileNetV2 by how well their features tell the classes of held-out photos.
+
+    python -m fruits_assets.model.evaluate --photos DIR --weights embedded=PATH imagenet=PATH random
+
+Prints a Markdown table of accuracies on the hold-out (see holdout.py), and writes them as JSON.
+"""
+
+import argparse
+import json
+import platform
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fruits_assets.model.holdout import HOLDOUT, TRAIN, Photos, list_photos
+from fruits_assets.model.mobilenet import build, load_npz
+from fruits_assets.model.train import decode
+
+SIZE = 224
+COMPONENTS = 15
+BATCH = 32
+# Enough for both widths of features to stop moving in the third decimal; a bound on the time.
+ITERATIONS = 300
+RANDOM_SEED = 0
+
+
+def load(weights: str) -> keras.Model:
+    """Return MobileNetV2 at 224 pixels with the weights "NAME=PATH" (.npz of ours, .h5 of Keras) or "random".
+
+    Raises ValueError when `weights` is neither, and as `load_npz` and Keras do.
+    """
+    name, _, path = weights.partition("=")
+    keras.utils.set_random_seed(RANDOM_SEED)
+    model = build(SIZE)
+    if path.endswith(".npz"):
+        load_npz(model, Path(path))
+    elif path.endswith(".h5"):
+        model.load_weights(path)
+    elif path or name != "random":
+        raise ValueError(f"{weights!r} names no weights: give NAME=PATH of a .npz or .h5 file, or random")
+    return model
+
+
+def extract(model: keras.Model, photos: Photos) -> NDArray[np.float32]:
+    """Return the (n, 1280) float32 features of the n photos."""
+    features = []
+    for start in range(0, len(photos.paths), BATCH):
+        pixels = decode(photos.paths[start : start + BATCH], SIZE).astype(np.float32)
+        features.append(model.predict_on_batch(keras.applications.mobilenet_v2.preprocess_input(pixels)))
+    return np.concatenate(features)
+
+
+def accuracies(features: NDArray[np.float32], photos: Photos) -> dict[str, float]:
+    """Return the share of held-out photos whose class the (n, d) features tell, by method.
+
+    The references of the nearest neighbour (Euclidean distance), the data of the logistic regression and of
+    the principal components are the features of the training part.
+    """
+    labels, parts = np.array(photos.labels), np.array(photos.parts)
+    known, asked = features[parts == TRAIN], features[parts == HOLDOUT]
+    pca = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(known)
+    spaces = {
+        str(features.shape[1]): (known, asked),
+        str(COMPONENTS): (pca.transform(known), pca.transform(asked)),
+    }
+    results = {}
+    for width, (references, queries) in spaces.items():
+        for method, classifier in {
+            "1-NN": KNeighborsClassifier(1),
+            "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS)),
+        }.items():
+            with warnings.catch_warnings():
+                # The bound on iterations is meant.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                classifier.fit(references, labels[parts == TRAIN])
+            results[f"{method}, {width}"] = float(classifier.score(queries, labels[parts == HOLDOUT]))
+    return results
+
+
+def table(figures: dict[str, dict[str, float]]) -> str:
+    """Return the accuracies by weights and method as a Markdown table, to 3 decimals."""
+    methods = list(next(iter(figures.values())))
+    lines = ["| Weights | " + " | ".join(methods) + " |", "|---|" + "---:|" * len(methods)]
+    for name, values in figures.items():
+        lines.append(f"| {name} | " + " | ".join(f"{values[method]:.3f}" for method in methods) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare weights of MobileNetV2 on the hold-out.")
+    parser.add_argument("--photos", type=Path, required=True, help="folder with one folder of .jpg per class")
+    parser.add_argument("--weights", nargs="+", required=True, help="NAME=PATH of .npz or .h5, or random")
+    parser.add_argument("--json", type=Path, default=Path("evaluation.json"), help="file to write")
+    arguments = parser.parse_args()
+
+    photos = list_photos(arguments.photos)
+    figures = {}
+    for weights in arguments.weights:
+        name = weights.partition("=")[0]
+        figures[name] = accuracies(extract(load(weights), photos), photos)
+    report = {
+        "accuracy": figures,
+        "photos": {part: photos.parts.count(part) for part in (TRAIN, HOLDOUT)},
+        "classes": len(photos.classes),
+        "pixels": SIZE,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("keras", "numpy", "pillow", "scikit-learn")},
+    }
+    arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    main()

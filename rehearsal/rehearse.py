@@ -1,0 +1,162 @@
+"""Rehearses a run on EMR on this machine, and compares its outputs with those of a local run.
+
+`python -m rehearsal.rehearse`, which is `make rehearse-emr`, takes the photos of FRUITS_IMAGES, or
+those that --photos names, or draws some. Other settings are yours too. Exit status 0: the outputs are equal.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from fruits_assets.samples import draw_samples
+from rehearsal.account import prepare_account
+from rehearsal.aws import REGION
+from rehearsal.compare import compare
+from rehearsal.ground import Ground, start_ground
+from rehearsal.processes import RehearsalError
+from resources.emr.sizing import yarn_mib
+from resources.instance_types import instance
+from resources.settings import Settings
+from spark_jobs.store.photos import PhotosError, list_photos
+from spark_jobs.store.root import IO_THREADS, open_root
+
+IMAGES = 600
+_DAGSTER_SETTINGS = Path(__file__).parents[1] / ".dagster" / "dagster.yaml"
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make rehearse-emr", description=__doc__)
+    parser.add_argument(
+        "--photos", type=Path, help="a folder or a .tar.gz of photos, where FRUITS_IMAGES names none"
+    )
+    parser.add_argument("--images", type=int, default=IMAGES, help=f"photos to take, by default {IMAGES}")
+    parser.add_argument("--python", type=Path, help="the Python of the nodes; by default one made for them")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
+            folder = Path(name)
+            settings = _own_settings(folder)
+            source = settings.get("FRUITS_IMAGES") or _photos_at_hand(folder, options.photos)
+            _take_photos(source, folder / "photos", options.images)
+            memory, vcores = _node(settings)
+            with start_ground(folder / "ground", options.python, memory_mb=memory, vcores=vcores) as ground:
+                return _rehearse(ground, folder, settings)
+    except KeyboardInterrupt:
+        print("The rehearsal was interrupted; nothing of it is left.")
+        return INTERRUPTED
+    except (RehearsalError, PhotosError, OSError, tarfile.TarError) as error:
+        print(f"make rehearse-emr: {error}", file=sys.stderr)
+        return 1
+
+
+def _own_settings(folder: Path) -> dict[str, str]:
+    """The user's settings, from .env and the environment, but for those that the rehearsal makes.
+
+    Weights on S3 are copied into `folder`, as the runs see no S3 but the rehearsal's.
+    """
+    given = {**dotenv_values(".env"), **os.environ}
+    own = {name: value for name, value in given.items() if name.startswith("FRUITS_") and value}
+    for name in ("FRUITS_ENV", "FRUITS_STORE", "FRUITS_EMR_CLUSTER", "FRUITS_EMR_LOGS"):
+        own.pop(name, None)
+    # The runs have a working directory without the user's .env.
+    for name in {"FRUITS_WEIGHTS", "FRUITS_PRICES"} & own.keys():
+        file, mark, pin = own[name].partition("#")
+        if file.startswith("s3://"):
+            place, _, base = file.rpartition("/")
+            (folder / base).write_bytes(open_root(place).read(base))
+            own[name] = f"{folder / base}{mark}{pin}"
+        elif Path(file).is_file():
+            own[name] = f"{Path(file).absolute()}{mark}{pin}"
+    return {"FRUITS_WEIGHTS": "embedded", **own, "FRUITS_REGION": REGION, "FRUITS_ALLOWED_REGIONS": REGION}
+
+
+def _node(settings: Mapping[str, str]) -> tuple[int, int]:
+    """YARN's memory in MiB and the cores of a node of FRUITS_EMR_CORE_TYPE."""
+    core_type = settings.get("FRUITS_EMR_CORE_TYPE") or Settings.model_fields["emr_core_type"].default
+    try:
+        return yarn_mib(core_type), instance(core_type).vcpus
+    except ValueError as error:
+        raise RehearsalError(f"FRUITS_EMR_CORE_TYPE: {error}") from None
+
+
+def _photos_at_hand(folder: Path, given: Path | None) -> str:
+    """Photos in a folder or a .tar.gz that was given, else drawn ones."""
+    if given is None:
+        draw_samples(folder / "drawn")
+        return str(folder / "drawn")
+    if given.is_dir():
+        return str(given)
+    with tarfile.open(given) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    return str(folder / "unpacked")
+
+
+def _take_photos(source: str, target: Path, images: int) -> None:
+    """Copies at most `images` photos, from each class in turn, under their own names."""
+    root, classes = open_root(source), list_photos(source).classes
+    by_turns = chain.from_iterable(zip_longest(*classes.values()))
+    paths = [photo.path for photo in by_turns if photo is not None][:images]
+
+    def copy(path: str) -> None:
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        (target / path).write_bytes(root.read(path))
+
+    with ThreadPoolExecutor(IO_THREADS) as pool:
+        list(pool.map(copy, paths))
+    print(f"Rehearsing with {len(paths):,} photos of {len(classes):,} classes from {source}", flush=True)
+
+
+def _rehearse(ground: Ground, folder: Path, settings: Mapping[str, str]) -> int:
+    """Runs the graph on the cluster and on this machine; prints how their outputs compare."""
+    photos = folder / "photos"
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FRUITS_"))]:
+        del os.environ[name]  # the user's account has no part in this, and settings are handed on
+    account = prepare_account(ground.aws, settings)
+    os.environ |= account.administrator
+    images, store = open_root(account.outputs["ImagesUri"]), account.outputs["StoreUri"]
+    files = [file for file in photos.rglob("*") if file.is_file()]
+    images.write_many((str(file.relative_to(photos)), file.read_bytes()) for file in files)
+    runs = {
+        "emr": {**account.operator, "FRUITS_IMAGES": images.uri, "FRUITS_STORE": store},
+        "local": {"FRUITS_IMAGES": str(photos), "FRUITS_STORE": str(folder / "store")},
+    }
+    seconds = {}
+    for env, given in runs.items():
+        print(f"\nfruits run with FRUITS_ENV={env}", flush=True)
+        started = time.monotonic()
+        home = folder / f"dagster-{env}"
+        home.mkdir()
+        shutil.copy(_DAGSTER_SETTINGS, home)
+        run = subprocess.run(
+            [Path(sys.executable).with_name("fruits"), "run"],
+            env={**os.environ, **settings, **given, "FRUITS_ENV": env, "DAGSTER_HOME": str(home)},
+            cwd=home,
+        )
+        if run.returncode:
+            print(f"The run with FRUITS_ENV={env} failed: exit status {run.returncode}.", file=sys.stderr)
+            return 1
+        seconds[env] = time.monotonic() - started
+    found = compare(*(given["FRUITS_STORE"] for given in runs.values()))
+    print(f"\nThe cluster took {seconds['emr']:.0f} s, this machine alone {seconds['local']:.0f} s.")
+    width = max(len(comparison.what) for comparison in found)
+    for what, same, words in found:
+        print(f"{'same' if same else 'DIFFERENT':>9}  {what:<{width}}  {words}")
+    return 0 if all(comparison.same for comparison in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

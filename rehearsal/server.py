@@ -1,0 +1,49 @@
+"""The process that stands for AWS: moto's server with S3, IAM, STS and the executing EMR, on loopback."""
+
+import json
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moto.iam.access_control import IAMRequestBase
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from werkzeug.serving import make_server
+
+from rehearsal import emr, s3
+from rehearsal.faults import Faults
+from rehearsal.nodes import step_environment, write_spark_conf
+from rehearsal.steps import StepRunner
+
+
+class _Quiet(MotoRequestHandler):
+    def log_request(self, *_: Any) -> None:
+        """Thousands of reads and writes are no news."""
+
+
+def serve(
+    port: int, folder: str, hadoop_conf: str, python: str, aws: dict[str, str], yarn: str, log_seconds: float
+) -> None:
+    """Serves on 127.0.0.1 until the process is killed; see `aws.start_aws` for the parameters."""
+
+    def environment(spark_conf: Path, access: Mapping[str, str]) -> dict[str, str]:
+        write_spark_conf(spark_conf, access)
+        return step_environment(spark_conf, Path(hadoop_conf), Path(python), access)
+
+    runner = StepRunner(Path(folder), environment, yarn, aws, log_seconds)
+    emr.install(runner)
+    s3.install()
+    # Who calls is known by the key. S3A and pyarrow sign in ways that moto can't check.
+    IAMRequestBase.check_signature = lambda self: None  # type: ignore[method-assign]
+    threading.Thread(target=runner.run_forever, name="steps", daemon=True).start()
+    application = Faults(DomainDispatcherApplication(create_backend_app))
+    make_server("127.0.0.1", port, application, threaded=True, request_handler=_Quiet).serve_forever()
+
+
+if __name__ == "__main__":
+    serve(**json.loads(Path(sys.argv[1]).read_text()))

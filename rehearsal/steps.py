@@ -1,0 +1,216 @@
+"""Runs the steps of moto's clusters by real processes. Lives in the process of moto's server."""
+
+import gzip
+import json
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import traceback
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.utils import utcnow
+from moto.emr.models import emr_backends
+from moto.iam.models import iam_backends
+from moto.sts.models import sts_backends
+
+from rehearsal.aws import client_of
+from rehearsal.emr import ENDED, LOCK, RehearsedCluster, RehearsedStep
+from rehearsal.processes import kill_marked, start_process
+
+POLL_SECONDS = 0.2
+
+SESSION_SECONDS = 6 * 3600
+
+ACTIVE = ("PENDING", "RUNNING", "CANCEL_PENDING")
+
+
+@dataclass
+class StepRunner:
+    """Runs the steps of every cluster, in their order, each as a process with an environment.
+
+    Files of a step go to `folder/<step id>`. `environment` makes that of a step's process, from a folder
+    for Spark's configuration and the variables by which a node reaches this server; `aws` are these. Logs
+    reach S3 `log_seconds` after the end of a step.
+    """
+
+    folder: Path
+    environment: Callable[[Path, Mapping[str, str]], dict[str, str]]
+    yarn: str
+    aws: Mapping[str, str]
+    log_seconds: float
+    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def run_forever(self) -> None:
+        """The runner's loop, for a thread of its own."""
+        while True:
+            with LOCK:
+                for regions in list(emr_backends.values()):
+                    for backend in list(regions.values()):
+                        for cluster in list(backend.clusters.values()):
+                            assert isinstance(cluster, RehearsedCluster)
+                            try:
+                                self._advance(cluster)
+                            except Exception:  # the other clusters go on; the server's log has it
+                                traceback.print_exc()
+            time.sleep(POLL_SECONDS)
+
+    def cancel(self, cluster: RehearsedCluster, step: RehearsedStep, option: str) -> dict[str, str]:
+        """Cancels a step; returns what `CancelSteps` says of it. A running one ends a little later."""
+        with LOCK:
+            if step.state == "PENDING":
+                step.end("CANCELLED", "Job terminated")
+            elif step.state in ("RUNNING", "CANCEL_PENDING"):
+                step.state = "CANCEL_PENDING"
+                if option == "TERMINATE_PROCESS":
+                    kill_marked(self._mark(step))
+                else:
+                    # To the step's process alone, as EMR does: what it started hears of it through it.
+                    self._processes[step.id].send_signal(signal.SIGTERM)
+            else:
+                return {"StepId": step.id, "Status": "FAILED", "Reason": f"The step is {step.state}."}
+        return {"StepId": step.id, "Status": "SUBMITTED"}
+
+    def _advance(self, cluster: RehearsedCluster) -> None:
+        if cluster.state in ENDED:
+            return
+        for step in cluster.runnable:
+            if step.id in self._processes:
+                self._finish_if_ended(cluster, step)
+        if cluster.state == "TERMINATING":
+            self._end_cluster(cluster)
+            return
+        running = sum(step.state in ("RUNNING", "CANCEL_PENDING") for step in cluster.runnable)
+        pending = [step for step in cluster.runnable if step.state == "PENDING"]
+        for step in pending[: max(0, cluster.step_concurrency_level - running)]:
+            self._begin(cluster, step)
+        if any(step.state in ACTIVE for step in cluster.runnable):
+            cluster.state, cluster.idle_since = "RUNNING", utcnow()
+            cluster.reason = {"Message": "Running step"}
+            return
+        cluster.state = "WAITING"
+        cluster.reason = {"Message": "Cluster ready to run steps."}
+        idle = (cluster.auto_termination or {}).get("IdleTimeout")
+        if cluster.runnable and not cluster.keep_job_flow_alive_when_no_steps:
+            cluster.terminate("ALL_STEPS_COMPLETED", "Steps completed")
+        elif idle and utcnow() - cluster.idle_since > timedelta(seconds=int(idle)):
+            cluster.terminate("ALL_STEPS_COMPLETED", "Cluster was idle for the time of its policy")
+
+    def _begin(self, cluster: RehearsedCluster, step: RehearsedStep) -> None:
+        folder = self.folder / step.id
+        folder.mkdir(parents=True)
+        step.state, step.start_date_time = "RUNNING", utcnow()
+        environment = self.environment(folder / "conf", self._access(cluster))
+        try:
+            if step.jar != "command-runner.jar":
+                raise FileNotFoundError(f"the rehearsal runs command-runner.jar, and not {step.jar}")
+            program = shutil.which(step.args[0], path=environment["PATH"]) if step.args else None
+            if program is None:
+                raise FileNotFoundError(f"no such command on the nodes: {' '.join(step.args[:1])}")
+        except FileNotFoundError as error:
+            (folder / "stderr").write_text(f"{error}\n")
+            self._end_step(cluster, step, 1)
+            return
+        self._processes[step.id] = start_process(
+            self._mark(step),
+            [program, *step.args[1:]],
+            folder / "stdout",
+            # YARN's applications are told apart by their user, which on EMR is always `hadoop`.
+            {**environment, "HADOOP_USER_NAME": cluster.id},
+            errors=folder / "stderr",
+        )
+
+    def _finish_if_ended(self, cluster: RehearsedCluster, step: RehearsedStep) -> None:
+        status = self._processes[step.id].poll()
+        if status is not None:
+            del self._processes[step.id]
+            self._end_step(cluster, step, status)
+
+    def _end_step(self, cluster: RehearsedCluster, step: RehearsedStep, status: int) -> None:
+        log_root = f"{(cluster.log_uri or '').rstrip('/')}/{cluster.id}/steps/{step.id}"
+        if step.state == "CANCEL_PENDING":
+            step.end("CANCELLED", "Job terminated")
+        elif status == 0:
+            step.end("COMPLETED")
+        else:
+            log = {"LogFile": f"{log_root}/stderr.gz"} if cluster.log_uri else {}
+            step.end("FAILED", failure={"Reason": "Unknown Error.", **log})
+            self._after_failure(cluster, step)
+        (self.folder / step.id / "controller").write_text(
+            f"{utcnow():%Y-%m-%dT%H:%M:%SZ} INFO Command exiting with ret '{status}'\n"
+        )
+        if cluster.log_uri:
+            timer = threading.Timer(self.log_seconds, self._upload_logs, (cluster, log_root, step.id))
+            timer.daemon = True
+            timer.start()
+
+    def _after_failure(self, cluster: RehearsedCluster, failed: RehearsedStep) -> None:
+        if failed.action_on_failure in ("TERMINATE_CLUSTER", "TERMINATE_JOB_FLOW"):
+            cluster.terminate("STEP_FAILURE", "Shut down as step failed", errors=True)
+        elif failed.action_on_failure == "CANCEL_AND_WAIT":
+            for step in cluster.runnable:
+                if step.state == "PENDING":
+                    step.end("CANCELLED", "Job terminated")
+
+    def _end_cluster(self, cluster: RehearsedCluster) -> None:
+        for step in cluster.runnable:
+            if step.id in self._processes:
+                kill_marked(self._mark(step))
+                self._processes.pop(step.id).wait()
+            if step.state in ACTIVE:
+                step.end("CANCELLED", "Job terminated")
+        cluster.state, cluster.end_datetime = cluster.end_state, utcnow()
+        for group in cluster.instance_groups:
+            group.state, group.end_date_time = "TERMINATED", utcnow()
+        self._kill_applications(cluster.id)
+
+    def _kill_applications(self, user: str) -> None:
+        """A cluster's YARN ends with it; the next cluster here has the same one, empty."""
+        states = "NEW,NEW_SAVING,SUBMITTED,ACCEPTED,RUNNING"
+        apps = f"{self.yarn}/ws/v1/cluster/apps"
+        with urllib.request.urlopen(f"{apps}?user={user}&states={states}", timeout=10) as response:
+            listed = json.load(response)["apps"] or {"app": []}
+        for application in listed["app"]:
+            request = urllib.request.Request(
+                f"{apps}/{application['id']}/state?user.name={user}",
+                data=b'{"state": "KILLED"}',
+                headers={"Content-Type": "application/json"},
+                method="PUT",
+            )
+            urllib.request.urlopen(request, timeout=10).close()
+
+    def _upload_logs(self, cluster: RehearsedCluster, log_root: str, step_id: str) -> None:
+        bucket, _, prefix = log_root.partition("://")[2].partition("/")
+        s3 = client_of(self._access(cluster), "s3")
+        for name in ("controller", "stderr", "stdout"):
+            log = self.folder / step_id / name
+            if log.exists():
+                s3.put_object(Bucket=bucket, Key=f"{prefix}/{name}.gz", Body=gzip.compress(log.read_bytes()))
+
+    def _access(self, cluster: RehearsedCluster) -> dict[str, str]:
+        """The variables by which a cluster's nodes reach AWS: as the role of their instance profile.
+
+        EMR's default profile is in no account from the beginning; with it, nodes may do what anybody may.
+        """
+        profiles = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].get_instance_profiles()
+        for profile in profiles:
+            if cluster.job_flow_role in (profile.name, profile.arn):
+                role = sts_backends[DEFAULT_ACCOUNT_ID]["aws"].assume_role(
+                    cluster.emr_backend.region_name, cluster.id, profile.roles[0].arn, "", SESSION_SECONDS, ""
+                )
+                return {
+                    **self.aws,
+                    "AWS_ACCESS_KEY_ID": role.access_key_id,
+                    "AWS_SECRET_ACCESS_KEY": role.secret_access_key,
+                    "AWS_SESSION_TOKEN": role.session_token,
+                }
+        return dict(self.aws)
+
+    def _mark(self, step: RehearsedStep) -> str:
+        return str(self.folder / step.id)

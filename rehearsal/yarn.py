@@ -1,0 +1,196 @@
+"""Real YARN on this machine: a ResourceManager and NodeManagers as separate processes, on loopback only."""
+
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from rehearsal.jars import jars
+from rehearsal.processes import RehearsalError, free_ports, kill_marked, nothing_left, start_process, tail
+from resources.local.java import java_home
+
+# A node that hasn't been heard of for so long is lost: long enough for a busy machine, short for a test.
+NODE_EXPIRY_SECONDS = 15
+
+START_SECONDS = 180
+
+_SERVER = "org.apache.hadoop.yarn.server"
+_LOG4J = """log4j.rootLogger=INFO,console
+log4j.appender.console=org.apache.log4j.ConsoleAppender
+log4j.appender.console.layout=org.apache.log4j.PatternLayout
+log4j.appender.console.layout.ConversionPattern=%d{ISO8601} %p %c{1}: %m%n
+"""
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """A running YARN. `conf_dir` is what `HADOOP_CONF_DIR` must name to submit to it."""
+
+    folder: Path
+    url: str
+    node_managers: tuple[subprocess.Popen[bytes], ...]
+
+    @property
+    def conf_dir(self) -> Path:
+        return self.folder / "conf"
+
+    def container_logs(self, application: str) -> list[Path]:
+        """The log files (`stdout`, `stderr`, ...) of an application's containers, on all nodes."""
+        return sorted(self.folder.glob(f"node*/logs/{application}/*/*"))
+
+    def nodes(self) -> dict[str, str]:
+        """The state of every node by its id: RUNNING, LOST, ..."""
+        listed = self._get("nodes")["nodes"] or {"node": []}
+        return {node["id"]: node["state"] for node in listed["node"]}
+
+    def applications(self) -> list[dict[str, Any]]:
+        """What the ResourceManager says of every application: `id`, `name`, `state`, `finalStatus`, ..."""
+        return (self._get("apps")["apps"] or {"app": []})["app"]
+
+    def application(self, identity: str) -> dict[str, Any]:
+        """The same of one application."""
+        return self._get(f"apps/{identity}")["app"]
+
+    def kill_application(self, identity: str) -> None:
+        """Asks the ResourceManager to kill an application, as `yarn application -kill` does."""
+        body = json.dumps({"state": "KILLED"}).encode()
+        request = urllib.request.Request(
+            f"{self.url}/ws/v1/cluster/apps/{identity}/state?user.name={self.application(identity)['user']}",
+            data=body,
+            headers={"Content-Type": "application/json"},
+            method="PUT",
+        )
+        with urllib.request.urlopen(request, timeout=10):
+            pass
+
+    def node_of_master(self, identity: str) -> int:
+        """The number of the node that an application's master runs on; losing it costs an attempt."""
+        attempts = self._get(f"apps/{identity}/appattempts")["appAttempts"]["appAttempt"]
+        container = attempts[-1]["containerId"]
+        [log_folder] = self.folder.glob(f"node*/logs/{identity}/{container}")
+        return int(log_folder.relative_to(self.folder).parts[0].removeprefix("node"))
+
+    def kill_node_manager(self, number: int) -> None:
+        """Kills a NodeManager and its containers at once, as if its host was lost."""
+        kill_marked(f"{self.folder}/node{number}")
+        self.node_managers[number].wait()
+
+    def _get(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.url}/ws/v1/cluster/{path}", timeout=10) as response:
+            return json.load(response)
+
+
+@contextmanager
+def start_yarn(
+    folder: Path, node_managers: int = 2, memory_mb: int = 4096, vcores: int = 4
+) -> Iterator[Yarn]:
+    """Runs a ResourceManager and NodeManagers while the context lasts; yields when all nodes are RUNNING.
+
+    Configuration, logs and the containers' working directories go to `folder`, which must be this YARN's
+    own. `memory_mb` and `vcores` are those of each node; as on EMR, containers are measured by memory.
+
+    Raises `RehearsalError` when a jar is not what it should be, or a daemon doesn't come up; its message
+    ends in that daemon's log.
+    """
+    folder = folder.absolute()
+    class_path = [folder / "conf", *jars("yarn")]
+    web, *others = free_ports(5)
+    _configure(folder / "conf", web, others, memory_mb, vcores)
+    with nothing_left(str(folder)):
+        manager = _start(folder, "resourcemanager", "resourcemanager.ResourceManager", class_path)
+        nodes = [
+            _start(folder, f"node{number}", "nodemanager.NodeManager", class_path)
+            for number in range(node_managers)
+        ]
+        yarn = Yarn(folder, f"http://127.0.0.1:{web}", tuple(nodes))
+        _wait_until_up(yarn, {"resourcemanager": manager, **{f"node{i}": n for i, n in enumerate(nodes)}})
+        yield yarn
+        kill_marked(str(folder))
+        for process in (manager, *nodes):
+            process.wait()
+
+
+def _configure(folder: Path, web: int, ports: list[int], memory_mb: int, vcores: int) -> None:
+    rm, nm = "yarn.resourcemanager", "yarn.nodemanager"
+    addresses = ("address", "scheduler.address", "resource-tracker.address", "admin.address")
+    sites: dict[str, dict[str, object]] = {
+        "core-site": {"fs.defaultFS": "file:///", "hadoop.tmp.dir": f"{folder.parent}/tmp"},
+        "yarn-site": {
+            f"{rm}.hostname": "127.0.0.1",
+            f"{rm}.webapp.address": f"127.0.0.1:{web}",
+            **{f"{rm}.{a}": f"127.0.0.1:{port}" for a, port in zip(addresses, ports, strict=True)},
+            # A node that asks often gets its containers soon.
+            f"{rm}.nodemanagers.heartbeat-interval-ms": 250,
+            "yarn.nm.liveness-monitor.expiry-interval-ms": NODE_EXPIRY_SECONDS * 1000,
+            "yarn.am.liveness-monitor.expiry-interval-ms": NODE_EXPIRY_SECONDS * 1000,
+            # Hadoop puts the system property in, which differs from daemon to daemon.
+            f"{nm}.local-dirs": "${fruits.node}/local",
+            f"{nm}.log-dirs": "${fruits.node}/logs",
+            f"{nm}.hostname": "127.0.0.1",
+            **{f"{nm}.{a}": "127.0.0.1:0" for a in ("address", "localizer.address", "webapp.address")},
+            f"{nm}.resource.memory-mb": memory_mb,
+            f"{nm}.resource.cpu-vcores": vcores,
+            "yarn.scheduler.minimum-allocation-mb": 64,
+            "yarn.scheduler.maximum-allocation-mb": memory_mb,
+            "yarn.scheduler.maximum-allocation-vcores": vcores,
+            # EMR leaves the check of virtual memory off too; that of real memory is on.
+            f"{nm}.vmem-check-enabled": "false",
+            f"{nm}.disk-health-checker.max-disk-utilization-per-disk-percentage": 99.9,
+            f"{nm}.env-whitelist": "JAVA_HOME,PATH,FRUITS_REHEARSAL",
+        },
+        "capacity-scheduler": {
+            "yarn.scheduler.capacity.root.queues": "default",
+            "yarn.scheduler.capacity.root.default.capacity": 100,
+            "yarn.scheduler.capacity.maximum-am-resource-percent": 0.5,
+        },
+    }
+    folder.mkdir(parents=True)
+    (folder / "log4j.properties").write_text(_LOG4J)
+    for name, properties in sites.items():
+        lines = (
+            f"<property><name>{key}</name><value>{escape(str(value))}</value></property>"
+            for key, value in properties.items()
+        )
+        (folder / f"{name}.xml").write_text("\n".join(["<configuration>", *lines, "</configuration>\n"]))
+
+
+def _start(folder: Path, name: str, main: str, class_path: list[Path]) -> subprocess.Popen[bytes]:
+    node = folder / name
+    for below in ("local", "logs"):
+        (node / below).mkdir(parents=True)
+    java = [
+        str(java_home() / "bin" / "java"),
+        # Little is compiled in the minutes that it lives.
+        *("-Xmx384m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
+        "-Djava.net.preferIPv4Stack=true",
+        # Guice, which builds the web services, defines classes through it; Java 17 keeps it closed.
+        "--add-opens=java.base/java.lang=ALL-UNNAMED",
+        f"-Dfruits.node={node}",
+    ]
+    environment = {"JAVA_HOME": str(java_home()), "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    command = [*java, "-cp", ":".join(map(str, class_path)), f"{_SERVER}.{main}"]
+    return start_process(str(node), command, folder / f"{name}.log", environment)
+
+
+def _wait_until_up(yarn: Yarn, daemons: dict[str, subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        for name, daemon in daemons.items():
+            if daemon.poll() is not None:
+                log = yarn.folder / f"{name}.log"
+                raise RehearsalError(f"YARN's {name} ended with status {daemon.returncode}:\n{tail(log)}")
+        try:
+            states = list(yarn.nodes().values())
+        except OSError:  # not listening yet
+            states = []
+        if states == ["RUNNING"] * len(yarn.node_managers):
+            return
+        time.sleep(0.2)
+    logs = "\n".join(f"{name}:\n{tail(yarn.folder / f'{name}.log')}" for name in daemons)
+    raise RehearsalError(f"YARN's nodes were not running after {START_SECONDS} s. Its logs end in\n{logs}")

@@ -1,0 +1,294 @@
+"""What EMR needs in an AWS account: one CloudFormation stack, made and read here."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from itertools import combinations, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import emr_bootstrap
+from resources.emr.aws import AwsError, aws_errors_named, client
+from resources.prices import Prices
+from resources.settings import AccountSettings
+
+FOLDER = Path(emr_bootstrap.__file__).parent
+TEMPLATE, BOOTSTRAP, LOCK = (FOLDER / name for name in ("template.yaml", "bootstrap.sh", "requirements.lock"))
+
+# What `PYSPARK_PYTHON` is on nodes that ran the bootstrap.
+NODE_PYTHON = "/opt/fruits/venv/bin/python"
+
+# The operator's policy allows calls on clusters with the first tag only, EMR's managed policy lets EMR itself
+# work on what has the second one only. Both stand in the template too.
+EMR_TAG = {"for-use-with-amazon-emr-managed-policies": "true"}
+PROJECT_TAG = {"project": "fruits"}
+CLUSTER_TAGS = PROJECT_TAG | EMR_TAG
+
+# AWS makes them for an account's first cluster and first spot node, if whoever starts these may; an operator
+# may not.
+_SERVICE_LINKED_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
+
+_READY = frozenset(
+    {
+        "CREATE_COMPLETE",
+        "UPDATE_COMPLETE",
+        "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
+        "UPDATE_ROLLBACK_COMPLETE",
+    }
+)
+# What is left when a removal failed can be removed.
+_REMOVABLE = _READY | {"DELETE_FAILED", "UPDATE_FAILED", "UPDATE_ROLLBACK_FAILED"}
+_YES_NO = {True: "yes", False: "no", None: None}
+SESSION_ENDPOINTS = 2
+HOURS_A_MONTH = 730
+
+
+class Stack(NamedTuple):
+    """The outputs of the stack, by which clusters are made."""
+
+    bucket: str
+    images_uri: str
+    store_uri: str
+    log_uri: str
+    bootstrap_uri: str
+    lock_uri: str
+    wheelhouse_uri: str | None
+    service_role: str
+    instance_profile: str
+    subnet: str
+    primary_security_group: str
+    core_security_group: str
+    service_security_group: str
+    operator_policy_arn: str
+    erasure_policy_arn: str
+
+    def bootstrap_action(self) -> dict[str, Any]:
+        """The member of RunJobFlow's `BootstrapActions` that gives every node its Python environment."""
+        arguments = [self.lock_uri, *([self.wheelhouse_uri] if self.wheelhouse_uri else [])]
+        return {
+            "Name": "python environment",
+            "ScriptBootstrapAction": {"Path": self.bootstrap_uri, "Args": arguments},
+        }
+
+
+class Deployment(NamedTuple):
+    """What a deployment is asked for; None leaves it as it is, or to the template's default.
+
+    `subnet` is an existing private subnet in the place of a new one. `retention_days` is when photos and
+    results are erased, 0 for never.
+    """
+
+    photos_prefix: str | None = None
+    store_prefix: str | None = None
+    retention_days: int | None = None
+    subnet: str | None = None
+    session_manager: bool | None = None
+    wheelhouse: bool | None = None
+
+
+def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
+    """The outputs of the stack `FRUITS_EMR_STACK`.
+
+    Raises `AwsError` where there is none that is ready: to be used, or only to be removed.
+    """
+    with aws_errors_named():
+        found = describe_stack(settings)
+    if found is None:
+        raise AwsError(
+            f"There is no stack {settings.emr_stack} in {settings.region}. Make it by `fruits emr deploy`, "
+            "or name another in FRUITS_EMR_STACK and FRUITS_REGION."
+        )
+    if found["StackStatus"] not in (_REMOVABLE if to_remove else _READY):
+        raise AwsError(
+            f"The stack {settings.emr_stack} is {found['StackStatus']}. Wait for it to be complete, or run "
+            "`fruits emr deploy` again."
+        )
+    values = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+    fields = {field: values.get(field.title().replace("_", "")) for field in Stack._fields}
+    missing = [field for field, value in fields.items() if value is None and field != "wheelhouse_uri"]
+    if missing:
+        raise AwsError(
+            f"The stack {settings.emr_stack} has no output for {', '.join(missing)}: it is not this "
+            "project's, or an older one. Run `fruits emr deploy`, or name another in FRUITS_EMR_STACK."
+        )
+    return Stack(**fields)  # type: ignore[arg-type]  # what may not be None is not
+
+
+def plan(settings: AccountSettings, wanted: Deployment) -> dict[str, str]:
+    """The template's parameters: as asked for, else as in the stack that is there, else its defaults.
+
+    Raises `AwsError` outside the allowed regions, before anything is called, and for a subnet that EMR
+    may not use.
+    """
+    check_region(settings)
+    with aws_errors_named():
+        cloudformation = client("cloudformation", settings.region)
+        summary = cloudformation.get_template_summary(TemplateBody=TEMPLATE.read_text())
+        parameters = {each["ParameterKey"]: each["DefaultValue"] for each in summary["Parameters"]}
+        found = describe_stack(settings) or {}
+        before = {each["ParameterKey"]: each["ParameterValue"] for each in found.get("Parameters", [])}
+        asked = {
+            "PhotosPrefix": wanted.photos_prefix,
+            "StorePrefix": wanted.store_prefix,
+            "RetentionDays": wanted.retention_days,
+            "SubnetId": wanted.subnet,
+            "VpcId": wanted.subnet and _vpc_of(settings, wanted.subnet),
+            "SessionManager": _YES_NO[wanted.session_manager],
+            "Wheelhouse": _YES_NO[wanted.wheelhouse],
+        }
+    given = before | {name: str(value) for name, value in asked.items() if value is not None}
+    parameters = {name: given.get(name, default) for name, default in parameters.items()}
+    _check_prefixes(parameters["PhotosPrefix"], parameters["StorePrefix"])
+    return parameters
+
+
+def makes_network(parameters: Mapping[str, str]) -> bool:
+    """Whether the stack has a subnet of its own, from which there is no way to the internet."""
+    return not parameters["SubnetId"]
+
+
+def idle_hour(parameters: Mapping[str, str], prices: Prices) -> float:
+    """USD for an hour in which no cluster runs, without what is stored: the interface endpoints."""
+    endpoints = SESSION_ENDPOINTS if parameters["SessionManager"] == "yes" else 0
+    return endpoints * prices.interface_endpoint_hour if makes_network(parameters) else 0.0
+
+
+def deploy(settings: AccountSettings, parameters: Mapping[str, str]) -> Stack:
+    """Creates or updates the stack by a plan, then uploads what nodes install.
+
+    Raises `AwsError` with CloudFormation's own reasons where it fails.
+    """
+    check_region(settings)
+    with aws_errors_named():
+        _make_service_linked_roles(settings)
+        _create_or_update(settings, parameters)
+        stack = stack_outputs(settings)
+        s3 = client("s3", settings.region)
+        _upload(s3, BOOTSTRAP, stack.bootstrap_uri)
+        _upload(s3, LOCK, stack.lock_uri)
+        if stack.wheelhouse_uri is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                download_wheels(Path(folder))
+                for wheel in sorted(Path(folder).iterdir()):
+                    _upload(s3, wheel, f"{stack.wheelhouse_uri}{wheel.name}")
+    return stack
+
+
+def download_wheels(folder: Path) -> None:
+    """Puts the wheels of the nodes' lock into a folder, each checked against its hash.
+
+    They are for EMR's nodes whatever runs this: CPython 3.11, x86-64, and the glibc 2.34 of Amazon Linux
+    2023. Raises `AwsError` with the end of what pip says.
+    """
+    platforms = ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(17, 35))]
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+        *("--require-hashes", "--no-deps", "--only-binary", ":all:"),
+        *("--python-version", "3.11", "--implementation", "cp"),
+        *(part for platform in platforms for part in ("--platform", platform)),
+        *("--dest", str(folder), "--requirement", str(LOCK)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise AwsError(f"The nodes' packages could not be downloaded; pip says\n{done.stderr[-1500:]}")
+
+
+def check_region(settings: AccountSettings) -> None:
+    if settings.region not in settings.allowed_regions:
+        raise AwsError(
+            f"FRUITS_REGION={settings.region} is not one of {', '.join(settings.allowed_regions)}, which "
+            "photos may not leave. Use one of these, or name the region in FRUITS_ALLOWED_REGIONS."
+        )
+
+
+def _check_prefixes(photos: str, store: str) -> None:
+    """Raises `AwsError` where who may write one place of the bucket could write another."""
+    for one, other in combinations((photos, store, "logs", "bootstrap"), 2):
+        if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+            raise AwsError(
+                f"The prefixes {one} and {other} lie inside each other, and different rights hold in them. "
+                "Give --photos-prefix and --store-prefix others, apart from logs and bootstrap."
+            )
+
+
+def describe_stack(settings: AccountSettings) -> dict[str, Any] | None:
+    from botocore.exceptions import ClientError
+
+    try:
+        cloudformation = client("cloudformation", settings.region)
+        [stack] = cloudformation.describe_stacks(StackName=settings.emr_stack)["Stacks"]
+    except ClientError as error:
+        if "does not exist" in str(error):
+            return None
+        raise
+    return stack
+
+
+def _vpc_of(settings: AccountSettings, subnet: str) -> str:
+    """The VPC of a subnet, which must have EMR's tag."""
+    [found] = client("ec2", settings.region).describe_subnets(SubnetIds=[subnet])["Subnets"]
+    [(key, value)] = EMR_TAG.items()
+    if {"Key": key, "Value": value} not in found.get("Tags", []):
+        raise AwsError(
+            f"The subnet {subnet} lacks the tag without which EMR may not use it. Give it by `aws ec2 "
+            f"create-tags --region {settings.region} --resources {subnet} --tags Key={key},Value={value}`."
+        )
+    return found["VpcId"]
+
+
+def _make_service_linked_roles(settings: AccountSettings) -> None:
+    iam = client("iam", settings.region)
+    for service in _SERVICE_LINKED_ROLES:
+        if not iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
+            iam.create_service_linked_role(AWSServiceName=service)
+
+
+def _create_or_update(settings: AccountSettings, parameters: Mapping[str, str]) -> None:
+    from botocore.exceptions import ClientError
+
+    cloudformation = client("cloudformation", settings.region)
+    request: dict[str, Any] = {
+        "StackName": settings.emr_stack,
+        "TemplateBody": TEMPLATE.read_text(),
+        "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        "Capabilities": ["CAPABILITY_IAM"],
+        # CloudFormation gives them to everything in the stack that can have tags.
+        "Tags": [{"Key": key, "Value": value} for key, value in PROJECT_TAG.items()],
+    }
+    if describe_stack(settings) is None:
+        identity = cloudformation.create_stack(**request, OnFailure="DELETE")["StackId"]
+        wait_for_stack(cloudformation, "stack_create_complete", identity)
+        return
+    try:
+        identity = cloudformation.update_stack(**request)["StackId"]
+    except ClientError as error:
+        if "No updates are to be performed" in str(error):
+            return
+        raise
+    wait_for_stack(cloudformation, "stack_update_complete", identity)
+
+
+def wait_for_stack(cloudformation: Any, until: str, stack: str) -> None:
+    from botocore.exceptions import WaiterError
+
+    try:
+        cloudformation.get_waiter(until).wait(StackName=stack, WaiterConfig={"Delay": 5, "MaxAttempts": 360})
+    except WaiterError as error:
+        events = cloudformation.describe_stack_events(StackName=stack)["StackEvents"]
+        reasons = [
+            f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', 'no reason given')}"
+            # The newest come first: those since this was asked for.
+            for event in takewhile(
+                lambda event: event.get("ResourceStatusReason") != "User Initiated", events
+            )
+            if event["ResourceStatus"].endswith("_FAILED")
+        ]
+        raise AwsError(
+            f"CloudFormation did not bring {stack} to the end: {'; '.join(reversed(reasons)) or error}"
+        ) from error
+
+
+def _upload(s3: Any, file: Path, uri: str) -> None:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    s3.upload_file(str(file), bucket, key)

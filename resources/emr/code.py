@@ -1,0 +1,34 @@
+"""The code that travels to the nodes: byte for byte the files that run on one machine."""
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import spark_jobs
+from spark_jobs.store.root import Root
+
+ENTRY_POINT = Path(__file__).with_name("entry_point.py")
+
+
+def upload_code(store: Root) -> tuple[str, str]:
+    """Puts the archive and the entry point under names made of their content; returns their URIs."""
+    uris = []
+    for suffix, content in ((".zip", code_archive()), (".py", ENTRY_POINT.read_bytes())):
+        path = f"emr/code/{hashlib.sha256(content).hexdigest()}{suffix}"
+        if not store.has(path):
+            store.write(path, content)
+        uris.append(store.uri_of(path))
+    return uris[0], uris[1]
+
+
+def code_archive() -> bytes:
+    """The package `spark_jobs` as a zip: the same bytes for the same files."""
+    package = Path(spark_jobs.__file__).parent
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for file in sorted(package.rglob("*.py")):
+            # A fixed time, so that the archive's name depends on the files alone.
+            info = zipfile.ZipInfo(f"spark_jobs/{file.relative_to(package)}", (1980, 1, 1, 0, 0, 0))
+            archive.writestr(info, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()

@@ -1,0 +1,59 @@
+"""What a step runs on the cluster: one job, with its parameters and its report as objects of one folder.
+
+    spark-submit --py-files CODE.zip emr_step.py JOB FOLDER_URI REGION PIPES_CONTEXT PIPES_MESSAGES
+
+The only file on the nodes that uses boto3, and that only for Dagster Pipes.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import get_type_hints
+
+import boto3
+from botocore.config import Config
+from dagster_pipes import (
+    PipesCliArgsParamsLoader,
+    PipesS3ContextLoader,
+    PipesS3MessageWriter,
+    open_dagster_pipes,
+)
+from pyspark.sql import SparkSession
+
+from spark_jobs.store.root import open_root
+from spark_jobs.wire import MEASURED, PARAMS, REPORT, from_json, run_measured, to_json
+
+MESSAGE_SECONDS = 2
+
+
+def main(job_name: str, folder_uri: str, region: str) -> None:
+    """Runs the job `module:function`; its progress and any exception go through Pipes."""
+    os.environ["AWS_REGION"] = region  # for pyarrow; executors have it from Spark's settings
+    patient = Config(retries={"mode": "adaptive", "max_attempts": 10})
+    s3 = boto3.client("s3", region_name=region, config=patient)
+    with open_dagster_pipes(
+        context_loader=PipesS3ContextLoader(s3),
+        message_writer=PipesS3MessageWriter(s3, interval=MESSAGE_SECONDS),
+        params_loader=PipesCliArgsParamsLoader(),
+    ) as pipes:
+        try:
+            module, _, function = job_name.partition(":")
+            job = getattr(import_module(module), function)
+            folder = open_root(folder_uri)
+            params = from_json(get_type_hints(job)["params"], folder.read(PARAMS))
+            spark = SparkSession.builder.getOrCreate()
+            report, measured = run_measured(
+                spark, job, params, lambda progress: pipes.log.info(str(progress))
+            )
+            folder.write(REPORT, to_json(report))
+            folder.write(MEASURED, to_json(measured))
+        except Exception as error:
+            kind = type(error)
+            name = f"{kind.__module__}:{kind.__qualname__}"
+            pipes.report_custom_message({"class": name, "message": str(error)})
+            raise
+        spark.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

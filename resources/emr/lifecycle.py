@@ -1,0 +1,202 @@
+"""Clusters that come and go: made for a run or a backfill, found again by their tags, and terminated."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from resources.emr.account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
+from resources.emr.aws import AwsError, aws_errors_named, client
+from resources.event_logs import EVENT_LOGS
+from resources.prices import load_prices
+from resources.runs import OWNER_TAG
+from resources.settings import Settings
+
+ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"]
+
+
+def find_or_start_cluster(emr: Any, settings: Settings, owner: str) -> str:
+    """The id of an owner's cluster, which is started if there is none; it takes minutes to be ready.
+
+    Where two runs start one at the same time, both take the older, and the other is terminated.
+
+    Raises `AwsError` where it would cost more than FRUITS_EMR_MAX_HOURLY_COST, and `PricesError` where nobody
+    can say what it would cost.
+    """
+    found = owned_clusters(emr, owner)
+    if found:
+        return found[0]
+    check_hourly_cost(settings)
+    started = emr.run_job_flow(**cluster_request(settings, stack_outputs(settings), owner))["JobFlowId"]
+    # A list may be a moment behind.
+    oldest = next(iter(owned_clusters(emr, owner)), started)
+    if oldest != started:
+        emr.terminate_job_flows(JobFlowIds=[started])
+    return oldest
+
+
+def terminate_clusters(emr: Any, owner: str) -> list[str]:
+    """Ends what was started for an owner; returns the ids."""
+    found = owned_clusters(emr, owner)
+    if found:
+        emr.terminate_job_flows(JobFlowIds=found)
+    return found
+
+
+def end_clusters(settings: Settings, owner: str, say: Callable[[str], None]) -> None:
+    """Terminates what was started for an owner, and says so; where AWS refuses, says what will end it."""
+    try:
+        with aws_errors_named():
+            ended = terminate_clusters(client("emr", settings.region), owner)
+    except AwsError as error:
+        say(
+            f"The cluster could not be terminated: {error} EMR ends it when it has been idle for "
+            f"{settings.emr_idle_minutes} minutes."
+        )
+        return
+    if ended:
+        say(f"Terminated the cluster {', '.join(ended)}")
+
+
+@contextmanager
+def clusters_ended_after(settings: Settings, owner: str) -> Iterator[None]:
+    """Ends the clusters that runs of an owner start within the context, however it is left."""
+    try:
+        yield
+    finally:
+        end_clusters_of_process(settings, owner)
+
+
+def end_clusters_of_process(settings: Settings, owner: str) -> None:
+    """Ends what a `fruits run` has started, if it starts any, and says so on stderr."""
+    if settings.makes_clusters:
+        end_clusters(settings, owner, lambda words: print(words, file=sys.stderr))
+
+
+def owners(emr: Any) -> set[str]:
+    """What this project's clusters that are alive were made for."""
+    return {owner for _, owner in _alive(emr)}
+
+
+def owned_clusters(emr: Any, owner: str) -> list[str]:
+    """Ids of the clusters of an owner that are alive, the oldest first."""
+    return [cluster for cluster, of in _alive(emr) if of == owner]
+
+
+def _alive(emr: Any) -> list[tuple[str, str]]:
+    """Ids and owners of this project's clusters that are alive, the oldest first."""
+    from botocore.exceptions import ClientError
+
+    pages = emr.get_paginator("list_clusters").paginate(ClusterStates=ALIVE)
+    listed = [one for page in pages for one in page["Clusters"] if one["Name"].startswith(_name(""))]
+    listed.sort(key=lambda one: (one["Status"]["Timeline"]["CreationDateTime"], one["Id"]))
+    found = []
+    for identity in (one["Id"] for one in listed):
+        try:
+            cluster = emr.describe_cluster(ClusterId=identity)["Cluster"]
+        except ClientError as error:
+            # The operator's policy lets nobody look at a cluster without the project's tag.
+            if error.response["Error"]["Code"] == "AccessDeniedException":
+                continue
+            raise
+        tags = {tag["Key"]: tag["Value"] for tag in cluster.get("Tags", [])}
+        if PROJECT_TAG.items() <= tags.items() and OWNER_TAG in tags:
+            found.append((identity, tags[OWNER_TAG]))
+    return found
+
+
+def hourly_cost(settings: Settings) -> float:
+    """USD for an hour of a cluster as set, at its largest and at prices on demand; without its disks.
+
+    Raises `PricesError` where an instance type has no price.
+    """
+    core = settings.emr_max_nodes or settings.emr_core_nodes
+    return load_prices(settings.prices).cluster_hour(settings.emr_primary_type, settings.emr_core_type, core)
+
+
+def check_hourly_cost(settings: Settings) -> None:
+    """Raises `AwsError` where a cluster as set may cost more than FRUITS_EMR_MAX_HOURLY_COST."""
+    cost, core = hourly_cost(settings), settings.emr_max_nodes or settings.emr_core_nodes
+    if cost > settings.emr_max_hourly_cost:
+        raise AwsError(
+            f"A cluster of {core} core nodes {settings.emr_core_type} and a primary node "
+            f"{settings.emr_primary_type} may cost {cost:.2f} USD an hour, more than "
+            f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost:.2f}. Take fewer or smaller nodes, or "
+            "raise the limit."
+        )
+
+
+def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, Any]:
+    """The parameters of RunJobFlow for a cluster of an owner.
+
+    Raises `AwsError` where logs are to go to a place that nodes may not write to.
+    """
+    logs = settings.emr_logs or stack.log_uri
+    if not logs.startswith(stack.log_uri):
+        raise AwsError(
+            f"FRUITS_EMR_LOGS={logs} is not below {stack.log_uri}, where alone the nodes may write logs."
+        )
+    tags = {**settings.emr_tags, **CLUSTER_TAGS, OWNER_TAG: owner}
+    request: dict[str, Any] = {
+        "Name": _name(owner),
+        "ReleaseLabel": settings.emr_release,
+        "Applications": [{"Name": "Spark"}],
+        "LogUri": logs,
+        "ServiceRole": stack.service_role,
+        "JobFlowRole": stack.instance_profile,
+        "StepConcurrencyLevel": settings.emr_step_concurrency,
+        "Instances": {
+            "InstanceGroups": [
+                {
+                    "Name": "primary",
+                    "InstanceRole": "MASTER",
+                    "Market": "ON_DEMAND",
+                    "InstanceType": settings.emr_primary_type,
+                    "InstanceCount": 1,
+                },
+                {
+                    "Name": "core",
+                    "InstanceRole": "CORE",
+                    "Market": "SPOT" if settings.emr_spot else "ON_DEMAND",
+                    "InstanceType": settings.emr_core_type,
+                    "InstanceCount": settings.emr_core_nodes,
+                },
+            ],
+            "KeepJobFlowAliveWhenNoSteps": True,
+            "TerminationProtected": False,
+            "Ec2SubnetId": stack.subnet,
+            "EmrManagedMasterSecurityGroup": stack.primary_security_group,
+            "EmrManagedSlaveSecurityGroup": stack.core_security_group,
+            "ServiceAccessSecurityGroup": stack.service_security_group,
+        },
+        "BootstrapActions": [stack.bootstrap_action()],
+        "Configurations": [
+            {
+                "Classification": "spark-defaults",
+                "Properties": {
+                    "spark.pyspark.python": NODE_PYTHON,
+                    # The cluster's own History Server then shows its steps too.
+                    "spark.history.fs.logDirectory": f"{settings.store}/{EVENT_LOGS}",
+                },
+            }
+        ],
+        # If the process that would terminate the cluster dies.
+        "AutoTerminationPolicy": {"IdleTimeout": 60 * settings.emr_idle_minutes},
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+    }
+    if settings.emr_key_name:
+        request["Instances"]["Ec2KeyName"] = settings.emr_key_name
+    if settings.emr_max_nodes:
+        limits: dict[str, Any] = {
+            "UnitType": "Instances",
+            "MinimumCapacityUnits": settings.emr_core_nodes,
+            "MaximumCapacityUnits": settings.emr_max_nodes,
+        }
+        if settings.emr_spot:
+            limits["MaximumOnDemandCapacityUnits"] = 0
+        request["ManagedScalingPolicy"] = {"ComputeLimits": limits}
+    return request
+
+
+def _name(owner: str) -> str:
+    return f"fruits {owner}"

@@ -1,0 +1,66 @@
+"""Spark's event logs, under the store, and Spark's own History Server, which shows them."""
+
+import os
+import socket
+from typing import NoReturn
+
+from resources.event_logs import EVENT_LOGS, HOST, KEEP_FILE
+from resources.local.java import java_home, trust_options
+from resources.local.session import s3_config
+from spark_jobs.store.root import open_root
+
+KEEP_DAYS = 90
+
+
+class HistoryError(RuntimeError):
+    """The History Server can't be started; the message says why and what to do."""
+
+
+def serve(store_uri: str, port: int) -> NoReturn:
+    """Becomes Spark's History Server of a store, on 127.0.0.1 until Ctrl-C.
+
+    It removes event logs of more than 90 days, as the lifecycle rules of the stack's bucket do.
+
+    Raises `HistoryError` where there is no event log or none can be read, or the port is taken.
+    """
+    from pyspark.find_spark_home import _find_spark_home
+
+    store = open_root(store_uri)
+    try:
+        logs = [log for log in store.list(EVENT_LOGS) if log.base_name != KEEP_FILE]
+    except OSError as error:
+        raise HistoryError(
+            f"The event logs in FRUITS_STORE={store_uri} can't be read: {error}. Name another store, or see "
+            "to its credentials."
+        ) from None
+    if not logs:
+        raise HistoryError(
+            f"There are no event logs in {store.uri_of(EVENT_LOGS)}. Run something first, or name another "
+            "FRUITS_STORE."
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise HistoryError(
+                f"The port {port} can't be used: {error.strerror}. Name another: fruits history --port ..."
+            ) from None
+    config = {
+        "spark.history.fs.logDirectory": store.uri_of(EVENT_LOGS),
+        "spark.history.ui.port": str(port),
+        "spark.history.fs.cleaner.enabled": "true",
+        "spark.history.fs.cleaner.maxAge": f"{KEEP_DAYS}d",
+        # The server is Java alone, and small.
+        "spark.driver.memory": "512m",
+        "spark.driver.extraJavaOptions": trust_options(),
+        **({} if store.is_local else s3_config()),
+    }
+    home = _find_spark_home()
+    print(f"{len(logs):,} event logs of {store.uri_of(EVENT_LOGS)} on http://{HOST}:{port}", flush=True)
+    program = f"{home}/bin/spark-submit"
+    arguments = [f"--conf={name}={value}" for name, value in config.items() if value]
+    server = ["--class", "org.apache.spark.deploy.history.HistoryServer", "spark-internal"]
+    # SPARK_LOCAL_IP is what the server listens on; without it, on every address.
+    environment = {**os.environ, "JAVA_HOME": str(java_home()), "SPARK_LOCAL_IP": HOST, "SPARK_HOME": home}
+    os.execve(program, [program, *arguments, *server], environment)

@@ -1,0 +1,313 @@
+"""Photos in folders to the `raw_images` table: read, hashed, validated; bad ones to quarantine."""
+
+import base64
+import hashlib
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from PIL import Image, ImageOps
+from pyspark.sql import SparkSession
+
+from spark_jobs.images import BadImage, decode, thumbnails
+from spark_jobs.store.photos import Photo, list_photos
+from spark_jobs.store.root import IO_THREADS, Root, open_root
+from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
+from spark_jobs.store.tables import (
+    Part,
+    PartWriter,
+    Pointer,
+    class_key,
+    combined_version,
+    current,
+    new_directory,
+    publish,
+    sweep,
+)
+from spark_jobs.tasks import Reporter, pack, run_tasks
+
+# A chunk is one task's share of a class. Small enough that the last task is short, and that a row
+# group is a fair piece of work for feature extraction (128 images take 0.6 s on one core).
+CHUNK_IMAGES = 512
+CHUNK_BYTES = 64 << 20
+ROW_GROUP_IMAGES = 128
+ROW_GROUP_BYTES = 4 << 20
+READ_AHEAD_BYTES = 64 << 20
+PREVIEW_IMAGES = 6
+
+
+@dataclass(frozen=True)
+class IngestParams:
+    """What to ingest: `classes` from the root `images`, into the root `store`.
+
+    `version` names the run. A photo over `max_bytes` or `max_pixels` is quarantined; a class with
+    more than `max_bad_share` (0 to 1) of its photos quarantined keeps its last version.
+    """
+
+    images: str
+    store: str
+    version: str
+    classes: list[str]
+    max_bytes: int
+    max_pixels: int
+    max_bad_share: float
+    keep_hours: float
+
+
+@dataclass(frozen=True)
+class ClassIngest:
+    """Figures of one class. `gone`: it has no photos any more, and its last version was kept."""
+
+    found: int
+    ingested: int
+    quarantined: int
+    bytes: int
+    data_version: str
+    gone: bool = False
+    preview_jpeg_base64: str = ""
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """Classes that are current, and those that failed with the reason; directories swept."""
+
+    classes: dict[str, ClassIngest]
+    failed: dict[str, str]
+    removed_versions: int = 0
+
+
+class _Chunk(NamedTuple):
+    label: str
+    first: bool
+    photos: tuple[Photo, ...]
+
+
+@dataclass
+class _ClassTotal:
+    """What the chunks of a class add up to. `digest` is a sum, so that their order is no matter."""
+
+    images: list[Part] = field(default_factory=list)
+    quarantined: list[Part] = field(default_factory=list)
+    digest: int = 0
+    preview: bytes = b""
+
+    def add(self, other: "_ClassTotal") -> None:
+        self.images += other.images
+        self.quarantined += other.quarantined
+        self.digest = (self.digest + other.digest) % (1 << 256)
+        self.preview = self.preview or other.preview
+
+
+def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -> IngestReport:
+    """Replaces the given classes of `raw_images`, and of `quarantined_images`, each whole.
+
+    Raises `PhotosError` where the root of the photos is unusable; nothing is written then.
+    """
+    store = open_root(params.store)
+    listing = list_photos(params.images)
+    present = [label for label in params.classes if label in listing.classes]
+    directories = {table: new_directory(table, params.version) for table in (RAW_IMAGES, QUARANTINED_IMAGES)}
+    chunks = [chunk for label in present for chunk in _chunks(label, listing.classes[label])]
+    totals = {label: _ClassTotal() for label in present}
+    share = sum(len(chunk.photos) for chunk in chunks) // spark.sparkContext.defaultParallelism
+    for results in run_tasks(
+        spark,
+        f"raw_images: ingest, {len(present):,} classes",
+        partial(_ingest, params, directories),
+        pack(chunks, lambda chunk: len(chunk.photos), min(max(share, ROW_GROUP_IMAGES), CHUNK_IMAGES)),
+        _images_in,
+        report,
+    ):
+        for label, total in results:
+            totals[label].add(total)
+
+    classes: dict[str, ClassIngest] = {}
+    failed: dict[str, str] = {}
+    pointers: dict[str, list[Pointer]] = {RAW_IMAGES: [], QUARANTINED_IMAGES: []}
+    for label, total in totals.items():
+        images = Pointer(
+            label,
+            f"{directories[RAW_IMAGES]}/{class_key(label)}",
+            f"{total.digest:064x}"[:16],
+            total.images,
+            {"fruit_photos": listing.version(label)},
+        )
+        bad = Pointer(
+            label,
+            f"{directories[QUARANTINED_IMAGES]}/{class_key(label)}",
+            combined_version(params.version, label),
+            total.quarantined,
+        )
+        found = len(listing.classes[label])
+        images.details.update(found=found, quarantined=bad.rows)
+        pointers[QUARANTINED_IMAGES].append(bad)
+        if bad.rows > params.max_bad_share * found or not images.rows:
+            failed[label] = (
+                f"{bad.rows} of {found} photos are bad, more than the share of {params.max_bad_share} "
+                "that FRUITS_MAX_BAD_SHARE allows; its last good version, if any, stays current. "
+                f"The table {QUARANTINED_IMAGES} names each photo with the reason"
+            )
+            continue
+        pointers[RAW_IMAGES].append(images)
+        classes[label] = ClassIngest(
+            found,
+            images.rows,
+            bad.rows,
+            images.bytes,
+            images.data_version,
+            preview_jpeg_base64=base64.b64encode(total.preview).decode(),
+        )
+    for table, of_table in pointers.items():
+        publish(store, table, of_table)
+
+    absent = [label for label in params.classes if label not in listing.classes]
+    kept = current(store, RAW_IMAGES, absent) if absent else {}
+    for label in absent:
+        if label in kept:
+            last = kept[label]
+            classes[label] = ClassIngest(
+                last.details["found"],
+                last.rows,
+                last.details["quarantined"],
+                last.bytes,
+                last.data_version,
+                gone=True,
+            )
+        else:
+            failed[label] = listing.refused.get(label) or (
+                f"there are no photos of it under FRUITS_IMAGES={params.images}; put the folder back, "
+                "or delete the partition"
+            )
+    removed = sum(sweep(store, table, timedelta(hours=params.keep_hours)) for table in pointers)
+    return IngestReport(classes, failed, removed)
+
+
+def _chunks(label: str, photos: Sequence[Photo]) -> Iterator[_Chunk]:
+    first = True
+    start = size = 0
+    for end, photo in enumerate(photos):
+        if end > start and (end - start == CHUNK_IMAGES or size + photo.bytes > CHUNK_BYTES):
+            yield _Chunk(label, first, tuple(photos[start:end]))
+            first, start, size = False, end, 0
+        size += photo.bytes
+    yield _Chunk(label, first, tuple(photos[start:]))
+
+
+def _images_in(chunks: list[_Chunk]) -> int:
+    return sum(len(chunk.photos) for chunk in chunks)
+
+
+def _ingest(
+    params: IngestParams, directories: dict[str, str], chunks: list[_Chunk]
+) -> list[tuple[str, _ClassTotal]]:
+    """One Spark task: reads, validates and writes some chunks, reading ahead from one to the next."""
+    photos = [photo for chunk in chunks for photo in chunk.photos]
+    with closing(_read_ahead(open_root(params.images), photos, params.max_bytes)) as contents:
+        return [
+            (chunk.label, _ingest_chunk(params, directories, chunk, islice(contents, len(chunk.photos))))
+            for chunk in chunks
+        ]
+
+
+def _ingest_chunk(
+    params: IngestParams,
+    directories: dict[str, str],
+    chunk: _Chunk,
+    contents: Iterable[tuple[Photo, bytes | BadImage]],
+) -> _ClassTotal:
+    store, total = open_root(params.store), _ClassTotal()
+    images = _Rows(store, directories, RAW_IMAGES, chunk.label)
+    bad = _Rows(store, directories, QUARANTINED_IMAGES, chunk.label)
+    preview: list[Image.Image] = []
+    every = -(-len(chunk.photos) // PREVIEW_IMAGES)
+    for index, (photo, content) in enumerate(contents):
+        row: dict[str, Any] = {"path": photo.path, "label": chunk.label, "bytes": photo.bytes}
+        try:
+            if isinstance(content, BadImage):
+                raise content
+            row |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            decoded = decode(content, params.max_pixels)
+        except BadImage as reason:
+            bad.add(row | {"reason": str(reason)}, 0)
+            continue
+        if chunk.first and index % every == 0:
+            preview.append(ImageOps.contain(decoded.image, (96, 96)))
+        row |= {"content": content, "width": decoded.width, "height": decoded.height}
+        row |= {"format": decoded.format, "modified": photo.modified}
+        images.add(row, len(content))
+        # The sum of one hash for each photo: the same for the same photos in any order or chunks.
+        of_photo = hashlib.sha256(f"{photo.path}\0{row['sha256']}".encode()).digest()
+        total.digest = (total.digest + int.from_bytes(of_photo)) % (1 << 256)
+    total.images, total.quarantined = images.close(), bad.close()
+    total.preview = thumbnails(preview) if preview else b""
+    return total
+
+
+class _Rows:
+    """Gathers rows into row groups of one Parquet file, which is made with the first."""
+
+    def __init__(self, store: Root, directories: dict[str, str], table: str, label: str) -> None:
+        self._store = store
+        self._directory = f"{directories[table]}/{class_key(label)}"
+        self._schema = SCHEMAS[table]
+        self._writer: PartWriter | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+
+    def add(self, row: dict[str, Any], size: int) -> None:
+        if len(self._rows) == ROW_GROUP_IMAGES or (self._rows and self._bytes + size > ROW_GROUP_BYTES):
+            self._flush()
+        self._rows.append(row)
+        self._bytes += size
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            self._writer = PartWriter(self._store, self._directory, self._schema)
+        self._writer.write(pa.RecordBatch.from_pylist(self._rows, self._schema))
+        self._rows, self._bytes = [], 0
+
+    def close(self) -> list[Part]:
+        if self._rows:
+            self._flush()
+        return [self._writer.close()] if self._writer else []
+
+
+def _read_ahead(
+    root: Root, photos: Sequence[Photo], max_bytes: int
+) -> Generator[tuple[Photo, bytes | BadImage], None, None]:
+    """Every photo with its content, in order; threads read ahead within a bound on memory."""
+    waiting: deque[tuple[Photo, Future[bytes | BadImage]]] = deque()
+    pending = 0
+    with ThreadPoolExecutor(min(IO_THREADS, len(photos))) as pool:
+        for photo in photos:
+            while waiting and (len(waiting) == 2 * IO_THREADS or pending + photo.bytes > READ_AHEAD_BYTES):
+                oldest, future = waiting.popleft()
+                yield oldest, future.result()
+                pending -= oldest.bytes
+            waiting.append((photo, pool.submit(_read, root, photo, max_bytes)))
+            pending += photo.bytes
+        while waiting:
+            oldest, future = waiting.popleft()
+            yield oldest, future.result()
+
+
+def _read(root: Root, photo: Photo, max_bytes: int) -> bytes | BadImage:
+    """A photo's content, or why it cannot be had. A fault of the network is no photo's fault: raised."""
+    if photo.bytes > max_bytes:
+        return BadImage(f"{photo.bytes:,} bytes are over the limit of {max_bytes:,} (FRUITS_MAX_IMAGE_BYTES)")
+    try:
+        return root.read(photo.path)
+    except FileNotFoundError:
+        return BadImage("disappeared while it was being ingested")
+    except OSError as error:
+        if root.is_local or "ACCESS_DENIED" in str(error):
+            return BadImage(f"cannot be read: {os.strerror(error.errno) if error.errno else 'access denied'}")
+        raise

@@ -1,0 +1,132 @@
+"""What stages leave in the store about their runs, and how it is read back."""
+
+import json
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from fruits_assets.costs.recording import leave_record
+from fruits_assets.costs.run_records import STAGES, parse_record, read_records, record_path, write_record
+from resources.job_runner import JobRun
+from resources.settings import Settings
+from spark_jobs.store.root import open_root
+from spark_jobs.wire import Measured
+from tests.support import RECORD
+
+
+def changed(**fields: Any) -> bytes:
+    return json.dumps(asdict(RECORD) | fields).encode()
+
+
+def test_a_record_is_read_as_it_was_written(store: str) -> None:
+    write_record(open_root(store), RECORD)
+    assert read_records(open_root(store)) == ([RECORD], [])
+    written = json.loads(open_root(store).read("run_records/run-1/mobilenet_features.json"))
+    assert written["images_per_second"] == 304.0
+
+
+def test_records_come_in_the_order_of_their_time_in_any_zone(store: str) -> None:
+    late = replace(RECORD, run="a", finished="2026-11-23T11:30:00+02:00", stage=STAGES[0])
+    early = replace(RECORD, run="b", finished="2026-11-23T09:00:00+00:00")
+    for record in (RECORD, late, early):
+        write_record(open_root(store), record)
+    assert read_records(open_root(store))[0] == [early, late, RECORD]
+
+
+def test_another_attempt_of_a_run_replaces_its_record(store: str) -> None:
+    write_record(open_root(store), RECORD)
+    write_record(open_root(store), replace(RECORD, seconds=20.0))
+    assert [record.seconds for record in read_records(open_root(store))[0]] == [20.0]
+
+
+def test_a_store_without_runs_has_no_records(store: str) -> None:
+    assert read_records(open_root(store)) == ([], [])
+
+
+def test_what_is_no_record_is_named_and_hides_no_other(store: str) -> None:
+    root = open_root(store)
+    write_record(root, RECORD)
+    root.write(record_path("run-0", "pca_model"), b'{"run": "run-0"')
+    root.write(record_path("run-2", "pca_model"), b"\xff\xfe")
+    assert read_records(root) == (
+        [RECORD],
+        ["run_records/run-0/pca_model.json", "run_records/run-2/pca_model.json"],
+    )
+
+
+def test_fields_of_a_later_version_are_passed_over() -> None:
+    assert parse_record(changed(colour="red")) == RECORD
+
+
+def test_what_nobody_knows_may_be_absent() -> None:
+    content = {
+        name: value
+        for name, value in asdict(RECORD).items()
+        if name not in ("nodes", "cores", "instance_type", "cost_usd", "weights", "weights_sha256")
+    }
+    assert parse_record(json.dumps(content).encode()).cost_usd is None
+
+
+def test_a_step_on_a_cluster_is_recorded_with_its_machines_and_its_price(store: str) -> None:
+    settings = Settings(env="emr", images="s3://photos", store="s3://store", _env_file=None)
+    settings = settings.model_copy(update={"store": store})
+    place = {
+        "engine": "EMR cluster j-1, 2 core nodes m5.xlarge",
+        "nodes": 2,
+        "cores": 8,
+        "instance_type": "m5.xlarge",
+        "emr_step_seconds": 130.0,
+        "estimated_cost_usd": 0.0227,
+    }
+    on_the_cluster = {"python": "3.9.1", "spark": "3.5.6-amzn-0", "emr": "emr-7.13.0"}
+    run = JobRun(None, Measured(100.0, "application_1", on_the_cluster), place)
+
+    @dg.asset(name="mobilenet_features", code_version="7")
+    def stage(context: dg.AssetExecutionContext) -> None:
+        extractor = {"weights": "embedded", "weights_sha256": "ab" * 32, "trained": True}
+        leave_record(context, settings, run, 2000, 20, 10_000_000, extractor)
+
+    result = dg.materialize([stage], tags={"fruits/owner": "command-1"})
+    [record], _ = read_records(open_root(store))
+    assert (record.run, record.owner, record.stage) == (result.run_id, "command-1", "mobilenet_features")
+    assert (record.environment, record.images, record.classes, record.bytes) == ("emr", 2000, 20, 10_000_000)
+    assert (record.nodes, record.cores, record.instance_type) == (2, 8, "m5.xlarge")
+    assert (record.seconds, record.images_per_second, record.cost_usd) == (100.0, 20.0, 0.0227)
+    assert (record.weights, record.weights_sha256) == ("embedded", "ab" * 32)
+    ours = {"fruits-platform": version("fruits-platform"), "mobilenet_features": "7"}
+    assert record.versions == on_the_cluster | ours
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"7",
+        b"{}",
+        changed(stage="feature_quality"),
+        changed(images="many"),
+        changed(images=True),
+        changed(images=-1),
+        changed(images=10**400),
+        changed(known_classes=-5),
+        changed(cost_usd=1e308),
+        changed(instance_type="m5\n.xlarge"),
+        changed(run="\x1b[2J"),
+        changed(seconds=float("nan")),
+        changed(cost_usd=float("inf")),
+        changed(cores=[8]),
+        changed(cores=0),
+        changed(nodes=-1),
+        changed(finished="yesterday"),
+        changed(finished="2026-11-23T10:00:00"),
+        changed(versions={"python": 3}),
+        changed(versions=None),
+        changed(environment="moon"),
+    ],
+)
+def test_a_record_of_another_shape_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_record(content)

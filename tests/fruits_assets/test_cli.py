@@ -1,0 +1,319 @@
+"""The commands as a user types them at the root of the repository, each in a process of its own."""
+
+import csv
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
+from spark_jobs.store.tables import Pointer, current, current_one
+from tests.conftest import WEIGHTS
+from tests.support import REPOSITORY, json_at, wait_for
+
+IMAGES = 4
+BY_CLASS = [RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV]
+PATIENCE = 300  # seconds for a command, on the busiest machine
+
+
+class Shell:
+    """A user's shell, with photos, a store and a Dagster home in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        # What a URI would take for a fragment or an escape is a plain character in a path.
+        self.photos, self.store, self.home = folder / "photos", folder / "a #1 100% store", folder / "dagster"
+        self.home.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / ".dagster" / "dagster.yaml", self.home)
+        programs = Path(sys.executable).parent
+        # What the suite itself sets for Spark is left out: the commands find it out.
+        own = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+        self.environment = own | {
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "VIRTUAL_ENV": str(programs.parent),
+            "DAGSTER_HOME": str(self.home),
+            "FRUITS_IMAGES": str(self.photos),
+            "FRUITS_STORE": str(self.store),
+            "FRUITS_WEIGHTS": WEIGHTS,
+            "FRUITS_SPARK_CORES": "2",
+            "FRUITS_MAX_BAD_SHARE": "0.1",
+        }
+
+    def start(self, *command: str, cwd: Path = REPOSITORY, **changed: str) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in {**self.environment, **changed}.items() if value}
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str, exits: int = 0) -> str:
+        """What a command says, on both its streams."""
+        process = self.start(*command)
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == exits, output
+        return output
+
+    def pointers(self) -> dict[str, dict[str, Pointer]]:
+        """What is current in the tables by class."""
+        return {table: current(open_root(str(self.store)), table) for table in BY_CLASS}
+
+    def model(self) -> Pointer | None:
+        return current_one(open_root(str(self.store)), PCA_MODEL)
+
+    def csv(self, label: str) -> list[dict[str, str]]:
+        with (self.store / PCA_FEATURES_CSV / f"{label}.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def replaced(
+    before: Mapping[str, Mapping[str, Pointer]], after: Mapping[str, Mapping[str, Pointer]]
+) -> list[str]:
+    """The classes that a command replaced, the same ones in every table by class."""
+    by_table = [
+        [label for label, pointer in after[table].items() if pointer != before[table].get(label)]
+        for table in BY_CLASS
+    ]
+    assert by_table == by_table[:1] * len(BY_CLASS)
+    return by_table[0]
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The first run of all, on samples, and what it says; tests take copies."""
+    folder = tmp_path_factory.mktemp("user")
+    shell = Shell(folder)
+    shell.run("fruits", "samples", str(shell.photos), "--images", str(IMAGES))
+    return folder, shell.run("fruits", "run")
+
+
+@pytest.fixture
+def shell(first_run: tuple[Path, str], tmp_path: Path) -> Shell:
+    """The user's shell after the first run, to go on from."""
+    return Shell(shutil.copytree(first_run[0], tmp_path / "user"))
+
+
+def test_the_first_run_makes_one_csv_a_class_and_sums_up(first_run: tuple[Path, str]) -> None:
+    folder, output = first_run
+    shell = Shell(folder)
+    labels = sorted(path.name for path in shell.photos.iterdir())
+    files = sorted(path.stem for path in (shell.store / PCA_FEATURES_CSV).glob("*.csv"))
+    assert files == labels
+    for label in labels:
+        rows = shell.csv(label)
+        assert list(rows[0]) == ["path", "label", *(f"pc{number}" for number in range(1, 16))]
+        assert [row["path"] for row in rows] == [f"{label}/{n}_100.jpg" for n in range(IMAGES)]
+        assert {row["label"] for row in rows} == {label}
+        assert all(abs(float(row["pc15"])) < 1e6 for row in rows)
+    images = IMAGES * len(labels)
+    summary = output[output.rindex("classes  ") :]
+    assert f"{len(labels)} done" in summary
+    assert f"{images} rows in {len(labels)} files in {shell.store}/pca_features_csv" in summary
+    assert "15 components keep" in summary
+    assert f"{images} of {images} images" in output  # progress
+    assert "Traceback" not in output
+
+
+def test_some_classes_alone_leave_the_others_and_the_model_as_they_are(shell: Shell) -> None:
+    before, model = shell.pointers(), shell.model()
+    output = shell.run("fruits", "run", "--class", "Apple Red", "--class", "Kiwi")
+    assert replaced(before, shell.pointers()) == ["Apple Red", "Kiwi"]
+    assert shell.model() == model
+    assert model
+    assert f"in {shell.store}/{model.directory}" in output
+    assert "2 done" in output
+
+
+def test_a_class_of_bad_photos_fails_the_command_by_name_after_the_others_are_done(shell: Shell) -> None:
+    before, model = shell.pointers(), shell.model()
+    (shell.photos / "Kiwi" / "0_100.jpg").write_bytes(b"no picture")
+    output = shell.run("fruits", "run", exits=1)
+    after = shell.pointers()
+    assert after[RAW_IMAGES]["Kiwi"] == before[RAW_IMAGES]["Kiwi"]
+    assert all(
+        after[RAW_IMAGES][label] != before[RAW_IMAGES][label]
+        for label in after[RAW_IMAGES]
+        if label != "Kiwi"
+    )
+    assert shell.model() != model
+    assert "1 failed" in output
+    assert f"failed  Kiwi: 1 of {IMAGES} photos are bad" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dagster", "asset", "materialize", "-m", "fruits_assets.definitions", "--select"),
+        ("dg", "launch", "--assets"),
+    ],
+    ids=" ".join,
+)
+def test_dagsters_own_commands_replace_one_class_alone(shell: Shell, command: tuple[str, ...]) -> None:
+    before, model = shell.pointers(), shell.model()
+    output = shell.run(*command, ",".join(BY_CLASS), "--partition", "Kiwi")
+    assert replaced(before, shell.pointers()) == ["Kiwi"]
+    assert shell.model() == model
+    assert model
+    assert model.directory in output
+
+
+def test_dagsters_own_command_runs_a_range_of_classes_and_the_model_in_one_go(shell: Shell) -> None:
+    before, model = shell.pointers(), shell.model()
+    everything = "Apple Red...Watermelon"
+    output = shell.run(
+        "dagster",
+        "asset",
+        "materialize",
+        "-m",
+        "fruits_assets.definitions",
+        "--select",
+        "raw_images*",
+        "--partition-range",
+        everything,
+    )
+    assert replaced(before, shell.pointers()) == sorted(path.name for path in shell.photos.iterdir())
+    assert shell.model() != model
+    assert output.count("RUN_SUCCESS") == 1
+
+
+def test_what_cannot_be_run_is_refused_in_a_sentence_and_writes_nothing(tmp_path: Path) -> None:
+    """All at once, each in a shell of its own: most of the time is Python's start."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose" / "photo.jpg").write_bytes(b"in no folder")
+    (tmp_path / "good" / "Kiwi").mkdir(parents=True)
+    (tmp_path / "good" / "Kiwi" / "photo.jpg").write_bytes(b"in a folder")
+    kiwi = {"FRUITS_IMAGES": str(tmp_path / "good")}
+    refusals: list[tuple[list[str], dict[str, str], str]] = [
+        ([], {"FRUITS_IMAGES": str(tmp_path / "missing")}, "missing does not exist"),
+        ([], {"FRUITS_IMAGES": str(tmp_path / "empty")}, "holds no photo in a class folder"),
+        ([], {"FRUITS_IMAGES": str(tmp_path / "loose")}, "holds no photo in a class folder"),
+        ([], {"FRUITS_IMAGES": ""}, "FRUITS_IMAGES is not set"),
+        ([], {**kiwi, "FRUITS_SPARK_CORES": "two"}, "FRUITS_SPARK_CORES=two"),
+        (["--class", "Kiwy"], kiwi, "--class 'Kiwy': FRUITS_IMAGES="),
+        (["--class", "Kiwi"], kiwi, "--class needs a PCA model"),
+        (["--class", "Kiwi", "--components", "3"], kiwi, "--class never does"),
+    ]
+    started = []
+    for number, (options, changed, sentence) in enumerate(refusals):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        shell = Shell(folder)
+        # There is no .env in the folder, which would say more than the shell's environment.
+        started.append((shell, shell.start("fruits", "run", *options, cwd=folder, **changed), sentence))
+    for shell, process, sentence in started:
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode not in (0, None)
+        # The last line, after what Dagster logged of the observation.
+        assert sentence in output.strip().splitlines()[-1]
+        assert "Traceback" not in output
+        assert not shell.store.exists()
+
+
+def test_the_help_says_what_there_is(tmp_path: Path) -> None:
+    output = Shell(tmp_path).run("fruits", "--help")
+    assert "run " in output
+    assert "samples " in output
+
+
+def test_ctrl_c_ends_a_run_soon_and_leaves_no_process_and_no_half_class_behind(shell: Shell) -> None:
+    before, model = shell.pointers(), shell.model()
+    # Enough photos that feature extraction is still at it when its first progress is shown.
+    for folder in shell.photos.iterdir():
+        for number in range(500):
+            os.link(folder / "0_100.jpg", folder / f"copy_{number}.jpg")
+    process = shell.start("fruits", "run")
+    assert process.stdout
+    for line in process.stdout:
+        if f"{MOBILENET_FEATURES}: extract" in line and " left" in line:
+            break
+    # A terminal sends it to everything that runs in it.
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert output.splitlines()[-1].startswith("fruits run: interrupted.")
+    wait_for(lambda: not processes_of(process.pid), 15)
+    after = shell.pointers()
+    assert after[MOBILENET_FEATURES] == before[MOBILENET_FEATURES]
+    assert after[PCA_FEATURES_CSV] == before[PCA_FEATURES_CSV]
+    assert shell.model() == model
+
+
+def processes_of(session: int) -> list[str]:
+    """The command lines of the processes of a session, Java's among them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # The fields after the command's name: state, parent, group, session (man 5 proc).
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(shell.home))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with dg.DagsterInstance.get() as instance:
+        [record] = instance.fetch_materializations(dg.AssetKey(PCA_MODEL), limit=1).records
+        assert record.asset_materialization is not None
+        link = str(record.asset_materialization.metadata["spark_history"].value)
+    server = shell.start("fruits", "history", "--port", str(port), FRUITS_IMAGES="")
+    try:
+        api = f"http://127.0.0.1:{port}/api/v1/applications"
+        [application] = wait_for(lambda: json_at(api))
+        assert application["name"] == "fruits"
+        assert application["attempts"][0]["completed"]
+        jobs, stages = (json_at(f"{api}/{application['id']}/{what}") for what in ("jobs", "stages"))
+        assert link.startswith("http://127.0.0.1:18080/")
+        with urllib.request.urlopen(link.replace(":18080/", f":{port}/"), timeout=PATIENCE) as page:
+            assert f"<title>{application['name']} - Spark Jobs</title>" in page.read().decode()
+        listening = [c for c in psutil.net_connections() if c.laddr and c.laddr.port == port]
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        output, _ = server.communicate(timeout=PATIENCE)
+    assert server.returncode == 130, output
+    classes = len(list(shell.photos.iterdir()))
+    images = classes * IMAGES
+    names = {
+        f"raw_images: ingest, {classes} classes, {images} images",
+        f"mobilenet_features: extract, {classes} classes, {images} images",
+        f"pca_model: fit, {classes} classes, {images} images",
+        f"pca_features_csv: project, {classes} classes, {images} images",
+    }
+    assert {job["description"] for job in jobs} == {stage["description"] for stage in stages} == names
+    assert {c.laddr.ip.removeprefix("::ffff:") for c in listening if c.status == "LISTEN"} == {"127.0.0.1"}
+
+
+def test_history_names_what_keeps_it_from_being_shown(shell: Shell) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = shell.run("fruits", "history", "--port", port, exits=1)
+        assert f"fruits history: The port {port} can't be used" in said
+    assert "--port" in shell.run("fruits", "history", "--port", "99999", exits=2)
+    shutil.rmtree(shell.store / "spark-events")
+    assert "no event logs in" in shell.run("fruits", "history", exits=1)
+    (shell.store / "spark-events").write_text("no folder")
+    assert f"FRUITS_STORE={shell.store} can't be read" in shell.run("fruits", "history", exits=1)

@@ -1,0 +1,330 @@
+"""Runs that are killed, interrupted or doubled: the store stays whole (see spark_jobs/store/tables.py)."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from spark_jobs import tasks
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES
+from spark_jobs.store.tables import Pointer, current, sweep
+from tests.conftest import CLASSES
+from tests.support import (
+    REPOSITORY,
+    extract,
+    fit,
+    ingest,
+    project,
+    publish_extractor,
+    run_jobs,
+    table,
+    wait_for,
+)
+
+# Nothing here takes this long: a test that reaches it has found something that hangs.
+SECONDS = 120
+
+# A run in a process of its own, as `fruits run` is: `ingest` and `extract` of every class, again and
+# again. With "loop", a loop in the process itself stands in for Spark, which is slow to start.
+RUN = """
+import sys
+from types import SimpleNamespace
+from spark_jobs import ingest_images
+from spark_jobs.store.photos import list_photos
+from tests.support import extract, ingest
+spark, (how, images, store) = None, sys.argv[1:]
+classes = list(list_photos(images).classes)
+if how == "loop":
+    ingest_images.run_tasks = lambda spark, stage, function, work, images, report: [*map(function, work)]
+else:
+    from pyspark.sql import SparkSession
+    from resources.local.session import local_spark_config
+    from resources.settings import Settings
+    settings = Settings(images=images, store=store, spark_cores=2)
+    spark = SparkSession.builder.config(map=local_spark_config(settings)).getOrCreate()
+no_spark = SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
+print("ready", flush=True)
+while True:
+    ingest(spark or no_spark, images, store, classes, max_bad_share=1.0)
+    if spark is not None:
+        extract(spark, store, classes)
+"""
+
+
+@contextmanager
+def running(how: str, photos: Path, store: str) -> Iterator[subprocess.Popen[str]]:
+    """The process of a run, in a session of its own, once it is ready to begin."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, how, str(photos), store],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def processes_of(session: int) -> list[psutil.Process]:
+    """The processes of a session that are alive: a driver's JVM and workers outlive it for a moment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            pass
+    return found
+
+
+def assert_whole(store: str, name: str) -> dict[str, Pointer]:
+    """Every class of a table has all of its files, with the rows that its pointer names."""
+    pointers = current(open_root(store), name)
+    for label, pointer in pointers.items():
+        for part in pointer.parts:
+            file = Path(store) / part.path
+            metadata = pq.ParquetFile(file).metadata
+            groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+            assert (groups, file.stat().st_size) == (part.row_groups, part.bytes), label
+    return pointers
+
+
+def versions(store: str, name: str) -> set[str]:
+    return {str(path) for path in (Path(store) / name).glob("version=*/*/*")}
+
+
+@pytest.fixture
+def many_classes(photos: Path) -> Path:
+    """Photos of 33 classes, so that it takes a moment to publish them."""
+    for label in CLASSES:
+        for number in range(10):
+            shutil.copytree(photos / label, photos / f"{label} {number}", copy_function=os.link)
+    return photos
+
+
+# Kills.
+
+
+@pytest.mark.parametrize("after", ["the first file", "some files", "the first pointer", "some pointers"])
+def test_a_run_that_is_killed_leaves_every_class_whole_old_or_new(
+    many_classes: Path, store: str, after: str
+) -> None:
+    labels = sorted(path.name for path in many_classes.iterdir())
+    ingest_alone(many_classes, store)
+    before = assert_whole(store, RAW_IMAGES)
+    assert list(before) == labels
+    for label in labels:
+        (many_classes / label / "0_100.jpg").unlink()
+    written = versions(store, RAW_IMAGES)
+
+    def new_pointers() -> int:
+        return sum(
+            before[label] != pointer for label, pointer in current(open_root(store), RAW_IMAGES).items()
+        )
+
+    moments: dict[str, Callable[[], bool]] = {
+        "the first file": lambda: len(versions(store, RAW_IMAGES) - written) >= 1,
+        "some files": lambda: len(versions(store, RAW_IMAGES) - written) >= 15,
+        "the first pointer": lambda: new_pointers() >= 1,
+        "some pointers": lambda: new_pointers() >= 10,
+    }
+    with running("loop", many_classes, store) as process:
+        wait_for(moments[after], pause=0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    pointers = assert_whole(store, RAW_IMAGES)
+    assert list(pointers) == labels
+    assert {pointer.rows for pointer in pointers.values()} <= {7, 8}
+    assert all(pointer.rows == 7 or pointer == before[label] for label, pointer in pointers.items())
+
+
+def ingest_alone(photos: Path, store: str) -> None:
+    """One ingestion of everything, without Spark."""
+    program = RUN.replace("while True:", "for _ in range(1):")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", program, "loop", str(photos), store], env=environment, check=True)
+
+
+@pytest.mark.parametrize("name", [RAW_IMAGES, MOBILENET_FEATURES])
+def test_after_a_kill_the_next_run_succeeds_and_a_later_one_clears_up(
+    spark: SparkSession, photos: Path, store: str, extractor: Path, name: str
+) -> None:
+    publish_extractor(store, extractor)
+    with running("spark", photos, store) as process:
+        # In the second round, with a file of the table written and not yet published.
+        wait_for(lambda: len(current(open_root(store), name)) == len(CLASSES), pause=0.005)
+        written = versions(store, name)
+        wait_for(lambda: versions(store, name) - written, pause=0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait_for(lambda: not processes_of(process.pid))
+    for each in (RAW_IMAGES, MOBILENET_FEATURES):
+        pointers = assert_whole(store, each)
+        assert list(pointers) == CLASSES
+        assert {pointer.rows for pointer in pointers.values()} == {8}
+    assert ingest(spark, photos, store, CLASSES).failed == {}
+    assert extract(spark, store, CLASSES).failed == {}
+    orphans = versions(store, name) - {
+        f"{store}/{p.directory}" for p in current(open_root(store), name).values()
+    }
+    assert orphans
+    sweep(open_root(store), name, timedelta(0))
+    pointers = assert_whole(store, name)
+    assert versions(store, name) == {f"{store}/{pointer.directory}" for pointer in pointers.values()}
+
+
+# Interruptions.
+
+
+def test_ctrl_c_ends_a_run_within_seconds_and_leaves_the_store_as_it_was(photos: Path, store: str) -> None:
+    ingest_alone(photos, store)
+    before = current(open_root(store), RAW_IMAGES)
+    for label in CLASSES:
+        for number in range(3000):
+            os.link(photos / label / "0_100.jpg", photos / label / f"more-{number}.jpg")
+    written = versions(store, RAW_IMAGES)
+    with running("spark", photos, store) as process:
+        wait_for(lambda: versions(store, RAW_IMAGES) - written, pause=0.005)
+        # As a terminal does: to every process in the foreground, the JVM too.
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=SECONDS)
+        assert process.returncode != 0
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        wait_for(lambda: not processes_of(process.pid))
+    assert current(open_root(store), RAW_IMAGES) == before
+    assert_whole(store, RAW_IMAGES)
+
+
+def test_an_interrupted_stage_stops_its_tasks_and_the_session_goes_on(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    def beat(number: int) -> int:
+        for _ in range(SECONDS * 10):
+            Path(f"{tmp_path}/beat-{number}").write_text(str(time.time()))
+            time.sleep(0.1)
+        return number
+
+    def beats() -> list[str]:
+        return [path.read_text() for path in sorted(tmp_path.glob("beat-*"))]
+
+    def interrupt() -> None:
+        wait_for(lambda: len(beats()) == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        tasks.run_tasks(spark, "sleep", beat, [1, 2, 3, 4], lambda _: 1, lambda _: None)
+    thread.join()
+    wait_for(lambda: not spark.sparkContext.statusTracker().getActiveJobsIds())
+
+    def silent() -> bool:
+        last = beats()
+        time.sleep(1)
+        return beats() == last
+
+    wait_for(silent)
+    assert len(beats()) == 2
+    assert tasks.run_tasks(spark, "add", lambda n: n + 1, [1, 2], lambda _: 1, lambda _: None) == [2, 3]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    spark: SparkSession, drawn_photos: Path, extractor: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A store in which every job has run once."""
+    store = str(tmp_path_factory.mktemp("finished") / "store")
+    run_jobs(spark, drawn_photos, store, extractor, CLASSES)
+    return store
+
+
+def what_readers_see(store: str) -> dict[Path, tuple[int, bytes]]:
+    """Every file that has no version in its name: its inode, which a replacement changes, and its content."""
+    found = (path for path in Path(store).rglob("*") if path.is_file())
+    return {path: (path.stat().st_ino, path.read_bytes()) for path in found if "version=" not in str(path)}
+
+
+@pytest.mark.parametrize("job", [ingest, extract, fit, project], ids=lambda job: job.__name__)
+def test_a_job_that_is_interrupted_at_the_end_of_its_tasks_leaves_the_store_as_it_was(
+    spark: SparkSession,
+    drawn_photos: Path,
+    finished: str,
+    job: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(_: tasks.Progress) -> None:
+        raise KeyboardInterrupt
+
+    # What reports the progress, for the last time when all files are written.
+    monkeypatch.setattr("tests.support.quiet", interrupted)
+    before = what_readers_see(finished)
+    arguments = [spark, drawn_photos, finished, CLASSES] if job is ingest else [spark, finished, CLASSES]
+    with pytest.raises(KeyboardInterrupt):
+        job(*arguments)
+    assert what_readers_see(finished) == before
+    assert_whole(finished, RAW_IMAGES)
+    assert_whole(finished, MOBILENET_FEATURES)
+
+
+# Two runs at once.
+
+
+def test_of_two_runs_on_the_same_class_one_stands_whole(
+    spark: SparkSession, photos: Path, store: str, tmp_path: Path
+) -> None:
+    fewer = shutil.copytree(photos, tmp_path / "fewer")
+    for label in CLASSES:
+        for number in (0, 1, 2):
+            (fewer / label / f"{number}_100.jpg").unlink()
+    for _ in range(3):
+        with ThreadPoolExecutor(2) as pool:
+            roots = [pool.submit(ingest, spark, root, store, CLASSES) for root in (photos, fewer)]
+            by_rows = {8: roots[0].result().classes, 5: roots[1].result().classes}
+        for label, pointer in assert_whole(store, RAW_IMAGES).items():
+            assert pointer.data_version == by_rows[pointer.rows][label].data_version
+        assert len(table(store, RAW_IMAGES)) == sum(
+            p.rows for p in current(open_root(store), RAW_IMAGES).values()
+        )
+
+
+def test_readers_see_a_class_before_or_after_its_replacement(
+    spark: SparkSession, photos: Path, store: str
+) -> None:
+    ingest(spark, photos, store, CLASSES)
+    finished = threading.Event()
+
+    def read() -> set[int]:
+        seen = set()
+        while not finished.is_set():
+            seen |= {pointer.rows for pointer in assert_whole(store, RAW_IMAGES).values()}
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        for number in range(4):
+            for label in CLASSES:
+                (photos / label / f"{number}_100.jpg").unlink()
+            ingest(spark, photos, store, CLASSES)
+        finished.set()
+        assert reader.result() <= {4, 5, 6, 7, 8}
+        assert len(reader.result()) > 1

@@ -1,0 +1,194 @@
+"""Clusters that come and go, against moto's EMR; the rehearsal's tests run steps on them."""
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import dagster as dg
+import pytest
+from moto import mock_aws
+
+from fruits_assets.automation.sensors import ended_clusters
+from resources.emr.account import Stack
+from resources.emr.aws import AwsError
+from resources.emr.lifecycle import (
+    cluster_request,
+    find_or_start_cluster,
+    owned_clusters,
+    terminate_clusters,
+)
+from resources.prices import PricesError
+from resources.runs import BACKFILL_TAG, OWNER_TAG, ends_with, owner_of, process_tags
+from resources.settings import Settings
+
+SNAPSHOT = Path(__file__).with_name("run_job_flow.json")
+RENEW = "RENEW_RUN_JOB_FLOW"
+
+PARIS = "eu-west-3"
+STACK = Stack(
+    bucket="fruits-bucket",
+    images_uri="s3://fruits-bucket/photos",
+    store_uri="s3://fruits-bucket/store",
+    log_uri="s3://fruits-bucket/logs/",
+    bootstrap_uri="s3://fruits-bucket/bootstrap/bootstrap.sh",
+    lock_uri="s3://fruits-bucket/bootstrap/requirements.lock",
+    wheelhouse_uri="s3://fruits-bucket/bootstrap/wheelhouse/",
+    service_role="fruits-service",
+    instance_profile="fruits-node",
+    subnet="subnet-0123456789abcdef0",
+    primary_security_group="sg-0123456789abcdef0",
+    core_security_group="sg-0123456789abcdef1",
+    service_security_group="sg-0123456789abcdef2",
+    operator_policy_arn="arn:aws:iam::123456789012:policy/fruits-operator",
+    erasure_policy_arn="arn:aws:iam::123456789012:policy/fruits-erasure",
+)
+
+
+def settings(**given: Any) -> Settings:
+    places = {"images": STACK.images_uri, "store": STACK.store_uri}
+    return Settings(env="emr", **{**places, **given}, _env_file=None)
+
+
+def requests() -> dict[str, Any]:
+    """Requests of a cluster by default, and of one with every setting."""
+    everything = settings(
+        emr_release="emr-7.12.0",
+        emr_primary_type="m5.large",
+        emr_core_type="r5.2xlarge",
+        emr_core_nodes=3,
+        emr_max_nodes=20,
+        emr_spot=True,
+        emr_step_concurrency=4,
+        emr_idle_minutes=30,
+        emr_logs="s3://fruits-bucket/logs/team/",
+        emr_tags={"team": "data"},
+        emr_key_name="jane",
+    )
+    online = STACK._replace(wheelhouse_uri=None)
+    return {
+        "by default": cluster_request(settings(), STACK, "a-backfill"),
+        "with every setting": cluster_request(everything, online, "a-run"),
+    }
+
+
+def test_the_request_for_a_cluster_is_the_one_on_record() -> None:
+    found = requests()
+    if os.environ.get(RENEW):
+        SNAPSHOT.write_text(json.dumps(found, indent=2) + "\n")
+    assert found == json.loads(SNAPSHOT.read_text()), (
+        f"The request is not the one in {SNAPSHOT}. If it is meant to be: {RENEW}=1 pytest {__file__}"
+    )
+
+
+@pytest.fixture
+def emr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    # What a stack has as outputs; the rehearsal makes a real one.
+    monkeypatch.setattr("resources.emr.lifecycle.stack_outputs", lambda _: STACK)
+    with mock_aws():
+        yield boto3.client("emr", region_name=PARIS)
+
+
+def test_a_cluster_is_started_once_for_an_owner_and_found_again(emr: Any) -> None:
+    first = find_or_start_cluster(emr, settings(), "a-backfill")
+    assert find_or_start_cluster(emr, settings(), "a-backfill") == first
+    assert find_or_start_cluster(emr, settings(), "another") != first
+    assert terminate_clusters(emr, "a-backfill") == [first]
+    assert find_or_start_cluster(emr, settings(), "a-backfill") != first
+
+
+def test_two_runs_that_start_a_cluster_at_once_end_with_one(
+    emr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+
+    def owned_as_both_see_it(emr: Any, owner: str) -> list[str]:
+        # Both look before either starts its own, and again when both have: moto's clocks have whole seconds.
+        both.wait(30)
+        found = owned_clusters(emr, owner)
+        both.wait(30)
+        return found
+
+    monkeypatch.setattr("resources.emr.lifecycle.owned_clusters", owned_as_both_see_it)
+    chosen: list[str] = []
+
+    def start() -> None:
+        chosen.append(find_or_start_cluster(emr, settings(), "a-backfill"))
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(emr.list_clusters()["Clusters"]) == 2
+    assert [*set(chosen)] == owned_clusters(emr, "a-backfill")
+
+
+def test_a_cluster_of_somebody_else_is_left_alone_whatever_its_name(emr: Any) -> None:
+    request = cluster_request(settings(), STACK, "a-backfill")
+    request["Tags"] = [{"Key": "project", "Value": "vegetables"}]
+    emr.run_job_flow(**request)
+    assert owned_clusters(emr, "a-backfill") == []
+    assert terminate_clusters(emr, "a-backfill") == []
+
+
+def test_a_cluster_above_the_limit_is_not_started(emr: Any) -> None:
+    expected = r"4 core nodes m5.4xlarge and a primary node m5.xlarge may cost 4.62 USD an hour, more than "
+    with pytest.raises(AwsError, match=f"{expected}FRUITS_EMR_MAX_HOURLY_COST=2.00"):
+        find_or_start_cluster(emr, settings(emr_core_type="m5.4xlarge", emr_max_nodes=4), "a-run")
+    with pytest.raises(PricesError, match=r"have none for m7i\.xlarge"):
+        find_or_start_cluster(emr, settings(emr_core_type="m7i.xlarge"), "a-run")
+    assert emr.list_clusters()["Clusters"] == []
+
+
+def test_logs_that_nodes_may_not_write_are_refused() -> None:
+    with pytest.raises(AwsError, match="s3://other/logs/ is not below s3://fruits-bucket/logs/"):
+        cluster_request(settings(emr_logs="s3://other/logs/"), STACK, "a-run")
+
+
+def test_the_sensor_ends_what_was_started_for_a_run_that_has_ended(emr: Any) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        ended, running = (
+            instance.add_run(dg.DagsterRun("job", status=status)).run_id
+            for status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED)
+        )
+        mine = {owner: find_or_start_cluster(emr, settings(), owner) for owner in (ended, running, "unknown")}
+        context = dg.build_sensor_context(instance=instance)
+        sensor = ended_clusters(settings())
+        assert mine[ended] in str(sensor(context).skip_message)
+        assert not owned_clusters(emr, ended)
+        assert owned_clusters(emr, running) and owned_clusters(emr, "unknown")
+        assert "No cluster has outlived" in str(sensor(context).skip_message)
+
+
+def test_the_sensor_ends_what_a_killed_fruits_run_started_and_not_that_of_a_living_one(emr: Any) -> None:
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    with dg.DagsterInstance.ephemeral() as instance:
+        for owner, process in (("killed", killed.pid), ("between-two-runs", os.getpid())):
+            tags = {**process_tags(), "fruits/process": str(process), OWNER_TAG: owner}
+            for status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED):
+                instance.add_run(dg.DagsterRun("job", status=status, tags=tags))
+                find_or_start_cluster(emr, settings(), owner)
+            instance.report_run_failed(next(iter(instance.get_runs())))
+        ended_clusters(settings())(dg.build_sensor_context(instance=instance))
+    assert owned_clusters(emr, "killed") == []
+    assert len(owned_clusters(emr, "between-two-runs")) == 1
+
+
+def test_a_run_that_is_repeated_shares_the_cluster_of_the_first_and_ends_it() -> None:
+    first = dg.DagsterRun("job")
+    repeated = dg.DagsterRun("job", root_run_id=first.run_id, parent_run_id=first.run_id)
+    assert owner_of(repeated) == owner_of(first) == first.run_id
+    assert ends_with(first) and ends_with(repeated)
+    of_backfill, of_fruits_run = (dg.DagsterRun("job", tags={tag: "it"}) for tag in (BACKFILL_TAG, OWNER_TAG))
+    assert not ends_with(of_backfill) and not ends_with(of_fruits_run)
+    first_id = of_fruits_run.run_id
+    again = dg.DagsterRun("job", tags=of_fruits_run.tags, root_run_id=first_id, parent_run_id=first_id)
+    assert ends_with(again)

@@ -1,0 +1,134 @@
+"""The event log: what Dagster's own storage would hold, written in fewer steps."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+from dagster._core.storage.event_log import SqliteEventLogStorage
+
+from resources.dagster_storage import OPEN_DATABASES, EventLog
+from tests.support import DAGSTER_YAML, wait_for
+
+VERSION = "dagster/data_version"
+LABELS = [f"class {number}" for number in range(5)]
+
+classes = dg.DynamicPartitionsDefinition(name="classes")
+
+
+@dg.asset(partitions_def=classes, backfill_policy=dg.BackfillPolicy.single_run())
+def photos(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    yield dg.MaterializeResult()
+    for label in context.partition_keys:
+        yield dg.AssetMaterialization("photos", partition=label, tags={VERSION: label})
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """An instance configured as the project's own, in batches."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    # The storage sets it; after the test it is as it was.
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "")
+    monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE")
+    yaml = DAGSTER_YAML
+    (tmp_path / "dagster.yaml").write_text(yaml.read_text())
+    with dg.DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions("classes", LABELS)
+        yield instance
+
+
+def run_all(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    definitions = dg.Definitions([photos], executor=dg.in_process_executor)
+    return definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        tags={
+            "dagster/asset_partition_range_start": LABELS[0],
+            "dagster/asset_partition_range_end": LABELS[-1],
+        },
+    )
+
+
+def test_a_run_leaves_the_events_that_dagsters_own_storage_reads_in_batches(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(instance.event_log_storage, EventLog)
+    batches: list[int] = []
+    store = EventLog.store_event_batch
+
+    def counted(self: EventLog, events: Sequence[dg.EventLogEntry]) -> None:
+        batches.append(len(events))
+        store(self, events)
+
+    monkeypatch.setattr(EventLog, "store_event_batch", counted)
+    run = run_all(instance)
+    assert max(batches) == len(LABELS)
+    own = SqliteEventLogStorage(str(tmp_path / "history" / "runs"))
+    key = dg.AssetKey("photos")
+    assert own.get_materialized_partitions(key) == set(LABELS)
+    logs = own.get_logs_for_run(run.run_id)
+    assert [entry.to_json() for entry in logs] == [entry.to_json() for entry in instance.all_logs(run.run_id)]
+    kinds = [entry.dagster_event_type for entry in logs if entry.is_dagster_event]
+    # The result's, and one of each class with its own data version.
+    assert kinds.count(dg.DagsterEventType.ASSET_MATERIALIZATION) == 2 * len(LABELS)
+    assert kinds.count(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED) == len(LABELS)
+    assert kinds[-1] == dg.DagsterEventType.RUN_SUCCESS
+    newest = own.get_latest_tags_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, [VERSION])
+    assert {label: tags[VERSION] for label, tags in newest.items()} == dict(zip(LABELS, LABELS, strict=True))
+
+
+def test_who_watches_a_run_sees_every_event_while_its_database_stays_open(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    finished = run_all(instance)
+    run = instance.add_run(dg.DagsterRun("job"))
+    seen: list[str] = []
+    ui = EventLog(str(tmp_path / "history" / "runs"))
+    ui.watch(run.run_id, None, lambda entry, _: seen.append(entry.user_message))
+    entries = [entry for entry in instance.all_logs(finished.run_id) if entry.is_dagster_event][:4]
+    alone, *batch = [entry._replace(run_id=run.run_id) for entry in entries]
+    for number in range(3):
+        instance.event_log_storage.store_event(alone)
+        wait_for(lambda expected=number + 1: len(seen) == expected)
+    instance.event_log_storage.store_event_batch(batch)
+    wait_for(lambda: len(seen) == 3 + len(batch))
+    ui.dispose()
+
+
+def test_a_batch_that_fails_leaves_none_of_its_events(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_all(instance)
+    storage = instance.event_log_storage
+    before = json.dumps([entry.to_json() for entry in instance.all_logs(run.run_id)])
+    [first, *others] = [entry for entry in instance.all_logs(run.run_id) if entry.is_dagster_event]
+    store, stored = SqliteEventLogStorage.store_event, []
+
+    def fails_later(self: EventLog, event: dg.EventLogEntry) -> None:
+        if len(stored) == 2:
+            raise OSError("the disk is full")
+        store(self, event)
+        stored.append(event)
+
+    monkeypatch.setattr(SqliteEventLogStorage, "store_event", fails_later)
+    with pytest.raises(OSError, match="disk is full"):
+        storage.store_event_batch([first, *others])
+    assert len(stored) == 2
+    assert json.dumps([entry.to_json() for entry in instance.all_logs(run.run_id)]) == before
+
+
+def test_databases_of_the_latest_runs_stay_open_and_no_others(tmp_path: Path) -> None:
+    def opened() -> set[str]:
+        files = (Path(file.path) for file in psutil.Process().open_files())
+        return {file.stem for file in files if file.suffix == ".db" and file.parent == tmp_path}
+
+    storage = EventLog(str(tmp_path))
+    runs = [f"run{number}" for number in range(2 * OPEN_DATABASES)]
+    for run in runs:
+        assert storage.get_logs_for_run(run) == []
+    assert opened() == set(runs[-OPEN_DATABASES:])
+    assert storage.has_table("asset_keys")
+    assert not storage.has_table("made_up")
+    storage.dispose()
+    assert opened() == set()

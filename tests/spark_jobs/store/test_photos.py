@@ -1,0 +1,269 @@
+"""Which files under a root of photos count, under which label, and what is said of the others."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spark_jobs.store.photos import PhotosError, list_photos
+from tests.support import without_roots_powers
+
+LONG_EMOJI = "😀" * 60  # 240 bytes
+LONGEST = "é" * 127 + "x"  # 255 bytes: what Linux's file systems allow
+AWKWARD = [
+    "Apple Red",
+    " leading and trailing ",
+    "\"quotes\" and 'apostrophes'",
+    "a=b",
+    "version=1",
+    "100%",
+    "%20",
+    "#1",
+    "a,b;c",
+    "Crème brûlée",
+    "日本",
+    LONG_EMOJI,
+    LONGEST,
+    "-rf",
+    "=cmd()",
+    "@home",
+    "back\\slash",
+    "*?[x]",
+    "a:b",
+    "~",
+    "two..dots",
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def put(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(path.encode(errors="surrogateescape"))
+
+
+def paths_by_class(root: Path) -> dict[str, list[str]]:
+    classes = list_photos(str(root)).classes
+    return {label: [photo.path for photo in photos] for label, photos in classes.items()}
+
+
+# Labels.
+
+
+def test_the_label_is_the_folder_of_the_photo_at_any_depth(root: Path) -> None:
+    put(root, "Kiwi/1.jpg", "test/2024/Banana/2.jpg", "Kiwi/Gold/3.jpg")
+    assert paths_by_class(root) == {
+        "Banana": ["test/2024/Banana/2.jpg"],
+        "Gold": ["Kiwi/Gold/3.jpg"],
+        "Kiwi": ["Kiwi/1.jpg"],
+    }
+
+
+def test_folders_of_one_name_are_one_class_sorted_by_path(root: Path) -> None:
+    put(root, "train/Kiwi/2.jpg", "Kiwi/9.jpg", "test/Kiwi/1.jpg", "test/Kiwi/10.jpg")
+    assert paths_by_class(root) == {
+        "Kiwi": ["Kiwi/9.jpg", "test/Kiwi/1.jpg", "test/Kiwi/10.jpg", "train/Kiwi/2.jpg"]
+    }
+
+
+def test_size_and_time_are_the_files(root: Path) -> None:
+    put(root, "Kiwi/1.jpg")
+    os.utime(root / "Kiwi/1.jpg", (1_700_000_000, 1_700_000_000))
+    [photo] = list_photos(str(root)).classes["Kiwi"]
+    assert (photo.bytes, photo.modified.isoformat()) == (10, "2023-11-14T22:13:20+00:00")
+
+
+@pytest.mark.parametrize("label", AWKWARD)
+def test_an_awkward_folder_name_is_a_label_as_it_is(root: Path, label: str) -> None:
+    put(root, f"{label}/1.jpg", f"deep/{label}/{label[:20]}.jpg")
+    assert paths_by_class(root) == {label: sorted([f"{label}/1.jpg", f"deep/{label}/{label[:20]}.jpg"])}
+
+
+# The data version of a class.
+
+
+def test_a_new_a_changed_and_a_renamed_photo_change_the_version_of_their_class_alone(root: Path) -> None:
+    put(root, "Kiwi/1.jpg", "Banana/1.jpg")
+    versions = []
+
+    def look() -> None:
+        listing = list_photos(str(root))
+        versions.append((listing.version("Kiwi"), listing.version("Banana")))
+
+    look()
+    look()
+    put(root, "Kiwi/2.jpg")
+    look()
+    os.utime(root / "Kiwi/2.jpg", (1, 1))
+    look()
+    (root / "Kiwi/2.jpg").rename(root / "Kiwi/3.jpg")
+    look()
+    kiwi, banana = zip(*versions, strict=True)
+    assert len(set(banana)) == 1
+    assert kiwi[0] == kiwi[1]
+    assert len(set(kiwi)) == 4
+
+
+# What is refused or skipped, by name, while the rest goes on.
+
+
+@pytest.mark.parametrize(
+    "label", ["a...b", "trailing...", "new\nline", "tab\t", "\x01", "delete\x7f", "\x85"]
+)
+def test_a_folder_name_that_cannot_be_a_partition_is_refused_by_name(root: Path, label: str) -> None:
+    put(root, f"{label}/1.jpg", "Kiwi/1.jpg", f"{label}/Banana/1.jpg")
+    listing = list_photos(str(root))
+    assert list(listing.classes) == ["Banana", "Kiwi"]
+    assert list(listing.refused) == [label]
+    assert listing.refused[label].startswith("holds ")
+
+
+@pytest.mark.parametrize("path", [".cache/1.jpg", "_old/1.jpg", "Kiwi/_bad/Banana/2.jpg", "Kiwi/.DS_Store"])
+def test_what_begins_with_a_dot_or_underscore_is_skipped_and_named(root: Path, path: str) -> None:
+    put(root, path, "Kiwi/1.jpg")
+    listing = list_photos(str(root))
+    assert paths_by_class(root) == {"Kiwi": ["Kiwi/1.jpg"]}
+    [(name, reason)] = listing.skipped.items()
+    assert path.startswith(name)
+    assert name.rpartition("/")[2].startswith((".", "_"))
+    assert reason == "begins with . or _"
+
+
+def test_a_file_in_no_folder_is_skipped_and_named(root: Path) -> None:
+    put(root, "readme.txt", "Kiwi/1.jpg")
+    listing = list_photos(str(root))
+    assert list(listing.classes) == ["Kiwi"]
+    assert listing.skipped == {"readme.txt": "is in no folder, so it has no label"}
+
+
+def test_a_pipe_is_skipped_and_named(root: Path) -> None:
+    put(root, "Kiwi/1.jpg")
+    os.mkfifo(root / "Kiwi/pipe.jpg")
+    assert list(list_photos(str(root)).skipped) == ["Kiwi/pipe.jpg"]
+
+
+@pytest.mark.parametrize(
+    "path", [b"Kiwi/\xff.jpg", b"\xffpple/1.jpg", b"\xff/Banana/1.jpg"], ids=["file", "label", "parent"]
+)
+def test_a_name_that_is_not_utf8_is_left_out_and_named_in_utf8(root: Path, path: bytes) -> None:
+    put(root, "Kiwi/1.jpg", os.fsdecode(path))
+    listing = list_photos(str(root))
+    assert paths_by_class(root) == {"Kiwi": ["Kiwi/1.jpg"]}
+    [(name, reason)] = listing.skipped.items()
+    assert name.encode() in (path.replace(b"\xff", rb"\xff"), rb"\xff", rb"\xffpple")
+    assert reason == "has a name that is not UTF-8"
+
+
+def test_a_folder_that_may_not_be_listed_is_skipped_and_named(root: Path) -> None:
+    put(root, "Kiwi/1.jpg", "Closed/1.jpg")
+    (root / "Closed").chmod(0)
+    program = (
+        "import json, sys; from spark_jobs.store.photos import list_photos; "
+        "listing = list_photos(sys.argv[1]); print(json.dumps([list(listing.classes), listing.skipped]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(root)],
+        preexec_fn=without_roots_powers,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(result.stdout) == [["Kiwi"], {"Closed": "cannot be listed: Permission denied"}]
+
+
+# Links.
+
+
+def test_links_out_of_the_root_are_not_followed(root: Path, tmp_path: Path) -> None:
+    # A name that begins like the root's own: a comparison of texts would take it for inside.
+    outside = tmp_path / "root-of-others"
+    put(outside, "secret.jpg", "Banana/1.jpg")
+    put(root, "Kiwi/1.jpg")
+    (root / "Kiwi/link.jpg").symlink_to(outside / "secret.jpg")
+    (root / "Banana").symlink_to(outside / "Banana")
+    (root / "up").symlink_to("..")
+    listing = list_photos(str(root))
+    assert paths_by_class(root) == {"Kiwi": ["Kiwi/1.jpg"]}
+    assert listing.skipped == dict.fromkeys(
+        ["Banana", "Kiwi/link.jpg", "up"], "is a link that leads out of FRUITS_IMAGES"
+    )
+
+
+def test_links_inside_the_root_are_followed(root: Path) -> None:
+    put(root, "Kiwi/1.jpg", "Banana/2.jpg")
+    (root / "Kiwi/too.jpg").symlink_to("../Banana/2.jpg")
+    (root / "Green").symlink_to("Kiwi")
+    assert paths_by_class(root) == {
+        "Banana": ["Banana/2.jpg"],
+        "Green": ["Green/1.jpg", "Green/too.jpg"],
+        "Kiwi": ["Kiwi/1.jpg", "Kiwi/too.jpg"],
+    }
+
+
+def test_loops_of_links_end(root: Path) -> None:
+    put(root, "a/1.jpg", "b/1.jpg")
+    (root / "a/self").symlink_to("self")
+    (root / "a/above").symlink_to("..")
+    (root / "a/b").symlink_to("../b")
+    (root / "b/a").symlink_to("../a")
+    listing = list_photos(str(root))
+    assert paths_by_class(root) == {
+        "a": ["a/1.jpg", "b/a/1.jpg"],
+        "b": ["a/b/1.jpg", "b/1.jpg"],
+    }
+    assert {"a/self", "a/above", "a/b/a", "b/a/b"} <= listing.skipped.keys()
+
+
+def test_a_broken_link_is_skipped_and_named(root: Path) -> None:
+    put(root, "Kiwi/1.jpg")
+    (root / "Kiwi/broken.jpg").symlink_to("none.jpg")
+    assert list(list_photos(str(root)).skipped) == ["Kiwi/broken.jpg"]
+
+
+def test_a_root_that_is_itself_a_link_is_followed(root: Path, tmp_path: Path) -> None:
+    put(root, "Kiwi/1.jpg")
+    (tmp_path / "link").symlink_to(root)
+    assert paths_by_class(tmp_path / "link") == {"Kiwi": ["Kiwi/1.jpg"]}
+
+
+# Roots without photos.
+
+
+@pytest.mark.parametrize(
+    ("paths", "sentence"),
+    [
+        (None, "does not exist. Set it to the folder or s3:// prefix that holds"),
+        ([], "holds no photo in a class folder.*Put the photos of each fruit class into a folder"),
+        (["1.jpg", "2.jpg"], r"holds no photo in a class folder \(2 entries were skipped.*Put the photos"),
+        ([".cache/1.jpg"], r"holds no photo in a class folder \(1 entries were skipped"),
+        (["a...b/1.jpg"], r"holds no photo in a class folder \(1 class names were refused\)"),
+    ],
+    ids=["missing", "empty", "files without folders", "hidden folders", "refused folders"],
+)
+def test_a_root_without_photos_is_refused_by_a_sentence(
+    root: Path, paths: list[str] | None, sentence: str
+) -> None:
+    if paths is not None:
+        root.mkdir()
+        put(root, *paths)
+    with pytest.raises(PhotosError, match=f"^FRUITS_IMAGES={root} {sentence}"):
+        list_photos(str(root))
+
+
+def test_a_root_that_is_a_file_is_refused_by_a_sentence(root: Path) -> None:
+    root.write_text("no folder")
+    with pytest.raises(PhotosError, match=f"^FRUITS_IMAGES={root} is a file. Set it to"):
+        list_photos(str(root))
+
+
+def test_a_root_of_folders_without_files_is_refused_by_a_sentence(root: Path) -> None:
+    (root / "Kiwi").mkdir(parents=True)
+    with pytest.raises(PhotosError, match="holds no photo in a class folder"):
+        list_photos(str(root))

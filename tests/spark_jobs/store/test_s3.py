@@ -1,0 +1,223 @@
+"""Photos and store on S3: moto's server stands in for it, over HTTP on this machine."""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pandas as pd
+import pytest
+from moto.server import ThreadedMotoServer
+
+from fruits_assets.model.weights import WeightsError, find_weights
+from spark_jobs.project_to_csv import csv_path
+from spark_jobs.spark_model import read_components
+from spark_jobs.store.photos import PhotosError, list_photos
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import PCA_MODEL
+from spark_jobs.store.tables import Pointer, current, current_one, files, new_directory, publish, sweep
+from tests.conftest import CLASSES
+from tests.support import REPOSITORY, publish_extractor
+
+SECRET = "a-secret-that-nobody-may-print"
+AWKWARD = [
+    "=cmd()",
+    "-rf",
+    "a b",
+    "100%",
+    "%20",
+    "a=b",
+    "#1, \"2\" & '3'",
+    "a+b?",
+    "l'été",
+    "日本",
+    "😀" * 60,
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A client of an S3 server with the bucket `fruits`, which all of AWS's variables lead to."""
+    logging.getLogger("werkzeug").disabled = True
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_REGION", "eu-west-3")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        none = str(tmp_path_factory.mktemp("aws") / "none")
+        patch.setenv("AWS_CONFIG_FILE", none)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", none)
+        open_root.cache_clear()
+        client = boto3.client("s3", region_name="eu-west-3")
+        client.create_bucket(Bucket="fruits", CreateBucketConfiguration={"LocationConstraint": "eu-west-3"})
+        yield client
+        open_root.cache_clear()
+    server.stop()
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> str:
+    """A prefix of the test's own, where there is nothing yet."""
+    return f"s3://fruits/{tmp_path.name}"
+
+
+# The store, in this process.
+
+
+def test_photos_are_listed_by_class_whatever_their_names(prefix: str) -> None:
+    root = open_root(prefix)
+    paths = [f"{label}/1.jpg" for label in AWKWARD] + ["deep/er/a b/2.jpg"]
+    skipped = ["readme.txt", ".cache/1.jpg", "a b/_old/1.jpg"]
+    root.write_many((path, b"photo") for path in [*paths, *skipped, "a...b/1.jpg"])
+    listing = list_photos(prefix)
+    assert sorted(photo.path for photos in listing.classes.values() for photo in photos) == sorted(paths)
+    assert sorted(listing.classes) == sorted(AWKWARD)
+    assert sorted(listing.skipped) == [".cache", "a b/_old", "readme.txt"]
+    assert list(listing.refused) == ["a...b"]
+    assert {photo.bytes for photos in listing.classes.values() for photo in photos} == {5}
+
+
+def test_a_folder_that_a_console_made_is_no_photo(prefix: str, s3: Any) -> None:
+    root = open_root(prefix)
+    root.write("Kiwi/1.jpg", b"photo")
+    s3.put_object(Bucket="fruits", Key=f"{prefix.rpartition('/')[2]}/Banana/")
+    assert list(list_photos(prefix).classes) == ["Kiwi"]
+
+
+def test_a_key_with_a_nameless_folder_hides_no_other_photo(prefix: str, s3: Any) -> None:
+    open_root(prefix).write("Kiwi/1.jpg", b"photo")
+    s3.put_object(Bucket="fruits", Key=f"{prefix.rpartition('/')[2]}//2.jpg")
+    listing = list_photos(prefix)
+    assert [photo.path for photo in listing.classes["Kiwi"]] == ["Kiwi/1.jpg"]
+    assert list(listing.skipped.values()) == ["is in no folder, so it has no label"]
+
+
+@pytest.mark.parametrize("uri", ["s3://fruits/no-such-prefix", "s3://no-such-bucket/photos"])
+def test_a_root_that_does_not_exist_is_refused_by_a_sentence(uri: str) -> None:
+    with pytest.raises(PhotosError, match=f"^FRUITS_IMAGES={uri} does not exist. Set it to"):
+        list_photos(uri)
+
+
+def test_what_is_written_is_read_and_moved_under_any_name(prefix: str) -> None:
+    root = open_root(prefix)
+    for label in AWKWARD:
+        content = f"{label}\n".encode() * 100
+        root.write(f"from/{label}/part.csv", content)
+        root.move(f"from/{label}/part.csv", f"to/{label}.csv")
+        assert root.read(f"to/{label}.csv") == content
+    assert sorted(info.path for info in root.list("")) == sorted(f"to/{label}.csv" for label in AWKWARD)
+    with pytest.raises(FileNotFoundError):
+        root.read("to/none.csv")
+
+
+def test_a_whole_file_is_one_put(prefix: str, s3: Any) -> None:
+    open_root(prefix).write("pointer.json", b"{}" * 100_000)
+    etag = s3.head_object(Bucket="fruits", Key=f"{prefix.rpartition('/')[2]}/pointer.json")["ETag"]
+    assert "-" not in etag  # of a multipart upload it ends in the number of parts
+
+
+def test_pointers_are_published_followed_and_swept(prefix: str) -> None:
+    root = open_root(prefix)
+    assert current(root, "raw") == {}
+    assert current_one(root, "model") is None
+    for _ in range(2):
+        for label in AWKWARD:
+            pointer = Pointer(label, f"{new_directory('raw', 'run')}/key", "v")
+            root.write(f"{pointer.directory}/part.parquet", label.encode())
+            publish(root, "raw", [pointer])
+    pointers = current(root, "raw")
+    assert list(pointers) == sorted(AWKWARD)
+    assert sweep(root, "raw", timedelta(hours=1)) == 0
+    assert sweep(root, "raw", timedelta(seconds=-60)) == len(AWKWARD)
+    left = [info.path for info in root.list("raw") if info.path.endswith(".parquet")]
+    assert sorted(left) == sorted(f"{pointer.directory}/part.parquet" for pointer in pointers.values())
+    root.remove("raw/version=none")
+
+
+def test_weights_come_from_s3_pinned_or_not(prefix: str, tmp_path: Path) -> None:
+    open_root(prefix).write("some weights.npz", b"weights")
+    weights = find_weights(f"{prefix}/some weights.npz")
+    assert weights.file is not None
+    assert (weights.file.name, weights.file.read_bytes()) == ("some weights.npz", b"weights")
+    assert find_weights(f"{prefix}/some weights.npz#sha256={weights.sha256}").sha256 == weights.sha256
+    with pytest.raises(WeightsError, match="not the pinned one"):
+        find_weights(f"{prefix}/some weights.npz#sha256=00")
+    with pytest.raises(WeightsError, match=f"^FRUITS_WEIGHTS={prefix}/none.npz cannot be read"):
+        find_weights(f"{prefix}/none.npz")
+
+
+# The jobs, with Spark's own S3 jars, in a process of their own: the suite's session has none.
+
+JOBS = """
+import json, sys
+from pyspark.ml.feature import PCAModel
+from pyspark.sql import SparkSession
+from resources.local.session import local_spark_config
+from resources.settings import load_settings
+from spark_jobs.store.photos import list_photos
+from spark_jobs.store.root import open_root
+from spark_jobs.store.tables import files
+from tests.support import extract, fit, ingest, project
+
+settings = load_settings()
+spark = SparkSession.builder.config(map=local_spark_config(settings)).getOrCreate()
+classes = list(list_photos(settings.images).classes)
+failed = [ingest(spark, settings.images, settings.store, classes).failed]
+failed.append(extract(spark, settings.store, classes).failed)
+report = fit(spark, settings.store, classes, 2)
+failed.append(project(spark, settings.store, classes).failed)
+model = PCAModel.load(open_root(settings.store).uri_of(report.directory) + "/spark")
+rows = spark.read.parquet(*files(settings.store, "mobilenet_features")).count()
+print(json.dumps({"failed": failed, "pc": model.pc.toArray().tolist(), "rows": rows}))
+"""
+
+
+def test_all_jobs_run_with_photos_and_store_on_s3(prefix: str, drawn_photos: Path, extractor: Path) -> None:
+    images, store = f"{prefix}/photos", f"{prefix}/store"
+    labels = ["=cmd()", "100% #1, a=b", "l'été 😀"]
+    for label, drawn in zip(labels, CLASSES, strict=True):
+        for path in sorted((drawn_photos / drawn).iterdir())[:3]:
+            open_root(images).write(f"{label}/{path.name}", path.read_bytes())
+    publish_extractor(store, extractor)
+    result = subprocess.run(
+        [sys.executable, "-c", JOBS],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "FRUITS_IMAGES": images,
+            "FRUITS_STORE": store,
+            "FRUITS_SPARK_CORES": "2",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    output = result.stdout + result.stderr
+    assert SECRET not in output
+    if re.search("(unresolved dependency|download failed): org.apache.hadoop#hadoop-aws", output):
+        pytest.skip("Spark's S3 jars are neither in ~/.ivy2 nor to be had from Maven Central")
+    assert result.returncode == 0, output
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert said["failed"] == [{}, {}, {}]
+    assert said["rows"] == 9
+    model = current_one(open_root(store), PCA_MODEL)
+    assert model is not None
+    assert said["pc"] == read_components(store, model.directory).tolist()
+    for label in labels:
+        with open_root(store).fs.open_input_stream(csv_path(label)) as stream:
+            rows = pd.read_csv(stream)
+        assert list(rows.columns) == ["path", "label", "pc1", "pc2"]
+        assert [text.removeprefix("'") for text in rows["label"]] == [label] * 3
+    assert all(file.startswith(f"{store}/raw_images/") for file in files(store, "raw_images"))

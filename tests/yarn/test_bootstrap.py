@@ -1,0 +1,273 @@
+"""What every node of a cluster runs when it starts: really run, from an index and from a wheelhouse."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from resources.emr.account import BOOTSTRAP, FOLDER, LOCK, NODE_PYTHON, TEMPLATE, download_wheels
+from tests.support import REPOSITORY
+
+# The nodes' wheels are for these alone.
+ON_A_NODES_PLATFORM = (
+    sys.platform == "linux" and os.uname().machine == "x86_64" and sys.version_info[:2] == (3, 11)
+)
+
+# A stand-in for the one command of AWS's that the script calls: buckets are folders.
+AWS = """#!/usr/bin/env bash
+set -euo pipefail
+[[ "$1 $2 $3" == "s3 cp --only-show-errors" ]]
+shift 3
+if [[ $1 == --recursive ]]; then
+    cp -r "$BUCKETS/${2#s3://}" "$3"
+else
+    cp "$BUCKETS/${1#s3://}" "$2"
+fi
+"""
+
+
+class Node:
+    """A node as the script sees it: a folder for S3's buckets, and one for the environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.venv = folder / "opt" / "venv"
+        self.bucket = folder / "buckets" / "bucket"
+        self.bucket.mkdir(parents=True)
+        programs = folder / "bin"
+        programs.mkdir()
+        for name, text in {
+            "aws": AWS,
+            # By another name, this Python.
+            "python3.11": f'#!/usr/bin/env bash\nexec "{sys.executable}" "$@"\n',
+            "sudo": "#!/usr/bin/env bash\nexit 1\n",
+        }.items():
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        self.environment = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if name.startswith(("PIP_", "HOME", "SSL", "REQ"))
+            },
+            "PATH": f"{programs}:/usr/bin:/bin",
+            "BUCKETS": str(folder / "buckets"),
+            "FRUITS_VENV": str(self.venv),
+        }
+
+    def bootstrap(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BOOTSTRAP), *arguments],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def put_lock(self, text: str) -> str:
+        """Its URI."""
+        (self.bucket / "requirements.lock").write_text(text)
+        return "s3://bucket/requirements.lock"
+
+    def packages(self) -> dict[str, str]:
+        """The installed packages but pip and setuptools, which come with an environment."""
+        command = [str(self.venv / "bin/python"), "-m", "pip", "list", "--format", "freeze"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return {name: version for name, version in pins(listed).items() if name not in ("pip", "setuptools")}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheels of the lock, as a deployment uploads them."""
+    folder = tmp_path_factory.mktemp("wheels")
+    download_wheels(folder)
+    return folder
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Versions by package, of lines `name==version`."""
+    return dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock.lower().replace("_", "-"), re.MULTILINE))
+
+
+def only(lock: str, *packages: str) -> str:
+    """The part of a lock about some packages, with their hashes."""
+    entries = re.split(r"\n(?=\S)", lock)
+    return "\n".join(entry for entry in entries if entry.partition("==")[0] in packages) + "\n"
+
+
+# Small ones that need nothing else.
+SMALL = ("dagster-pipes", "six")
+
+
+@pytest.mark.skipif(not ON_A_NODES_PLATFORM, reason="the nodes' wheels are for Linux, x86-64 and Python 3.11")
+def test_a_node_without_internet_gets_the_whole_environment_from_the_wheelhouse(
+    node: Node, wheels: Path
+) -> None:
+    (node.bucket / "wheelhouse").symlink_to(wheels)
+    lock = node.put_lock(LOCK.read_text())
+    # An index that isn't there: nothing may be asked of it.
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    done = node.bootstrap(lock, "s3://bucket/wheelhouse/", **nowhere)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(f"fruits bootstrap: ready: {node.venv} has Python 3.11.")
+    assert node.packages() == pins(LOCK.read_text())
+    program = "import boto3, dagster_pipes, numpy, openvino, PIL, pyarrow.fs"
+    subprocess.run([str(node.venv / "bin/python"), "-c", program], check=True)
+
+
+def test_a_node_with_internet_gets_packages_from_the_index(node: Node) -> None:
+    lock = node.put_lock(only(LOCK.read_text(), *SMALL))
+    done = node.bootstrap(lock)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("fruits bootstrap: ready: ")
+    assert set(node.packages()) == set(SMALL)
+
+
+def test_a_second_time_the_same_environment_stays_and_another_lock_makes_it_anew(
+    node: Node, wheels: Path
+) -> None:
+    (node.bucket / "wheelhouse").symlink_to(wheels)
+    arguments = (node.put_lock(only(LOCK.read_text(), *SMALL)), "s3://bucket/wheelhouse/")
+    assert node.bootstrap(*arguments).returncode == 0
+    trace = node.venv / "trace"
+    trace.touch()
+    again = node.bootstrap(*arguments)
+    assert again.returncode == 0 and "ready" in again.stdout
+    assert trace.exists()
+    node.put_lock(only(LOCK.read_text(), SMALL[0]))
+    assert node.bootstrap(*arguments).returncode == 0
+    assert not trace.exists()
+    assert list(node.packages()) == [SMALL[0]]
+
+
+def test_an_environment_that_was_left_unfinished_is_made_anew(node: Node, wheels: Path) -> None:
+    (node.bucket / "wheelhouse").symlink_to(wheels)
+    (node.venv / "lib").mkdir(parents=True)
+    half = node.venv / "lib" / "half"
+    half.touch()
+    lock = node.put_lock(only(LOCK.read_text(), *SMALL))
+    assert node.bootstrap(lock, "s3://bucket/wheelhouse/").returncode == 0
+    assert not half.exists()
+    assert set(node.packages()) == set(SMALL)
+
+
+def failed(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of a bootstrap that failed, and says so."""
+    assert done.returncode != 0
+    assert "ready" not in done.stdout
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("fruits bootstrap: FAILED: ")
+    return line
+
+
+def test_a_package_that_is_not_the_locked_one_is_refused(node: Node, wheels: Path) -> None:
+    (node.bucket / "wheelhouse").symlink_to(wheels)
+    lock = re.sub("sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", only(LOCK.read_text(), *SMALL))
+    arguments = (node.put_lock(lock), "s3://bucket/wheelhouse/")
+    for _ in range(2):  # what the first leaves is not taken as whole
+        done = node.bootstrap(*arguments)
+        assert "pip could not install s3://bucket/requirements.lock from s3://bucket/wheelhouse/" in failed(
+            done
+        )
+        assert "HASHES" in done.stderr
+    assert node.packages() == {}
+
+
+def test_a_package_that_the_wheelhouse_lacks_is_refused(node: Node) -> None:
+    (node.bucket / "wheelhouse").mkdir()
+    lock = node.put_lock(only(LOCK.read_text(), *SMALL))
+    done = node.bootstrap(lock, "s3://bucket/wheelhouse/")
+    assert "pip could not install" in failed(done)
+    assert "No matching distribution found" in done.stderr
+
+
+def test_a_lock_without_hashes_is_refused(node: Node) -> None:
+    done = node.bootstrap(node.put_lock("six==1.17.0\n"))
+    assert "pip could not install" in failed(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "usage: bootstrap.sh"),
+        (("s3://bucket/a", "s3://bucket/b", "c"), "usage: bootstrap.sh"),
+        (
+            ("s3://bucket/none.lock",),
+            "s3://bucket/none.lock cannot be read; upload it with: fruits emr deploy",
+        ),
+        (("s3://bucket/requirements.lock", "s3://bucket/none/"), "s3://bucket/none/ cannot be read"),
+    ],
+)
+def test_what_is_missing_is_named(node: Node, arguments: tuple[str, ...], reason: str) -> None:
+    node.put_lock(only(LOCK.read_text(), *SMALL))
+    assert reason in failed(node.bootstrap(*arguments))
+
+
+def test_a_node_without_python_3_11_is_refused(node: Node) -> None:
+    node.environment["PATH"] = node.environment["PATH"].replace("/usr/bin:/bin", str(node.venv))
+    (node.bucket.parents[1] / "bin" / "python3.11").unlink()
+    for tool in ("bash", "env", "mktemp", "sha256sum", "cut", "cp", "rm", "dirname"):
+        found = subprocess.run(["which", tool], capture_output=True, text=True, check=True).stdout.strip()
+        (node.bucket.parents[1] / "bin" / tool).symlink_to(found)
+    lock = node.put_lock(only(LOCK.read_text(), *SMALL))
+    assert "this node has no python3.11" in failed(node.bootstrap(lock))
+
+
+def test_a_place_that_may_not_be_written_is_named(node: Node) -> None:
+    lock = node.put_lock(only(LOCK.read_text(), *SMALL))
+    assert "FAILED" in failed(node.bootstrap(lock, FRUITS_VENV="/proc/no/such/venv"))
+
+
+# The files.
+
+
+def test_the_nodes_lock_has_what_is_asked_for_at_the_projects_versions() -> None:
+    nodes = pins(LOCK.read_text())
+    lines = (FOLDER / "requirements.in").read_text().splitlines()
+    asked = {line for line in lines if line and not line.startswith("#")}
+    assert asked >= {"boto3", "dagster-pipes", "numpy", "openvino", "pillow", "pyarrow"}
+    assert asked <= set(nodes)
+    assert not set(nodes) & {"dagster", "tensorflow", "tensorflow-cpu", "pyspark"}
+    platform = {
+        "python_version": "3.11",
+        "python_full_version": "3.11.14",
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+    }
+    lines = re.findall(r"^([a-z].*?) ?\\$", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE)
+    requirements = [Requirement(line) for line in lines]
+    project = {
+        requirement.name: str(requirement.specifier).removeprefix("==")
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate(platform)
+    }
+    assert nodes == {name: project[name] for name in nodes}
+
+
+def test_steps_name_the_python_that_the_script_makes() -> None:
+    [venv] = re.findall(r"^VENV=\$\{FRUITS_VENV:-(.*)\}$", BOOTSTRAP.read_text(), re.MULTILINE)
+    assert f"{venv}/bin/python" == NODE_PYTHON
+
+
+def test_every_package_of_the_nodes_lock_has_a_hash() -> None:
+    entries = re.split(r"\n(?=[a-z])", LOCK.read_text().strip())
+    assert len(entries) == len(pins(LOCK.read_text()))
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["shellcheck", str(BOOTSTRAP)], ["cfn-lint", "--regions", "eu-west-3", "--", str(TEMPLATE)]],
+)
+def test_a_linter_finds_nothing(command: list[str]) -> None:
+    program = Path(sys.executable).with_name(command[0])
+    done = subprocess.run([str(program), *command[1:]], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")

@@ -1,0 +1,235 @@
+"""Clusters that runs start themselves, in an account that the project's own stack has made.
+
+Whoever runs Dagster has the stack's policy and nothing else on S3, and nodes have its role.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from botocore.exceptions import ClientError
+
+from fruits_assets.partitions import register_classes
+from rehearsal.account import Account, prepare_account
+from rehearsal.aws import client_of
+from rehearsal.ground import start_ground
+from rehearsal.processes import free_ports
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import RAW_IMAGES
+from spark_jobs.store.tables import current
+from tests.support import wait_for
+from tests.yarn.emr_runs import MINUTES, Run, draw_photos, finish, start
+
+BACKFILL = """
+    mutation ($partitions: [String!]!) {
+      launchPartitionBackfill(
+        backfillParams: {assetSelection: [{path: ["raw_images"]}], partitionNames: $partitions}
+      ) { ... on LaunchBackfillSuccess { backfillId } }
+    }
+"""
+STATUS = """
+    query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }
+"""
+
+LABELS = ["Kiwi", "Lychee", "Mango", "Orange", "Plum"]
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    """The account, with photos in its bucket; no permission is asked for before."""
+    folder = tmp_path_factory.mktemp("account")
+    with start_ground(folder / "ground") as ground:
+        made = prepare_account(ground.aws, {})
+        draw_photos(folder / "photos", LABELS, 4)
+        s3 = client_of(made.administrator, "s3")
+        for file in (folder / "photos").rglob("*.jpg"):
+            key = f"photos/{file.relative_to(folder / 'photos')}"
+            s3.put_object(Bucket=made.outputs["Bucket"], Key=key, Body=file.read_bytes())
+        yield made
+
+
+@pytest.fixture
+def settings(account: Account, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the operator has in the environment, this process included."""
+    for name, value in account.operator.items():
+        monkeypatch.setenv(name, value)
+    return {
+        **account.operator,
+        "FRUITS_ENV": "emr",
+        # Other tests name one.
+        "FRUITS_EMR_CLUSTER": "",
+        "FRUITS_IMAGES": account.outputs["ImagesUri"],
+        "FRUITS_STORE": account.outputs["StoreUri"],
+        "FRUITS_WEIGHTS": "embedded",
+    }
+
+
+def clusters(account: Account) -> dict[str, str]:
+    """All clusters of runs and their states, the newest first."""
+    listed = client_of(account.administrator, "emr").list_clusters()["Clusters"]
+    return {one["Id"]: one["Status"]["State"] for one in listed if one["Name"].startswith("fruits ")}
+
+
+def started_since(account: Account, before: dict[str, str]) -> dict[str, str]:
+    return {identity: state for identity, state in clusters(account).items() if identity not in before}
+
+
+def start_until_a_step_runs(account: Account, home: Path, settings: dict[str, str]) -> tuple[Run, str]:
+    """A run whose first step is at work, and the id of the cluster that it started."""
+    before = clusters(account)
+    run = start(home, **settings)
+    [identity] = wait_for(lambda: started_since(account, before))
+    emr = client_of(account.administrator, "emr")
+    wait_for(lambda: emr.list_steps(ClusterId=identity, StepStates=["RUNNING"])["Steps"])
+    return run, identity
+
+
+def check_that_step_and_cluster_ended(account: Account, identity: str) -> None:
+    wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
+    [step] = client_of(account.administrator, "emr").list_steps(ClusterId=identity)["Steps"]
+    assert step["Status"]["State"] == "CANCELLED"
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _ask(ui: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """The answer of Dagster's UI to a GraphQL query."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(ui, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
+def test_a_run_starts_one_cluster_in_the_stack_and_ends_it(
+    account: Account, settings: dict[str, str], tmp_path: Path
+) -> None:
+    before = clusters(account)
+    out = finish(start(tmp_path, "--components", "3", **settings))
+    [identity] = started_since(account, before)
+    assert f"Terminated the cluster {identity}" in out
+    emr = client_of(account.administrator, "emr")
+    wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
+    cluster = emr.describe_cluster(ClusterId=identity)["Cluster"]
+    assert cluster["ServiceRole"] == account.outputs["ServiceRole"]
+    attributes = cluster["Ec2InstanceAttributes"]
+    assert attributes["IamInstanceProfile"] == account.outputs["InstanceProfile"]
+    assert attributes["Ec2SubnetId"] == account.outputs["Subnet"]
+    assert emr.get_auto_termination_policy(ClusterId=identity)["AutoTerminationPolicy"] == {
+        "IdleTimeout": 900
+    }
+    steps = emr.list_steps(ClusterId=identity)["Steps"]
+    assert [step["Status"]["State"] for step in steps] == ["COMPLETED"] * 4
+    logs = client_of(account.operator, "s3").list_objects_v2(
+        Bucket=account.outputs["Bucket"], Prefix=f"logs/{identity}/steps/"
+    )
+    assert logs["KeyCount"] >= 4
+
+
+def test_a_run_that_fails_ends_its_cluster(
+    account: Account, settings: dict[str, str], tmp_path: Path
+) -> None:
+    before = clusters(account)
+    finish(start(tmp_path, "--components", "1000", **settings), 1)
+    [identity] = started_since(account, before)
+    wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
+
+
+def test_a_run_that_is_terminated_ends_its_step_and_its_cluster(
+    account: Account, settings: dict[str, str], tmp_path: Path
+) -> None:
+    run, identity = start_until_a_step_runs(account, tmp_path, settings)
+    run.send_signal(signal.SIGTERM)
+    assert f"Terminated the cluster {identity}" in finish(run, 130)
+    check_that_step_and_cluster_ended(account, identity)
+
+
+def test_the_cluster_of_a_killed_process_is_ended_by_the_next_run(
+    account: Account, settings: dict[str, str], tmp_path: Path
+) -> None:
+    killed, identity = start_until_a_step_runs(account, tmp_path, settings)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    # The next one ends early itself: it may not start a cluster.
+    out = finish(start(tmp_path, **settings, FRUITS_EMR_MAX_HOURLY_COST="0.5"), 1)
+    assert f"Terminated the cluster {identity}" in out
+    check_that_step_and_cluster_ended(account, identity)
+
+
+def test_a_limit_of_cost_refuses_before_a_cluster_is_started(
+    account: Account, settings: dict[str, str], tmp_path: Path
+) -> None:
+    before = clusters(account)
+    out = finish(start(tmp_path, **settings, FRUITS_EMR_MAX_HOURLY_COST="0.5"), 1)
+    assert "may cost 0.82 USD an hour, more than FRUITS_EMR_MAX_HOURLY_COST=0.50" in out
+    assert not started_since(account, before)
+
+
+def test_the_operator_may_not_read_or_write_elsewhere(account: Account) -> None:
+    s3, bucket = client_of(account.operator, "s3"), account.outputs["Bucket"]
+    for key in ("photos/Kiwi/new.jpg", "elsewhere/x"):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            s3.put_object(Bucket=bucket, Key=key, Body=b"")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        s3.delete_bucket(Bucket=bucket)
+
+
+def test_the_three_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
+    account: Account, settings: dict[str, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    # All at once, so that each finds no cluster.
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    [port] = free_ports(1)
+    env = {**os.environ, **settings, "DAGSTER_HOME": str(home)}
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    before = clusters(account)
+    server = subprocess.Popen(
+        [dagster, "dev", "-m", "fruits_assets.definitions", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=tmp_path,
+        env=env,
+        stdout=(tmp_path / "log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        ui = f"http://127.0.0.1:{port}/graphql"
+        wait_for(lambda: _answers(port))
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            register_classes(instance, LABELS)
+        launched = _ask(ui, BACKFILL, {"partitions": LABELS[::2]})["launchPartitionBackfill"]
+        backfill = {"id": launched["backfillId"]}
+
+        def has_succeeded() -> bool:
+            return _ask(ui, STATUS, backfill)["partitionBackfillOrError"]["status"] == "COMPLETED_SUCCESS"
+
+        wait_for(has_succeeded, 8 * MINUTES)
+        states = wait_for(
+            lambda: (
+                (found := started_since(account, before)) and set(found.values()) == {"TERMINATED"} and found
+            ),
+            3 * MINUTES,
+        )
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    emr = client_of(account.administrator, "emr")
+    steps = [len(emr.list_steps(ClusterId=identity)["Steps"]) for identity in states]
+    # Another that was started at the same moment did nothing.
+    assert sorted(steps, reverse=True)[0] == 3 and sum(steps) == 3, (tmp_path / "log").read_text()
+    raw = current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES)
+    assert set(LABELS[::2]) <= raw.keys()

@@ -1,0 +1,69 @@
+"""`make rehearse-emr`, as a user runs it on photos of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rehearsal.processes import marked_processes
+from tests.support import wait_for
+from tests.yarn.emr_runs import MINUTES, draw_photos
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of twelve photos, and a file that is none."""
+    draw_photos(tmp_path / "photos", ["Kiwi", "Lemon"], 12)
+    (tmp_path / "photos" / "Lemon" / "bad.jpg").write_text("no photo")
+    return tmp_path / "photos"
+
+
+def rehearse(home: Path, *arguments: str, **settings: str) -> "subprocess.Popen[str]":
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "rehearsal.rehearse", *arguments],
+        cwd=home,
+        env={**environment, "TMPDIR": str(home), **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_rehearsal_of_ones_own_photos_and_settings_compares_both_environments(
+    photos: Path, tmp_path: Path
+) -> None:
+    settings = {"FRUITS_IMAGES": str(photos), "FRUITS_MAX_BAD_SHARE": "0.5", "FRUITS_WEIGHTS": "random"}
+    run = rehearse(tmp_path / "home", "--images", "25", **settings)
+    out, _ = run.communicate(timeout=10 * MINUTES)
+    assert run.returncode == 0, out
+    assert "Rehearsing with 25 photos of 2 classes" in out
+    assert "same  quarantined_images  1 photos and reasons" in out
+    assert "DIFFERENT" not in out
+    assert not list((tmp_path / "home").glob("rehearsal-*"))
+
+
+def test_a_rehearsal_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    run = rehearse(tmp_path / "home")
+    assert run.stdout is not None
+    for line in run.stdout:
+        if "feature_extractor" in line:
+            break
+    [folder] = (tmp_path / "home").glob("rehearsal-*")
+    assert marked_processes(str(folder))
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=2 * MINUTES)
+    assert run.returncode == 130
+    assert not folder.exists()
+    wait_for(lambda: not marked_processes(str(folder)), 30)
+
+
+def test_photos_that_are_not_there_are_named(tmp_path: Path) -> None:
+    run = rehearse(tmp_path / "home", "--photos", str(tmp_path / "nowhere.tar.gz"))
+    out, _ = run.communicate(timeout=MINUTES)
+    assert run.returncode == 1
+    assert "make rehearse-emr: " in out and "nowhere.tar.gz" in out
