@@ -38,7 +38,7 @@ from benchmarks.photo_sets import (
     some_classes,
 )
 from benchmarks.processes import Figures, available_cores, machine, run, run_module
-from spark_jobs.store.photos import PhotosError
+from spark_jobs.errors import FruitsError
 
 DAGSTER_YAML = Path(__file__).parents[1] / ".dagster" / "dagster.yaml"
 LATENCIES = (0.0, 0.015)
@@ -74,11 +74,29 @@ class Size(NamedTuple):
     few: int | None
 
 
-QUICK = Size(2, 1, 1, (2,), 1, 1, ((66, 3),), None)
-FULL = Size(None, None, 3, (2, 4), 4, 2, ((130, 20), (1000, 20)), 20)
+QUICK = Size(
+    classes=2,
+    s3_classes=1,
+    rounds=1,
+    times=(2,),
+    notebook_times=1,
+    notebook_rounds=1,
+    many=((66, 3),),
+    few=None,
+)
+FULL = Size(
+    classes=None,
+    s3_classes=None,
+    rounds=3,
+    times=(2, 4),
+    notebook_times=4,
+    notebook_rounds=2,
+    many=((130, 20), (1000, 20)),
+    few=20,
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the table: a figure of ours, and how it stands to another. Aims are for the full size."""
 
@@ -89,10 +107,6 @@ class Row:
     ratio: float
     of: str
     aim: str = ""
-
-
-class NotMeasuredError(RuntimeError):
-    """Something could not be measured; the message says what and why."""
 
 
 class Bench:
@@ -114,10 +128,10 @@ class Bench:
         run([*program, "--out", str(self.ir), "--weights", self.weights])
 
     def record(self, name: str, figures: Figures, images: int) -> Figures:
-        """Keeps a run. Raises `NotMeasuredError` where it says that it was of another number of images."""
+        """Keeps a run. Raises `FruitsError` where it says that it was of another number of images."""
         print(f"{name}: {figures}", file=sys.stderr, flush=True)
         if figures.get("images", images) != images:
-            raise NotMeasuredError(
+            raise FruitsError(
                 f"{name} took {figures['images']:,} of {images:,} photos. Give photos that all can read."
             )
         self.runs[name].append(figures)
@@ -130,9 +144,9 @@ class Bench:
                 self.record(name, ways[name](), images)
 
     def of(self, name: str) -> list[Figures]:
-        """The runs of one name. Raises `NotMeasuredError` where there are none."""
+        """The runs of one name. Raises `FruitsError` where there are none."""
         if not self.runs[name]:
-            raise NotMeasuredError(f"there is nothing to compare with: {name}")
+            raise FruitsError(f"there is nothing to compare with: {name}")
         return self.runs[name]
 
     def ratio(self, ours: str, theirs: str, stage: str) -> float:
@@ -208,11 +222,18 @@ def stages(bench: Bench) -> Iterator[Row]:
     }
     for stage, name in STAGES.items():
         seconds = bench.seconds(OURS, stage)
-        figure = (seconds, "s") if stage == "start" else (bench.images / seconds, "images/s")
+        figure, unit = (seconds, "s") if stage == "start" else (bench.images / seconds, "images/s")
         for peer in (NOTEBOOK, BETTER, BINARY_FILE, BARE):
             if stage in bench.of(peer)[0]:
-                ratio = bench.ratio(OURS, peer, stage)
-                yield Row(name, bench.images, *figure, ratio, f"{peer}'s speed", aims.get((stage, peer), ""))
+                yield Row(
+                    what=name,
+                    images=bench.images,
+                    figure=figure,
+                    unit=unit,
+                    ratio=bench.ratio(OURS, peer, stage),
+                    of=f"{peer}'s speed",
+                    aim=aims.get((stage, peer), ""),
+                )
 
 
 def s3_ingest(bench: Bench) -> Iterator[Row]:
@@ -230,7 +251,15 @@ def s3_ingest(bench: Bench) -> Iterator[Row]:
             bench.alternated(ways, images, bench.size.rounds)
         ratio, rate = bench.ratio(ours, theirs, "ingest"), images / bench.seconds(ours, "ingest")
         aim = ">= 20" if latency else ""
-        yield Row(f"ingest from {at}", images, rate, "images/s", ratio, f"{BINARY_FILE}'s speed", aim)
+        yield Row(
+            what=f"ingest from {at}",
+            images=images,
+            figure=rate,
+            unit="images/s",
+            ratio=ratio,
+            of=f"{BINARY_FILE}'s speed",
+            aim=aim,
+        )
 
 
 def one_core(bench: Bench) -> Iterator[Row]:
@@ -240,9 +269,13 @@ def one_core(bench: Bench) -> Iterator[Row]:
         if stage != "start":
             seconds = bench.seconds(OURS, stage)
             yield Row(
-                f"{name} on {bench.cores} cores", bench.images, bench.images / seconds, "images/s",
-                one[stage] / seconds, "1 core's speed",
-            )  # fmt: skip
+                what=f"{name} on {bench.cores} cores",
+                images=bench.images,
+                figure=bench.images / seconds,
+                unit="images/s",
+                ratio=one[stage] / seconds,
+                of="1 core's speed",
+            )
     yield from _memory(f"on {bench.cores} cores", bench.images, bench.of(OURS), one, "that on 1 core")
 
 
@@ -256,13 +289,22 @@ def again(bench: Bench) -> Iterator[Row]:
         alone = bench.fruits_run(bench.photos, home, "--class", label)
         single = bench.record("fruits run --class", alone, len(of_class))
     yield Row(
-        "fruits run --class, command to exit", len(of_class), single["wall"], "s",
-        single["wall"] / warm["wall"], "the run of all classes", "<= 12 s",
-    )  # fmt: skip
+        what="fruits run --class, command to exit",
+        images=len(of_class),
+        figure=single["wall"],
+        unit="s",
+        ratio=single["wall"] / warm["wall"],
+        of="the run of all classes",
+        aim="<= 12 s",
+    )
     yield Row(
-        "fruits run, its extractor made", bench.images, warm["wall"], "s",
-        warm["wall"] / bench.seconds(OURS, "wall"), "the same work's time without Dagster",
-    )  # fmt: skip
+        what="fruits run, its extractor made",
+        images=bench.images,
+        figure=warm["wall"],
+        unit="s",
+        ratio=warm["wall"] / bench.seconds(OURS, "wall"),
+        of="the same work's time without Dagster",
+    )
 
 
 def more_images(bench: Bench) -> Iterator[Row]:
@@ -277,12 +319,27 @@ def more_images(bench: Bench) -> Iterator[Row]:
         bench.alternated(ways, images, bench.size.notebook_rounds if len(ways) > 1 else 1)
         seconds, of = bench.seconds(what, "wall"), "that of 1 x the images"
         per_image = seconds / base["wall"] / times
-        yield Row(f"{what}: time an image", images, 1000 * seconds / images, "ms", per_image, of)
+        yield Row(
+            what=f"{what}: time an image",
+            images=images,
+            figure=1000 * seconds / images,
+            unit="ms",
+            ratio=per_image,
+            of=of,
+        )
         yield from _memory(what, images, bench.of(what), base, of, "1")
     times = bench.size.notebook_times
     what, speed = _run_of(times), bench.ratio(_run_of(times), _notebook_of(times), "wall")
     seconds = bench.seconds(what, "wall")
-    yield Row(what, bench.images * times, seconds, "s", speed, f"{NOTEBOOK}'s speed", ">= 3")
+    yield Row(
+        what=what,
+        images=bench.images * times,
+        figure=seconds,
+        unit="s",
+        ratio=speed,
+        of=f"{NOTEBOOK}'s speed",
+        aim=">= 3",
+    )
 
 
 def many_classes(bench: Bench) -> Iterator[Row]:
@@ -304,7 +361,15 @@ def many_classes(bench: Bench) -> Iterator[Row]:
         many = measured(classes, images)
         aim = "<= 1.5" if classes == 1000 else ""
         what = f"fruits run, {classes:,} classes of {images}"
-        yield Row(what, classes * images, many, "s", many / few, f"the time of {of}", aim)
+        yield Row(
+            what=what,
+            images=classes * images,
+            figure=many,
+            unit="s",
+            ratio=many / few,
+            of=f"the time of {of}",
+            aim=aim,
+        )
 
 
 def _memory(
@@ -313,7 +378,15 @@ def _memory(
     """The highest peak of some runs by kind of process, where the system tells it."""
     for kind in filter(base["peak_mb"].__contains__, MEMORY):
         peak = max(figures["peak_mb"][kind] for figures in runs)
-        yield Row(f"{what}: peak memory, {kind}", images, peak, "MB", peak / base["peak_mb"][kind], of, aim)
+        yield Row(
+            what=f"{what}: peak memory, {kind}",
+            images=images,
+            figure=peak,
+            unit="MB",
+            ratio=peak / base["peak_mb"][kind],
+            of=of,
+            aim=aim,
+        )
 
 
 def _run_of(times: int) -> str:
@@ -334,7 +407,7 @@ def add_rows(rows: list[Row], section: Callable[[Bench], Iterator[Row]], bench: 
     except subprocess.CalledProcessError as error:
         print(error.stderr, file=sys.stderr, flush=True)
         return f"{section.__name__}: {' '.join(map(str, error.cmd[1:4]))} failed, and says above why"
-    except NotMeasuredError as error:
+    except FruitsError as error:
         return f"{section.__name__}: {error}"
     except Exception:  # whatever it is, half an hour of other sections is not lost by it
         traceback.print_exc()
@@ -394,7 +467,7 @@ def main() -> None:
             photos, what = find_photos(arguments.photos, folder / "found")
             bench = Bench(photos, "".join([weights, *pin]), arguments.cores, size, folder)
             bench.convert()
-        except PhotosError as error:
+        except FruitsError as error:
             parser.error(f"--photos, which are FRUITS_IMAGES of what is run: {error}")
         except subprocess.CalledProcessError as error:
             parser.error(f"--weights {arguments.weights}: {error.stderr.strip()}")

@@ -66,32 +66,56 @@ def main() -> None:
         "ingest",
         ingest_images,
         IngestParams(
-            settings.images,
-            settings.store,
-            version,
-            labels,
-            settings.max_image_bytes,
-            settings.max_image_pixels,
-            settings.max_bad_share,
-            keep,
+            images=settings.images,
+            store=settings.store,
+            version=version,
+            classes=labels,
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            max_bad_share=settings.max_bad_share,
+            keep_hours=keep,
         ),
     )
-    images = sum(figures.ingested for figures in ingested.classes.values())
+    images = sum(figures.images for figures in ingested.classes.values())
     if arguments.ingest_only:
         print(json.dumps({"images": images, **seconds}))
         return
     timed(
         "features",
         extract_features,
-        ExtractParams(settings.store, version, labels, "ir", sha256_of(xml, weights), "1", keep),
+        ExtractParams(
+            store=settings.store,
+            version=version,
+            classes=labels,
+            extractor_directory="ir",
+            extractor_sha256=sha256_of(xml, weights),
+            extractor_version="1",
+            keep_hours=keep,
+        ),
     )
     model = timed(
-        "pca_fit", fit_pca, FitParams(settings.store, version, labels, DEFAULT_COMPONENTS, None, keep)
+        "pca_fit",
+        fit_pca,
+        FitParams(
+            store=settings.store,
+            version=version,
+            classes=labels,
+            components=DEFAULT_COMPONENTS,
+            variance=None,
+            keep_hours=keep,
+        ),
     )
     timed(
         "csv",
         project_to_csv,
-        ProjectParams(settings.store, version, labels, model.directory, model.data_version, keep),
+        ProjectParams(
+            store=settings.store,
+            version=version,
+            classes=labels,
+            model_directory=model.directory,
+            model_version=model.data_version,
+            keep_hours=keep,
+        ),
     )
     begun = time.perf_counter()
     assess(

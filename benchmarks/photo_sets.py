@@ -30,7 +30,7 @@ def find_photos(given: Path | None, folder: Path) -> tuple[Path, str]:
 
 
 def photos_by_class(root: Path) -> dict[str, list[Path]]:
-    """The photos of a root as the platform finds them. Raises `PhotosError` where there are none."""
+    """The photos of a root as the platform finds them. Raises `FruitsError` where there are none."""
     classes = list_photos(str(root)).classes
     return {label: [root / photo.path for photo in photos] for label, photos in classes.items()}
 

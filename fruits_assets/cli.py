@@ -10,10 +10,27 @@ from pathlib import Path
 
 import click
 
+from spark_jobs.errors import FruitsError
+
 # Dagster and Spark are imported where they are used, so that --help and a mistyped option answer at once.
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    """A command of which a `FruitsError` is printed as its sentence, with exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except FruitsError as error:
+            sys.exit(f"{ctx.command_path}: {error}")
+
+
+class _Group(click.Group):
+    command_class = _Command
+    group_class = type
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Fruit photos in, PCA features out. Settings are FRUITS_* variables; see .env.example."""
 
@@ -46,8 +63,8 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
         raise click.UsageError("--components and --variance fit a new model, which --class never does.")
     _use_dagster_home()
     with _without_garbage_collection():
-        from fruits_assets.pipeline import PipelineError, run_pipeline
-        from resources.settings import SettingsError, load_settings
+        from fruits_assets.pipeline import run_pipeline
+        from resources.settings import load_settings
 
     # SIGTERM, which ends a container or a service, is an interruption too; and a script's background job
     # would ignore both. Steps and clusters end with the run.
@@ -57,8 +74,6 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
     config = {key: value for key, value in config.items() if value is not None}
     try:
         summary = run_pipeline(load_settings(), labels, config)
-    except (SettingsError, PipelineError) as error:
-        sys.exit(f"fruits run: {error}")
     except KeyboardInterrupt:
         click.echo(
             "fruits run: interrupted. The assets that were finished stand, the others are as they were."
@@ -78,13 +93,10 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
 def history(port: int | None) -> None:
     """Serves Spark's History of all runs that wrote to the store, until Ctrl-C."""
     from resources.event_logs import PORT
-    from resources.local.history_server import HistoryError, serve
-    from resources.settings import SettingsError, load_store_settings
+    from resources.local.history_server import serve
+    from resources.settings import load_store_settings
 
-    try:
-        serve(load_store_settings().store, port or PORT)
-    except (SettingsError, HistoryError) as error:
-        sys.exit(f"fruits history: {error}")
+    serve(load_store_settings().store, port or PORT)
 
 
 @main.command()
@@ -96,25 +108,23 @@ def plan(images: int, nodes: int, instance_type: str | None) -> None:
 
     It asks nothing of AWS but the records, where FRUITS_STORE is in S3, and starts nothing.
     """
-    from fruits_assets.costs.plan import PlanError, assumptions, described, project
+    from fruits_assets.costs.plan import assumptions, described, project
     from fruits_assets.costs.run_records import read_records
-    from resources.prices import PricesError, load_prices
-    from resources.settings import SettingsError, load_store_settings
+    from resources.prices import load_prices
+    from resources.settings import load_store_settings
     from spark_jobs.store.root import open_root
 
+    settings = load_store_settings()
+    prices = load_prices(settings.prices)
     try:
-        settings = load_store_settings()
-        prices = load_prices(settings.prices)
         records, bad = read_records(open_root(settings.store))
-        core_type = instance_type or settings.emr_core_type
-        projection = project(images, nodes, core_type, settings.emr_primary_type, records, prices)
-    except (SettingsError, PricesError, PlanError) as error:
-        sys.exit(f"fruits plan: {error}")
     except OSError as error:
-        sys.exit(
-            f"fruits plan: the records of runs in FRUITS_STORE={settings.store} can't be read: {error}. "
+        raise FruitsError(
+            f"the records of runs in FRUITS_STORE={settings.store} can't be read: {error}. "
             "Name another store, or see to its credentials."
-        )
+        ) from None
+    core_type = instance_type or settings.emr_core_type
+    projection = project(images, nodes, core_type, settings.emr_primary_type, records, prices)
     click.echo("\n".join(_described(list(described(projection, prices)))))
     click.echo("\nAssumed:")
     for sentence in assumptions(projection):
@@ -167,28 +177,31 @@ def deploy(
     What an update does not name stays as it is.
     """
     from resources.emr.account import HOURS_A_MONTH, Deployment, deploy, idle_hour, makes_network, plan
-    from resources.emr.aws import AwsError
-    from resources.prices import PricesError, load_prices
-    from resources.settings import SettingsError, load_account_settings
+    from resources.prices import load_prices
+    from resources.settings import load_account_settings
 
-    wanted = Deployment(photos_prefix, store_prefix, retention_days, subnet, session_manager, wheelhouse)
-    try:
-        settings = load_account_settings()
-        prices = load_prices(settings.prices)
-        parameters = plan(settings, wanted)
-        if wheelhouse is False and makes_network(parameters):
-            raise click.UsageError("--index needs --subnet: the subnet that is made here reaches no index.")
-        hour = idle_hour(parameters, prices)
-        click.echo(
-            f"The stack {settings.emr_stack} in {settings.region} costs {hour:.3f} USD an hour "
-            f"({hour * HOURS_A_MONTH:.2f} a month) while no cluster runs, and what is stored "
-            f"{prices.s3_gb_month} USD a GB and month. Prices of {prices.region}, {prices.date}."
-        )
-        if not yes:
-            click.confirm("Make or update it?", abort=True)
-        stack = deploy(settings, parameters)
-    except (SettingsError, PricesError, AwsError) as error:
-        sys.exit(f"fruits emr deploy: {error}")
+    wanted = Deployment(
+        photos_prefix=photos_prefix,
+        store_prefix=store_prefix,
+        retention_days=retention_days,
+        subnet=subnet,
+        session_manager=session_manager,
+        wheelhouse=wheelhouse,
+    )
+    settings = load_account_settings()
+    prices = load_prices(settings.prices)
+    parameters = plan(settings, wanted)
+    if wheelhouse is False and makes_network(parameters):
+        raise click.UsageError("--index needs --subnet: the subnet that is made here reaches no index.")
+    hour = idle_hour(parameters, prices)
+    click.echo(
+        f"The stack {settings.emr_stack} in {settings.region} costs {hour:.3f} USD an hour "
+        f"({hour * HOURS_A_MONTH:.2f} a month) while no cluster runs, and what is stored "
+        f"{prices.s3_gb_month} USD a GB and month. Prices of {prices.region}, {prices.date}."
+    )
+    if not yes:
+        click.confirm("Make or update it?", abort=True)
+    stack = deploy(settings, parameters)
     click.echo(f"Attach {stack.operator_policy_arn} to who runs Dagster.")
     click.echo(f"Attach {stack.erasure_policy_arn} to who may erase photos and results for good.")
     click.echo("Put into .env:")
@@ -207,24 +220,20 @@ def deploy(
 def destroy(yes: bool) -> None:
     """Removes what deploy made, with all photos and results in the bucket."""
     from resources.emr.account import stack_outputs
-    from resources.emr.aws import AwsError
     from resources.emr.teardown import contents, destroy
-    from resources.settings import SettingsError, load_account_settings
+    from resources.settings import load_account_settings
 
-    try:
-        settings = load_account_settings()
-        stack = stack_outputs(settings, to_remove=True)
-        found = contents(settings, stack)
-        click.echo(
-            f"This removes the stack {settings.emr_stack} in {settings.region}: its network, roles and "
-            f"policies, and the bucket {stack.bucket} with {found.objects} objects and "
-            f"{found.old_versions} old versions ({found.bytes / 1e9:.2f} GB). None of it can be brought back."
-        )
-        if not yes:
-            click.confirm("Remove it?", abort=True)
-        destroy(settings, stack)
-    except (SettingsError, AwsError) as error:
-        sys.exit(f"fruits emr destroy: {error}")
+    settings = load_account_settings()
+    stack = stack_outputs(settings, to_remove=True)
+    found = contents(settings, stack)
+    click.echo(
+        f"This removes the stack {settings.emr_stack} in {settings.region}: its network, roles and "
+        f"policies, and the bucket {stack.bucket} with {found.objects} objects and "
+        f"{found.old_versions} old versions ({found.bytes / 1e9:.2f} GB). None of it can be brought back."
+    )
+    if not yes:
+        click.confirm("Remove it?", abort=True)
+    destroy(settings, stack)
     click.echo("Removed.")
 
 

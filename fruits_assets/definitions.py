@@ -3,14 +3,7 @@
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
-from fruits_assets.assets.environment_comparison import environment_comparison
-from fruits_assets.assets.feature_extractor import feature_extractor
-from fruits_assets.assets.feature_quality import feature_quality
-from fruits_assets.assets.fruit_photos import fruit_photos
-from fruits_assets.assets.mobilenet_features import mobilenet_features
-from fruits_assets.assets.pca_features_csv import pca_features_csv
-from fruits_assets.assets.pca_model import fitted_on_current_features, pca_model
-from fruits_assets.assets.raw_images import raw_images
+from fruits_assets import assets
 from fruits_assets.automation.sensors import ended_clusters
 from resources.emr.residency import check_residency
 from resources.emr.steps import EmrSteps
@@ -32,17 +25,8 @@ def definitions_for(settings: Settings) -> dg.Definitions:
     """The asset graph with the resources that some settings ask for."""
     checked = dg.ResourceDefinition(lambda _: _checked(settings))
     return dg.Definitions(
-        assets=[
-            fruit_photos,
-            raw_images,
-            feature_extractor,
-            mobilenet_features,
-            pca_model,
-            pca_features_csv,
-            feature_quality,
-            environment_comparison,
-        ],
-        asset_checks=[fitted_on_current_features],
+        assets=dg.load_assets_from_package_module(assets),
+        asset_checks=dg.load_asset_checks_from_package_module(assets),
         resources={
             "settings": checked,
             "job_runner": EmrSteps(settings=checked) if settings.env == "emr" else _local_spark(settings),

@@ -10,24 +10,26 @@ from typing import Any
 
 import dagster as dg
 
-from fruits_assets.assets.feature_extractor import feature_extractor
-from fruits_assets.assets.feature_quality import feature_quality
-from fruits_assets.assets.fruit_photos import fruit_photos
-from fruits_assets.assets.mobilenet_features import mobilenet_features
-from fruits_assets.assets.pca_features_csv import pca_features_csv
-from fruits_assets.assets.pca_model import pca_model
-from fruits_assets.assets.raw_images import raw_images
 from fruits_assets.by_class import FAILED_CLASSES
 from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes
-from resources.emr.aws import AwsError
 from resources.emr.lifecycle import clusters_ended_after, end_clusters_of_process
 from resources.emr.residency import check_residency
 from resources.runs import OWNER_TAG, is_over, machine_tags, owner_of, process_tags
 from resources.settings import Settings
-from spark_jobs.store.photos import PhotosError, list_photos
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import Root, open_root
-from spark_jobs.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, QUARANTINED_IMAGES, RAW_IMAGES
+from spark_jobs.store.schemas import (
+    FEATURE_EXTRACTOR,
+    FEATURE_QUALITY,
+    FRUIT_PHOTOS,
+    MOBILENET_FEATURES,
+    PCA_FEATURES_CSV,
+    PCA_MODEL,
+    QUARANTINED_IMAGES,
+    RAW_IMAGES,
+)
 from spark_jobs.store.tables import Pointer, current, current_one
 
 # Dagster's tags of a run over a range of partitions.
@@ -37,10 +39,6 @@ _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedErro
 
 # Progress, warnings and errors; not every event of every step.
 _LOGGING = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
-
-
-class PipelineError(RuntimeError):
-    """The pipeline could not be run; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Summary:
 def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str, Any]) -> Summary:
     """Runs everything for every class, or for the given ones with the current model.
 
-    A class that fails is left out and named; the others are finished. Raises `PipelineError` where
+    A class that fails is left out and named; the others are finished. Raises `FruitsError` where
     there is nothing to run.
     """
     started = time.monotonic()
@@ -63,22 +61,19 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str
     with dg.DagsterInstance.get() as instance, clusters_ended_after(settings, tags[OWNER_TAG]):
         execute = partial(_execute, job, instance, tags)
         _end_dead_runs(instance, settings)
-        try:
-            check_residency(settings)
-            present = list(list_photos(settings.images).classes)
-        except (AwsError, PhotosError) as error:
-            raise PipelineError(str(error)) from None
-        execute([fruit_photos], None)
+        check_residency(settings)
+        present = list(list_photos(settings.images).classes)
+        execute([FRUIT_PHOTOS], None)
         unknown = [label for label in labels if label not in present]
         if unknown:
-            raise PipelineError(
+            raise FruitsError(
                 f"--class {unknown[0]!r}: FRUITS_IMAGES={settings.images} has no such class. It has "
                 + ", ".join(present[:10])
                 + (", ..." if len(present) > 10 else "")
             )
         store = open_root(settings.store)
         if labels and current_one(store, PCA_MODEL) is None:
-            raise PipelineError(
+            raise FruitsError(
                 "--class needs a PCA model, and there is none yet. Run all classes first: fruits run"
             )
         # Classes whose photos are gone stay part of the whole, with their last version.
@@ -115,27 +110,27 @@ def _materialize(
     """
     known = known_classes(instance)
     run_config = {"ops": {PCA_MODEL: {"config": dict(pca_config)}}} if refit else {}
-    refitted = [pca_model, feature_quality] if refit else []
+    refitted = [PCA_MODEL, FEATURE_QUALITY] if refit else []
     stretches = list(_stretches(known, wanted))
     failed: dict[str, str] = {}
     if len(stretches) == 1:
-        per_class = [raw_images, feature_extractor, mobilenet_features, pca_features_csv]
+        per_class = [RAW_IMAGES, FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_FEATURES_CSV]
         failed = execute([*per_class, *refitted], stretches[0], run_config)
         if not failed:
             return {}
     else:
         for stretch in stretches:
-            failed |= execute([raw_images, feature_extractor], stretch)
+            failed |= execute([RAW_IMAGES, FEATURE_EXTRACTOR], stretch)
     if failed.keys() == wanted:
         return failed
     # A class that failed keeps its last version, and that goes through the same extractor and model.
     usable = wanted & current(store, RAW_IMAGES).keys()
     for stretch in _stretches(known, usable):
-        failed |= execute([mobilenet_features], stretch)
+        failed |= execute([MOBILENET_FEATURES], stretch)
     if refitted:
         execute(refitted, None, run_config)
     for stretch in _stretches(known, usable):
-        failed |= execute([pca_features_csv], stretch)
+        failed |= execute([PCA_FEATURES_CSV], stretch)
     return failed
 
 
@@ -151,7 +146,7 @@ def _execute(
     job: dg.JobDefinition,
     instance: dg.DagsterInstance,
     tags: Mapping[str, str],
-    assets: Sequence[dg.AssetsDefinition | dg.SourceAsset],
+    assets: Sequence[str],
     stretch: tuple[str, str] | None,
     run_config: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
@@ -163,7 +158,7 @@ def _execute(
     result = job.execute_in_process(
         run_config={**_LOGGING, **(run_config or {})},
         instance=instance,
-        asset_selection=[asset.key for asset in assets],
+        asset_selection=[dg.AssetKey(name) for name in assets],
         tags={**tags, **classes_of},
         raise_on_error=False,
     )
@@ -177,10 +172,10 @@ def _execute(
             if error and error.cause and error.cls_name == dg.DagsterExecutionStepExecutionError.__name__:
                 error = error.cause
             words = (cause.description if cause else error and error.message) or "no message"
-            raise PipelineError(f"{event.step_key} failed: {words.strip()}")
+            raise FruitsError(f"{event.step_key} failed: {words.strip()}")
         failed |= classes.value
     if not result.success and not failed:
-        raise PipelineError(
+        raise FruitsError(
             f"the run {result.run_id} failed outside its assets; Dagster's UI shows why: make ui"
         )
     return failed

@@ -141,7 +141,12 @@ def _ball(radius: float, lean: float) -> Body:
     z = np.sqrt(1 - x**2 - y**2)
     up = -y * cos(lean) + z * sin(lean)
     front = y * sin(lean) + z * cos(lean)
-    return Body(covered, np.arccos(up.clip(-1, 1)) / pi, np.arctan2(x, front) / (2 * pi), _unit(x, y, z))
+    return Body(
+        covered=covered,
+        along=np.arccos(up.clip(-1, 1)) / pi,
+        around=np.arctan2(x, front) / (2 * pi),
+        normal=_unit(x, y, z),
+    )
 
 
 def _turned(half_width: Callable[[Floats], Floats], height: float, notch: float = 0.0) -> Body:
@@ -159,7 +164,12 @@ def _turned(half_width: Callable[[Floats], Floats], height: float, notch: float 
     step = 1e-3
     slope = (half_width((y + step).clip(-1, 1)) - half_width((y - step).clip(-1, 1))) / (2 * step * height)
     toward = np.sqrt(1 - across**2)
-    return Body(covered, (y + 1) / 2, np.arcsin(across) / (2 * pi), _unit(across, -slope, toward))
+    return Body(
+        covered=covered,
+        along=(y + 1) / 2,
+        around=np.arcsin(across) / (2 * pi),
+        normal=_unit(across, -slope, toward),
+    )
 
 
 def _bent(radius: float, spread: float, thickness: Callable[[Floats], Floats]) -> Body:
@@ -173,7 +183,7 @@ def _bent(radius: float, spread: float, thickness: Callable[[Floats], Floats]) -
     x, y, along, across = x[covered], y[covered], along[covered], (out / np.maximum(thick, 1e-9))[covered]
     length = np.hypot(x, y)
     normal = _unit(across * x / length, across * y / length, np.sqrt(1 - across**2))
-    return Body(covered, (along + 1) / 2, np.arcsin(across) / (2 * pi), normal)
+    return Body(covered=covered, along=(along + 1) / 2, around=np.arcsin(across) / (2 * pi), normal=normal)
 
 
 def _cut_face(radius: float) -> Body:
@@ -183,7 +193,12 @@ def _cut_face(radius: float) -> Body:
     covered = distance < radius
     x, y, along = x[covered], y[covered], distance[covered] / radius
     rim = ((along - 0.88) / 0.12).clip(0, 1) ** 2
-    return Body(covered, along, np.arctan2(x, y) / (2 * pi), _unit(x * rim * 2, y * rim * 2, 1 - 0.7 * rim))
+    return Body(
+        covered=covered,
+        along=along,
+        around=np.arctan2(x, y) / (2 * pi),
+        normal=_unit(x * rim * 2, y * rim * 2, 1 - 0.7 * rim),
+    )
 
 
 # Skins.
@@ -394,14 +409,20 @@ def _banana_thickness(along: Floats) -> Floats:
 
 
 _FRUITS: dict[str, Callable[[], Fruit]] = {
-    "Apple Red": lambda: Fruit(_turned(_apple_width, 0.80, 0.28), _apple_skin, _apple_extras),
-    "Banana": lambda: Fruit(
-        _bent(0.86, 1.12, _banana_thickness), _banana_skin, gloss=0.15, tilt=14, swing=24
+    "Apple Red": lambda: Fruit(
+        body=_turned(_apple_width, 0.80, 0.28), skin=_apple_skin, extras=_apple_extras
     ),
-    "Blueberry": lambda: Fruit(_ball(0.80, 1.05), _blueberry_skin, gloss=0.12),
-    "Kiwi": lambda: Fruit(_cut_face(0.86), _kiwi_skin, gloss=0.05),
-    "Lemon": lambda: Fruit(_turned(_lemon_width, 0.92), _lemon_skin, gloss=0.3, tilt=62, swing=14),
-    "Orange": lambda: Fruit(_ball(0.84, 0.75), _orange_skin, gloss=0.25),
-    "Pear": lambda: Fruit(_turned(_pear_width, 0.86), _pear_skin, _pear_extras, gloss=0.25, swing=8),
-    "Watermelon": lambda: Fruit(_turned(_watermelon_width, 0.90), _watermelon_skin, gloss=0.3, tilt=74),
+    "Banana": lambda: Fruit(
+        body=_bent(0.86, 1.12, _banana_thickness), skin=_banana_skin, gloss=0.15, tilt=14, swing=24
+    ),
+    "Blueberry": lambda: Fruit(body=_ball(0.80, 1.05), skin=_blueberry_skin, gloss=0.12),
+    "Kiwi": lambda: Fruit(body=_cut_face(0.86), skin=_kiwi_skin, gloss=0.05),
+    "Lemon": lambda: Fruit(body=_turned(_lemon_width, 0.92), skin=_lemon_skin, gloss=0.3, tilt=62, swing=14),
+    "Orange": lambda: Fruit(body=_ball(0.84, 0.75), skin=_orange_skin, gloss=0.25),
+    "Pear": lambda: Fruit(
+        body=_turned(_pear_width, 0.86), skin=_pear_skin, extras=_pear_extras, gloss=0.25, swing=8
+    ),
+    "Watermelon": lambda: Fruit(
+        body=_turned(_watermelon_width, 0.90), skin=_watermelon_skin, gloss=0.3, tilt=74
+    ),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import dedent
 
 from rehearsal.ground import Ground, start_ground
-from rehearsal.processes import RehearsalError
+from spark_jobs.errors import FruitsError
 
 _PROGRAM = dedent(
     """
@@ -45,7 +45,7 @@ def main() -> int:
             threading.Event().wait()
     except KeyboardInterrupt:
         return 130
-    except RehearsalError as error:
+    except FruitsError as error:
         print(error, file=sys.stderr)
     return 1
 

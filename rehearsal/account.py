@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rehearsal.aws import REGION, Aws
-from rehearsal.processes import RehearsalError
+from spark_jobs.errors import FruitsError
 
 
 class Account(NamedTuple):
@@ -25,7 +25,7 @@ class Account(NamedTuple):
 def prepare_account(aws: Aws, settings: Mapping[str, str]) -> Account:
     """Deploys the stack as a user does, makes its operator, and has AWS ask for permissions from then on.
 
-    Raises `RehearsalError` where the stack can't be deployed.
+    Raises `FruitsError` where the stack can't be deployed.
     """
     fruits = Path(sys.executable).with_name("fruits")
     done = subprocess.run(
@@ -36,7 +36,7 @@ def prepare_account(aws: Aws, settings: Mapping[str, str]) -> Account:
         text=True,
     )
     if done.returncode:
-        raise RehearsalError(f"`fruits emr deploy` failed: {done.stderr[-1500:]}")
+        raise FruitsError(f"`fruits emr deploy` failed: {done.stderr[-1500:]}")
     [stack] = aws.client("cloudformation").describe_stacks()["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
     iam = aws.client("iam")
@@ -57,7 +57,7 @@ def prepare_account(aws: Aws, settings: Mapping[str, str]) -> Account:
         f"{aws.endpoint}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST"
     )
     urllib.request.urlopen(request, timeout=10).close()
-    return Account(outputs, administrator, operator)
+    return Account(outputs=outputs, administrator=administrator, operator=operator)
 
 
 def enforceable(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from typing import Any
 
 from rehearsal.faults import CONTROL, Fault
 from rehearsal.nodes import node_python
-from rehearsal.processes import RehearsalError, free_ports, kill_marked, nothing_left, start_process, tail
+from rehearsal.processes import free_ports, kill_marked, nothing_left, start_process, tail
 from rehearsal.yarn import Yarn
+from spark_jobs.errors import FruitsError
 
 REGION = "eu-west-3"
 
@@ -88,7 +89,7 @@ def start_aws(
     `folder` must be its own. `python` is the nodes' (`PYSPARK_PYTHON`), by default one with the executors'
     packages only. A step's logs are in S3 `log_seconds` after its end; EMR takes up to five minutes.
 
-    Raises `RehearsalError` when the server doesn't come up, with the end of its log.
+    Raises `FruitsError` when the server doesn't come up, with the end of its log.
     """
     folder = folder.absolute()
     [port] = free_ports(1)
@@ -112,7 +113,7 @@ def start_aws(
         deadline = time.monotonic() + START_SECONDS
         while not _answers(aws):
             if server.poll() is not None or time.monotonic() > deadline:
-                raise RehearsalError(
+                raise FruitsError(
                     f"moto's server is not up (exit status {server.returncode}); its log ends in\n"
                     f"{tail(folder / 'server.log')}"
                 )

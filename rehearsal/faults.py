@@ -19,7 +19,7 @@ _STATUS = {"SlowDown": 503, "ServiceUnavailable": 503, "InternalError": 500, "In
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/aws4_request")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Fault:
     """What befalls calls of a service.
 

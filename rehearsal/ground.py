@@ -11,7 +11,7 @@ from rehearsal.yarn import Yarn, start_yarn
 RELEASE = "emr-7.13.0"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ground:
     """What runs. `cluster` is the id of an EMR cluster with two core nodes, which has the bucket for logs."""
 
@@ -45,7 +45,7 @@ def start_ground(
         start_aws(folder / "aws", yarn, python, log_seconds) as aws,
     ):
         start_bucket(aws, bucket)
-        yield Ground(yarn, aws, bucket, start_cluster(aws, bucket, instance_type))
+        yield Ground(yarn=yarn, aws=aws, bucket=bucket, cluster=start_cluster(aws, bucket, instance_type))
 
 
 def start_bucket(aws: Aws, name: str, region: str = REGION) -> None:

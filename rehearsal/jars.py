@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pyspark
 
-from rehearsal.processes import RehearsalError
 from resources.local.java import java_home, trust_options
+from spark_jobs.errors import FruitsError
 
 # The Hadoop that Spark 3.5 is built with.
 HADOOP = "3.3.4"
@@ -58,7 +58,7 @@ def cache_lock() -> Iterator[Path]:
 def jars(name: str) -> list[Path]:
     """The jars of one of `SETS`, fetched if they are not in the cache, and verified each time.
 
-    Raises `RehearsalError` when a jar is missing, is not in the lock, or has another SHA-256 than there.
+    Raises `FruitsError` when a jar is missing, is not in the lock, or has another SHA-256 than there.
     """
     with cache_lock() as cache:
         folder = cache / f"{name}-{HADOOP}"
@@ -91,7 +91,7 @@ def _fetch(name: str, folder: Path) -> None:
             text=True,
         )
         if done.returncode:
-            raise RehearsalError(
+            raise FruitsError(
                 f"the jars of {packages} could not be fetched:\n{done.stderr[-1500:]}\n"
                 "They come from Maven Central, or the mirror that DEFAULT_ARTIFACT_REPOSITORY names: check "
                 "the network, and that Java trusts the host's certificate"
@@ -109,7 +109,7 @@ def _verify(name: str, folder: Path, found: dict[str, str]) -> None:
         if found.get(jar) != locked.get(jar):
             is_now = f"has SHA-256 {found[jar]}" if jar in found else "is missing"
             should = f"SHA-256 {locked[jar]}" if jar in locked else "no such jar"
-            raise RehearsalError(
+            raise FruitsError(
                 f"{folder / jar} {is_now}, and {_LOCK.name} has {should}: nothing is started with it. "
                 f"Remove the folder {folder} to fetch its jars anew"
             )

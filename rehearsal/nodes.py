@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rehearsal.jars import SPARK_HOME, cache_lock, jars
-from rehearsal.processes import RehearsalError
 from resources.local.java import java_home
+from spark_jobs.errors import FruitsError
 
 # Java processes live for a minute here: they compile little, and end sooner for it. Spark puts these before
 # the options that a step gives.
@@ -27,7 +27,7 @@ def node_python() -> Path:
     The project's lock says the versions and not the nodes' own, which is for Python 3.11 alone: here, driver
     and nodes have this process's Python.
 
-    Raises `RehearsalError` when uv can't make it.
+    Raises `FruitsError` when uv can't make it.
     """
     wanted = sys.version.encode() + _PACKAGES.read_bytes() + _LOCK.read_bytes()
     with cache_lock() as cache:
@@ -54,7 +54,7 @@ def _uv(*arguments: str) -> None:
     uv = Path(sys.executable).with_name("uv")
     done = subprocess.run([str(uv), *arguments], capture_output=True, text=True)
     if done.returncode:
-        raise RehearsalError(
+        raise FruitsError(
             f"the nodes' Python environment could not be made: `uv {' '.join(arguments)}` says\n"
             f"{done.stderr[-1500:]}"
         )

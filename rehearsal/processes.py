@@ -17,10 +17,6 @@ from pathlib import Path
 MARK = "FRUITS_REHEARSAL"
 
 
-class RehearsalError(RuntimeError):
-    """The rehearsal can't start or go on; the message says why and what to do."""
-
-
 def start_process(
     mark: str,
     command: list[str],

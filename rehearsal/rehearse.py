@@ -25,11 +25,11 @@ from rehearsal.account import prepare_account
 from rehearsal.aws import REGION
 from rehearsal.compare import compare
 from rehearsal.ground import Ground, start_ground
-from rehearsal.processes import RehearsalError
 from resources.emr.sizing import yarn_mib
 from resources.instance_types import instance
 from resources.settings import Settings
-from spark_jobs.store.photos import PhotosError, list_photos
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import IO_THREADS, open_root
 
 IMAGES = 600
@@ -58,7 +58,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("The rehearsal was interrupted; nothing of it is left.")
         return INTERRUPTED
-    except (RehearsalError, PhotosError, OSError, tarfile.TarError) as error:
+    except (FruitsError, OSError, tarfile.TarError) as error:
         print(f"make rehearse-emr: {error}", file=sys.stderr)
         return 1
 
@@ -90,7 +90,7 @@ def _node(settings: Mapping[str, str]) -> tuple[int, int]:
     try:
         return yarn_mib(core_type), instance(core_type).vcpus
     except ValueError as error:
-        raise RehearsalError(f"FRUITS_EMR_CORE_TYPE: {error}") from None
+        raise FruitsError(f"FRUITS_EMR_CORE_TYPE: {error}") from None
 
 
 def _photos_at_hand(folder: Path, given: Path | None) -> str:

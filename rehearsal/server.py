@@ -35,7 +35,9 @@ def serve(
         write_spark_conf(spark_conf, access)
         return step_environment(spark_conf, Path(hadoop_conf), Path(python), access)
 
-    runner = StepRunner(Path(folder), environment, yarn, aws, log_seconds)
+    runner = StepRunner(
+        folder=Path(folder), environment=environment, yarn=yarn, aws=aws, log_seconds=log_seconds
+    )
     emr.install(runner)
     s3.install()
     # Who calls is known by the key. S3A and pyarrow sign in ways that moto can't check.

@@ -31,7 +31,7 @@ SESSION_SECONDS = 6 * 3600
 ACTIVE = ("PENDING", "RUNNING", "CANCEL_PENDING")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class StepRunner:
     """Runs the steps of every cluster, in their order, each as a process with an environment.
 

@@ -12,8 +12,9 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from rehearsal.jars import jars
-from rehearsal.processes import RehearsalError, free_ports, kill_marked, nothing_left, start_process, tail
+from rehearsal.processes import free_ports, kill_marked, nothing_left, start_process, tail
 from resources.local.java import java_home
+from spark_jobs.errors import FruitsError
 
 # A node that hasn't been heard of for so long is lost: long enough for a busy machine, short for a test.
 NODE_EXPIRY_SECONDS = 15
@@ -95,7 +96,7 @@ def start_yarn(
     Configuration, logs and the containers' working directories go to `folder`, which must be this YARN's
     own. `memory_mb` and `vcores` are those of each node; as on EMR, containers are measured by memory.
 
-    Raises `RehearsalError` when a jar is not what it should be, or a daemon doesn't come up; its message
+    Raises `FruitsError` when a jar is not what it should be, or a daemon doesn't come up; its message
     ends in that daemon's log.
     """
     folder = folder.absolute()
@@ -184,7 +185,7 @@ def _wait_until_up(yarn: Yarn, daemons: dict[str, subprocess.Popen[bytes]]) -> N
         for name, daemon in daemons.items():
             if daemon.poll() is not None:
                 log = yarn.folder / f"{name}.log"
-                raise RehearsalError(f"YARN's {name} ended with status {daemon.returncode}:\n{tail(log)}")
+                raise FruitsError(f"YARN's {name} ended with status {daemon.returncode}:\n{tail(log)}")
         try:
             states = list(yarn.nodes().values())
         except OSError:  # not listening yet
@@ -193,4 +194,4 @@ def _wait_until_up(yarn: Yarn, daemons: dict[str, subprocess.Popen[bytes]]) -> N
             return
         time.sleep(0.2)
     logs = "\n".join(f"{name}:\n{tail(yarn.folder / f'{name}.log')}" for name in daemons)
-    raise RehearsalError(f"YARN's nodes were not running after {START_SECONDS} s. Its logs end in\n{logs}")
+    raise FruitsError(f"YARN's nodes were not running after {START_SECONDS} s. Its logs end in\n{logs}")

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resources.instance_types import instance
+from spark_jobs.errors import FruitsError
 
 _PRICES = Path(__file__).with_name("prices.toml")
 
 
-class PricesError(ValueError):
-    """The file of prices can't be used; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prices:
     """Prices of one region in USD; `vcpu_hour` by instance family, EC2's price and EMR's fee together."""
 
@@ -38,13 +35,13 @@ class Prices:
     def cluster_hour(self, primary_type: str, core_type: str, core_nodes: int) -> float:
         """USD for an hour of a primary node and core nodes, on demand and without their disks.
 
-        Raises `PricesError` where there is no price for a type.
+        Raises `FruitsError` where there is no price for a type.
         """
         total = 0.0
         for instance_type, number in ((primary_type, 1), (core_type, core_nodes)):
             price = self.instance_hour(instance_type)
             if price is None:
-                raise PricesError(
+                raise FruitsError(
                     f"The prices of {self.region}, {self.date}, have none for {instance_type}, so nobody can "
                     f"say what a cluster costs. They have {', '.join(sorted(self.vcpu_hour))}; FRUITS_PRICES "
                     "can name a file with more."
@@ -56,29 +53,29 @@ class Prices:
 def load_prices(file: Path | None = None) -> Prices:
     """The prices in a TOML file of the shape of `prices.toml`, which is the default.
 
-    Raises `PricesError`, with the file's name, for one that can't be read, or lacks a price or has one that
+    Raises `FruitsError`, with the file's name, for one that can't be read, or lacks a price or has one that
     is no amount of money.
     """
     file = file or _PRICES
     try:
         read = tomllib.loads(file.read_text())
         return Prices(
-            str(read["date"]),
-            str(read["region"]),
-            {family: _usd(of["ec2"]) + _usd(of["emr"]) for family, of in read["vcpu_hour"].items()},
-            _usd(read["s3"]["gb_month"]),
-            _usd(read["s3"]["thousand_puts"]),
-            _usd(read["s3"]["thousand_gets"]),
-            _usd(read["vpc"]["interface_endpoint_hour"]),
+            date=str(read["date"]),
+            region=str(read["region"]),
+            vcpu_hour={family: _usd(of["ec2"]) + _usd(of["emr"]) for family, of in read["vcpu_hour"].items()},
+            s3_gb_month=_usd(read["s3"]["gb_month"]),
+            s3_thousand_puts=_usd(read["s3"]["thousand_puts"]),
+            s3_thousand_gets=_usd(read["s3"]["thousand_gets"]),
+            interface_endpoint_hour=_usd(read["vpc"]["interface_endpoint_hour"]),
         )
     except OSError as error:
-        raise PricesError(f"FRUITS_PRICES={file} can't be read: {error.strerror}.") from None
+        raise FruitsError(f"FRUITS_PRICES={file} can't be read: {error.strerror}.") from None
     except KeyError as error:
-        raise PricesError(
+        raise FruitsError(
             f"FRUITS_PRICES={file} has no {error.args[0]!r}; see resources/prices.toml."
         ) from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise PricesError(f"FRUITS_PRICES={file}: {error}; see resources/prices.toml.") from None
+        raise FruitsError(f"FRUITS_PRICES={file}: {error}; see resources/prices.toml.") from None
 
 
 def _usd(price: float) -> float:

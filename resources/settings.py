@@ -10,14 +10,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from resources.instance_types import instance
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import DEFAULT_REGION
 
 # The regions of AWS that lie in the European Union (London and Zurich do not).
 EU_REGIONS = ["eu-west-3", "eu-west-1", "eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2"]
-
-
-class SettingsError(ValueError):
-    """A setting is missing or bad; the message names the variable, the value and the remedy."""
 
 
 def _root(value: str) -> str:
@@ -185,19 +182,19 @@ class Settings(StoreSettings):
 
 
 def load_settings() -> Settings:
-    """The settings of this process. Raises `SettingsError` with all that are unusable."""
+    """The settings of this process. Raises `FruitsError` with all that are unusable."""
     with _errors_as_sentences():
         return Settings()
 
 
 def load_account_settings() -> AccountSettings:
-    """The settings of this process that don't need photos. Raises `SettingsError` like `load_settings`."""
+    """The settings of this process that don't need photos. Raises `FruitsError` like `load_settings`."""
     with _errors_as_sentences():
         return AccountSettings()
 
 
 def load_store_settings() -> StoreSettings:
-    """The settings of this process that don't need photos, with the store. Raises `SettingsError` alike."""
+    """The settings of this process that don't need photos, with the store. Raises `FruitsError` alike."""
     with _errors_as_sentences():
         return StoreSettings()
 
@@ -207,7 +204,7 @@ def _errors_as_sentences() -> Iterator[None]:
     try:
         yield
     except pydantic.ValidationError as error:
-        raise SettingsError("; ".join(_sentence(detail) for detail in error.errors())) from None
+        raise FruitsError("; ".join(_sentence(detail) for detail in error.errors())) from None
 
 
 def _sentence(detail: "pydantic_core.ErrorDetails") -> str:  # type: ignore[name-defined]  # noqa: F821

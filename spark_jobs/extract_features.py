@@ -33,6 +33,7 @@ from spark_jobs.store.tables import (
     sweep,
 )
 from spark_jobs.tasks import Reporter, pack, run_tasks
+from spark_jobs.wire import ClassFigures
 
 # A version of how photos become the model's input; a change makes every class's features stale.
 PREPROCESSING = "exif-rgb-bicubic224-mobilenet_v2/1"
@@ -42,7 +43,7 @@ TASKS_PER_CORE = 12
 TASK_IMAGES = (128, 2048)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExtractParams:
     """Which classes, and the extractor: its directory below the store, SHA-256 and data version."""
 
@@ -55,13 +56,10 @@ class ExtractParams:
     keep_hours: float
 
 
-@dataclass(frozen=True)
-class ClassFeatures:
+@dataclass(frozen=True, kw_only=True)
+class ClassFeatures(ClassFigures):
     """Figures of one class. `non_finite` and `constant` count feature vectors, and should be 0."""
 
-    images: int
-    bytes: int
-    data_version: str
     non_finite: int
     constant: int
 
@@ -104,12 +102,12 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
 
     pointers = [
         Pointer(
-            label,
-            f"{directory}/{class_key(label)}",
-            combined_version(raw[label].data_version, params.extractor_version, PREPROCESSING),
-            [result.part for result in results],
-            {RAW_IMAGES: raw[label].data_version, FEATURE_EXTRACTOR: params.extractor_version},
-            {
+            label=label,
+            directory=f"{directory}/{class_key(label)}",
+            data_version=combined_version(raw[label].data_version, params.extractor_version, PREPROCESSING),
+            parts=[result.part for result in results],
+            inputs={RAW_IMAGES: raw[label].data_version, FEATURE_EXTRACTOR: params.extractor_version},
+            details={
                 "non_finite": sum(result.non_finite for result in results),
                 "constant": sum(result.constant for result in results),
             },
@@ -120,7 +118,7 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
     return ExtractReport(
         {
             str(pointer.label): ClassFeatures(
-                pointer.rows, pointer.bytes, pointer.data_version, **pointer.details
+                images=pointer.rows, bytes=pointer.bytes, data_version=pointer.data_version, **pointer.details
             )
             for pointer in pointers
         },
@@ -149,7 +147,7 @@ def _extract(params: ExtractParams, directory: str, groups: list[RowGroup]) -> l
             vectors = pa.FixedSizeListArray.from_arrays(features.reshape(-1), FEATURES)
             rows = [*(images.column(name) for name in ("path", "label", "sha256")), vectors]
             writer.write(pa.RecordBatch.from_arrays(rows, schema=schema))
-        results.append(_Extracted(label, writer.close(), non_finite, constant))
+        results.append(_Extracted(label=label, part=writer.close(), non_finite=non_finite, constant=constant))
     return results
 
 

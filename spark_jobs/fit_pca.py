@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import write_spark_model
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_MODEL
@@ -45,7 +46,7 @@ TASK_IMAGES = 32768
 SCATTER_CLASSES, SCATTER_POINTS = 60, 600
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitParams:
     """The classes to fit on, and how many components: `components`, or, where `variance` is given
     (0 to 1), as many as reach that share of the variance."""
@@ -58,7 +59,7 @@ class FitParams:
     keep_hours: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitReport:
     """The model's figures, and a sample of projected points (pc1, pc2) by class for a plot.
 
@@ -106,7 +107,7 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     The model is a directory: `spark/`, which `pyspark.ml.feature.PCAModel.load` reads, and
     `model.json` with the mean (1280), the variance of every component, the images and classes.
 
-    Raises `ValueError` where there are fewer images than the components need.
+    Raises `FruitsError` where there are fewer images than the components need.
     """
     store = open_root(params.store)
     features = current(store, MOBILENET_FEATURES, params.classes)
@@ -114,7 +115,7 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     images = rows_in(groups)
     components = params.components if params.variance is None else 1
     if components > min(images - 1, FEATURES):
-        raise ValueError(
+        raise FruitsError(
             f"{components} components need at least {components + 1} images (and at most "
             f"{FEATURES} components exist), but there are {images} images in {len(features)} classes. "
             "Materialize mobilenet_features for more classes, or ask for fewer components."
@@ -153,9 +154,9 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
         PCA_MODEL,
         [
             Pointer(
-                None,
-                directory,
-                data_version,
+                label=None,
+                directory=directory,
+                data_version=data_version,
                 inputs={MOBILENET_FEATURES: fitted_on},
                 details={
                     "components": k,
@@ -168,16 +169,16 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     )
     identity = model.components.T @ model.components - np.eye(k)
     return FitReport(
-        directory,
-        data_version,
-        images,
-        description["classes"],
-        k,
-        description["explained_variance"],
-        float(np.abs(identity).max()),
-        fit_seconds,
-        _scatter(store, features, model.components),
-        sweep(store, PCA_MODEL, timedelta(hours=params.keep_hours)),
+        directory=directory,
+        data_version=data_version,
+        images=images,
+        images_by_class=description["classes"],
+        components=k,
+        explained_variance=description["explained_variance"],
+        orthonormality_error=float(np.abs(identity).max()),
+        fit_seconds=fit_seconds,
+        scatter=_scatter(store, features, model.components),
+        removed_versions=sweep(store, PCA_MODEL, timedelta(hours=params.keep_hours)),
     )
 
 
@@ -199,7 +200,7 @@ def decompose(moments: Moments, components: int, variance: float | None = None) 
     # Rounding can leave the smallest a little below zero.
     variances = np.maximum(values[::-1], 0)
     if not variances.any():
-        raise ValueError(
+        raise FruitsError(
             f"all {moments.images} images have the same features, so there are no components: the photos "
             "show nothing that differs"
         )

@@ -105,7 +105,7 @@ def decode(content: bytes, max_pixels: int) -> Decoded:
             # zlib.error, OverflowError and others have all come out of its parsers.
             words = " ".join(str(error).split())[:200] or type(error).__name__
             raise BadImage(f"truncated or damaged: {words}") from error
-    return Decoded(upright, upright.width, upright.height, image.format or "")
+    return Decoded(image=upright, width=upright.width, height=upright.height, format=image.format or "")
 
 
 def model_input(image: Image.Image, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from spark_jobs.errors import FruitsError
 from spark_jobs.images import SIZE
 from spark_jobs.store.root import open_root
 
@@ -56,13 +57,13 @@ def compile_ir(xml: bytes, weights: bytes) -> Extractor:
 def load_extractor(store_uri: str, directory: str, sha256: str) -> Extractor:
     """The extractor that stands in a directory of the store, read and compiled once a process.
 
-    Raises `ValueError` where the files are not those that `sha256` names.
+    Raises `FruitsError` where the files are not those that `sha256` names.
     """
     store = open_root(store_uri)
     xml, weights = store.read_many([f"{directory}/{MODEL_XML}", f"{directory}/{MODEL_BIN}"])
     found = sha256_of(xml, weights)
     if found != sha256:
-        raise ValueError(
+        raise FruitsError(
             f"The feature extractor in {store.uri_of(directory)} has SHA-256 {found}, not {sha256}: it was "
             "changed after it was written. Materialize feature_extractor again."
         )

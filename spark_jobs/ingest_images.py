@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 from spark_jobs.images import BadImage, decode, thumbnails
 from spark_jobs.store.photos import Photo, list_photos
 from spark_jobs.store.root import IO_THREADS, Root, open_root
-from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
+from spark_jobs.store.schemas import FRUIT_PHOTOS, QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.tables import (
     Part,
     PartWriter,
@@ -33,6 +33,7 @@ from spark_jobs.store.tables import (
     sweep,
 )
 from spark_jobs.tasks import Reporter, pack, run_tasks
+from spark_jobs.wire import ClassFigures
 
 # A chunk is one task's share of a class. Small enough that the last task is short, and that a row
 # group is a fair piece of work for feature extraction (128 images take 0.6 s on one core).
@@ -44,7 +45,7 @@ READ_AHEAD_BYTES = 64 << 20
 PREVIEW_IMAGES = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IngestParams:
     """What to ingest: `classes` from the root `images`, into the root `store`.
 
@@ -62,16 +63,12 @@ class IngestParams:
     keep_hours: float
 
 
-@dataclass(frozen=True)
-class ClassIngest:
-    """Figures of one class. `gone`: it has no photos any more, and its last version was kept."""
+@dataclass(frozen=True, kw_only=True)
+class ClassIngest(ClassFigures):
+    """Figures of one class: found = images + quarantined."""
 
     found: int
-    ingested: int
     quarantined: int
-    bytes: int
-    data_version: str
-    gone: bool = False
     preview_jpeg_base64: str = ""
 
 
@@ -90,7 +87,7 @@ class _Chunk(NamedTuple):
     photos: tuple[Photo, ...]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _ClassTotal:
     """What the chunks of a class add up to. `digest` is a sum, so that their order is no matter."""
 
@@ -109,7 +106,7 @@ class _ClassTotal:
 def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -> IngestReport:
     """Replaces the given classes of `raw_images`, and of `quarantined_images`, each whole.
 
-    Raises `PhotosError` where the root of the photos is unusable; nothing is written then.
+    Raises `FruitsError` where the root of the photos is unusable; nothing is written then.
     """
     store = open_root(params.store)
     listing = list_photos(params.images)
@@ -134,17 +131,17 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     pointers: dict[str, list[Pointer]] = {RAW_IMAGES: [], QUARANTINED_IMAGES: []}
     for label, total in totals.items():
         images = Pointer(
-            label,
-            f"{directories[RAW_IMAGES]}/{class_key(label)}",
-            f"{total.digest:064x}"[:16],
-            total.images,
-            {"fruit_photos": listing.version(label)},
+            label=label,
+            directory=f"{directories[RAW_IMAGES]}/{class_key(label)}",
+            data_version=f"{total.digest:064x}"[:16],
+            parts=total.images,
+            inputs={FRUIT_PHOTOS: listing.version(label)},
         )
         bad = Pointer(
-            label,
-            f"{directories[QUARANTINED_IMAGES]}/{class_key(label)}",
-            combined_version(params.version, label),
-            total.quarantined,
+            label=label,
+            directory=f"{directories[QUARANTINED_IMAGES]}/{class_key(label)}",
+            data_version=combined_version(params.version, label),
+            parts=total.quarantined,
         )
         found = len(listing.classes[label])
         images.details.update(found=found, quarantined=bad.rows)
@@ -158,11 +155,11 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
             continue
         pointers[RAW_IMAGES].append(images)
         classes[label] = ClassIngest(
-            found,
-            images.rows,
-            bad.rows,
-            images.bytes,
-            images.data_version,
+            found=found,
+            images=images.rows,
+            quarantined=bad.rows,
+            bytes=images.bytes,
+            data_version=images.data_version,
             preview_jpeg_base64=base64.b64encode(total.preview).decode(),
         )
     for table, of_table in pointers.items():
@@ -174,11 +171,11 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
         if label in kept:
             last = kept[label]
             classes[label] = ClassIngest(
-                last.details["found"],
-                last.rows,
-                last.details["quarantined"],
-                last.bytes,
-                last.data_version,
+                found=last.details["found"],
+                images=last.rows,
+                quarantined=last.details["quarantined"],
+                bytes=last.bytes,
+                data_version=last.data_version,
                 gone=True,
             )
         else:

@@ -29,13 +29,14 @@ from spark_jobs.store.tables import (
     sweep,
 )
 from spark_jobs.tasks import Reporter, pack, run_tasks
+from spark_jobs.wire import ClassFigures
 
 # Classes are packed into tasks of about so many images; a class is never split.
 TASK_IMAGES = 2048
 PREVIEW_ROWS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ProjectParams:
     """Which classes, and the model: its directory below the store and its data version."""
 
@@ -47,13 +48,10 @@ class ProjectParams:
     keep_hours: float
 
 
-@dataclass(frozen=True)
-class ClassCsv:
-    """One class's CSV: rows, bytes, its name below the store, and its first lines."""
+@dataclass(frozen=True, kw_only=True)
+class ClassCsv(ClassFigures):
+    """The CSV of one class: figures, its path below the store, and its first lines."""
 
-    rows: int
-    bytes: int
-    data_version: str
     path: str
     head: str
 
@@ -101,11 +99,11 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
     store.remove(directory)  # empty now
     pointers = {
         csv.label: Pointer(
-            csv.label,
-            posixpath.dirname(csv.temporary),
-            combined_version(features[csv.label].data_version, params.model_version),
-            [Part(csv_path(csv.label), [csv.rows], csv.bytes)],
-            {MOBILENET_FEATURES: features[csv.label].data_version, PCA_MODEL: params.model_version},
+            label=csv.label,
+            directory=posixpath.dirname(csv.temporary),
+            data_version=combined_version(features[csv.label].data_version, params.model_version),
+            parts=[Part(csv_path(csv.label), [csv.rows], csv.bytes)],
+            inputs={MOBILENET_FEATURES: features[csv.label].data_version, PCA_MODEL: params.model_version},
         )
         for csv in written
     }
@@ -113,7 +111,11 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
     return ProjectReport(
         {
             csv.label: ClassCsv(
-                csv.rows, csv.bytes, pointers[csv.label].data_version, csv_path(csv.label), csv.head
+                images=csv.rows,
+                bytes=csv.bytes,
+                data_version=pointers[csv.label].data_version,
+                path=csv_path(csv.label),
+                head=csv.head,
             )
             for csv in written
         },
@@ -165,7 +167,7 @@ def _project_class(
             writer.write_batch(batch)
         writer.close()
         size = stream.tell()
-    return _Written(label, temporary, pointer.rows, size, head)
+    return _Written(label=label, temporary=temporary, rows=pointer.rows, bytes=size, head=head)
 
 
 def _head(rows: pa.RecordBatch) -> str:

@@ -17,6 +17,8 @@ from pyspark.accumulators import AccumulatorParam
 from pyspark.sql import SparkSession
 from pyspark.util import InheritableThread
 
+from spark_jobs.errors import FruitsError
+
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
@@ -26,7 +28,7 @@ REPORT_SECONDS = 2.0
 REPORT_SHARE = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a stage is: images done, of how many, and the seconds since it began."""
 
@@ -39,16 +41,6 @@ class Progress:
         rate = self.done / self.seconds if self.seconds else 0.0
         left = f", {(self.total - self.done) / rate:,.0f} s left" if 0 < self.done < self.total else ""
         return f"{self.stage}: {self.done:,} of {self.total:,} images, {rate:,.0f} images/s{left}"
-
-
-class TaskError(RuntimeError):
-    """A Spark task failed for good. The message has what the task itself raised, without the JVM's trace."""
-
-    def __init__(self, stage: str, error: Py4JJavaError) -> None:
-        said = str(error.java_exception.getMessage())
-        trace = re.search(r"Traceback \(most recent call last\):\n(.*?)\n\n\s*at ", said, re.DOTALL)
-        raised = re.split(r"\n(?=\S)", trace[1])[-1] if trace else said.partition("\n")[0]
-        super().__init__(f"{stage}: a Spark task failed: {raised}")
 
 
 Reporter = Callable[[Progress], None]
@@ -78,6 +70,14 @@ def spread(pieces: Sequence[Work], weight: Callable[[Work], int], parts: int) ->
     *begins, total = accumulate(map(weight, pieces), initial=0)
     cuts = groupby(zip(begins, pieces, strict=True), key=lambda begun: begun[0] * parts // total)
     return [[piece for _, piece in cut] for _, cut in cuts]
+
+
+def _task_error(stage: str, error: Py4JJavaError) -> FruitsError:
+    """The error of a task that failed for good: the message of the task itself, without the JVM's trace."""
+    message = str(error.java_exception.getMessage())
+    trace = re.search(r"Traceback \(most recent call last\):\n(.*?)\n\n\s*at ", message, re.DOTALL)
+    raised = re.split(r"\n(?=\S)", trace[1])[-1] if trace else message.partition("\n")[0]
+    return FruitsError(f"{stage}: a Spark task failed: {raised}")
 
 
 class _Sum(AccumulatorParam[int]):
@@ -118,7 +118,7 @@ def run_tasks(
     Progress counts `images(piece)` of every finished task. When the calling thread is interrupted,
     the Spark job is cancelled, its running tasks are killed, and the interruption goes on.
 
-    Raises `TaskError` when a task has failed for good.
+    Raises `FruitsError` when a task has failed for good.
     """
     if not work:
         return []
@@ -152,7 +152,7 @@ def run_tasks(
             thread.join(POLL_SECONDS)
             now = time.monotonic()
             if now - reported >= max(REPORT_SECONDS, (now - started) / REPORT_SHARE):
-                report(Progress(stage, done.value, total, now - started))
+                report(Progress(stage=stage, done=done.value, total=total, seconds=now - started))
                 reported = now
     except BaseException:
         context.cancelJobGroup(group)
@@ -160,6 +160,6 @@ def run_tasks(
         raise
     if "error" in outcome:
         error = outcome["error"]
-        raise (TaskError(stage, error) if isinstance(error, Py4JJavaError) else error) from error
-    report(Progress(stage, total, total, time.monotonic() - started))
+        raise (_task_error(stage, error) if isinstance(error, Py4JJavaError) else error) from error
+    report(Progress(stage=stage, done=total, total=total, seconds=time.monotonic() - started))
     return outcome["results"]

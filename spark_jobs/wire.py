@@ -54,6 +54,20 @@ Report = TypeVar("Report")
 
 Job = Callable[[SparkSession, Params, Reporter], Report]
 
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFigures:
+    """What a job tells of one class: the images and bytes that it wrote, and the version of the data.
+
+    `gone` is true for a class that has no photos any more, of which the last version was kept.
+    """
+
+    images: int
+    bytes: int
+    data_version: str
+    gone: bool = False
+
+
 # What decides about speed and results, beside Spark and Python.
 _PACKAGES = ("openvino", "numpy", "pyarrow")
 

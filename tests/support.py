@@ -100,8 +100,8 @@ def ingest(
 ) -> IngestReport:
     """Runs the job; `changes` are other values for its parameters."""
     params = IngestParams(
-        str(images),
-        store,
+        images=str(images),
+        store=store,
         version=uuid.uuid4().hex,
         classes=list(classes),
         max_bytes=50_000_000,
@@ -117,7 +117,7 @@ def extract(spark: SparkSession, store: str, classes: Iterable[str], **changes: 
     extractor = current_one(open_root(store), FEATURE_EXTRACTOR)
     assert extractor is not None
     params = ExtractParams(
-        store,
+        store=store,
         version=uuid.uuid4().hex,
         classes=list(classes),
         extractor_directory=extractor.directory,
@@ -136,7 +136,14 @@ def fit(
     variance: float | None = None,
 ) -> FitReport:
     """Runs the job."""
-    params = FitParams(store, uuid.uuid4().hex, list(classes), components, variance, keep_hours=24)
+    params = FitParams(
+        store=store,
+        version=uuid.uuid4().hex,
+        classes=list(classes),
+        components=components,
+        variance=variance,
+        keep_hours=24,
+    )
     return fit_pca(spark, params, quiet)
 
 
@@ -145,7 +152,12 @@ def project(spark: SparkSession, store: str, classes: Iterable[str]) -> ProjectR
     model = current_one(open_root(store), PCA_MODEL)
     assert model is not None
     params = ProjectParams(
-        store, uuid.uuid4().hex, list(classes), model.directory, model.data_version, keep_hours=24
+        store=store,
+        version=uuid.uuid4().hex,
+        classes=list(classes),
+        model_directory=model.directory,
+        model_version=model.data_version,
+        keep_hours=24,
     )
     return project_to_csv(spark, params, quiet)
 
@@ -180,7 +192,7 @@ def publish_extractor(store: str, extractor: Path) -> Pointer:
         "versions": versions,
     }
     data_version = combined_version(weights.sha256, json.dumps(versions, sort_keys=True))
-    pointer = Pointer(None, directory, data_version, details=details)
+    pointer = Pointer(label=None, directory=directory, data_version=data_version, details=details)
     publish(root, FEATURE_EXTRACTOR, [pointer])
     return pointer
 
@@ -198,7 +210,11 @@ def publish_features(store: str, features: dict[str, NDArray[np.float32]], group
             values = pa.FixedSizeListArray.from_arrays(rows.reshape(-1), FEATURES)
             writer.write(pa.RecordBatch.from_arrays([*columns, values], schema=schema))
         version = combined_version(vectors.tobytes().hex())
-        publish(open_root(store), MOBILENET_FEATURES, [Pointer(label, directory, version, [writer.close()])])
+        publish(
+            open_root(store),
+            MOBILENET_FEATURES,
+            [Pointer(label=label, directory=directory, data_version=version, parts=[writer.close()])],
+        )
 
 
 def without_roots_powers() -> None:

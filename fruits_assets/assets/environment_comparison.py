@@ -9,12 +9,12 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_features_csv import pca_features_csv
 from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.assets.raw_images import raw_images
-from fruits_assets.by_class import GROUP, OWNERS
 from fruits_assets.costs.comparison import REPORTED, Row, newest, rows_of
 from fruits_assets.costs.comparison_tables import as_csv, as_markdown
 from fruits_assets.costs.run_records import RUN_RECORDS, STAGES, read_records
+from fruits_assets.decorators import pipeline_asset
 from fruits_assets.plots import costs, stage_times, throughput
-from resources.prices import PricesError, load_prices
+from resources.prices import load_prices
 from resources.settings import Settings
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON
@@ -26,12 +26,9 @@ COMPARISON_CSV, COMPARISON_MD = "comparison.csv", "comparison.md"
 _PATHS = 10
 
 
-@dg.asset(
+@pipeline_asset(
     name=ENVIRONMENT_COMPARISON,
     deps=[raw_images, mobilenet_features, pca_model, pca_features_csv],
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    group_name=GROUP,
-    owners=OWNERS,
     kinds={"csv", "markdown"},
     code_version="1",
     description=(
@@ -42,10 +39,7 @@ _PATHS = 10
 def environment_comparison(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
-    try:
-        prices = load_prices(settings.prices)
-    except PricesError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+    prices = load_prices(settings.prices)
     store = open_root(settings.store)
     records, bad = read_records(store)
     if bad:
@@ -61,7 +55,7 @@ def environment_comparison(
         ]
     )
     data_version = combined_version(table, prices.date, prices.region)
-    pointer = Pointer(None, directory, data_version, details={"runs": len(own)})
+    pointer = Pointer(label=None, directory=directory, data_version=data_version, details={"runs": len(own)})
     publish(store, ENVIRONMENT_COMPARISON, [pointer])
     sweep(store, ENVIRONMENT_COMPARISON, timedelta(hours=settings.keep_hours))
 

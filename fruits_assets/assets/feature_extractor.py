@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import dagster as dg
 
-from fruits_assets.by_class import GROUP, OWNERS
+from fruits_assets.decorators import pipeline_asset
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
-from fruits_assets.model.weights import WeightsError, find_weights
+from fruits_assets.model.weights import find_weights
 from resources.settings import Settings
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
 from spark_jobs.store.root import open_root
@@ -20,11 +20,8 @@ from spark_jobs.store.tables import Pointer, combined_version, current_one, new_
 MAX_DIFFERENCE = 1e-4  # of a feature from Keras's; float32 rounding gives 1e-5
 
 
-@dg.asset(
+@pipeline_asset(
     name=FEATURE_EXTRACTOR,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    group_name=GROUP,
-    owners=OWNERS,
     kinds={"tensorflow", "openvino"},
     code_version="1",
     description=(
@@ -47,10 +44,7 @@ MAX_DIFFERENCE = 1e-4  # of a feature from Keras's; float32 rounding gives 1e-5
 def feature_extractor(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
-    try:
-        weights = find_weights(settings.weights)
-    except WeightsError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+    weights = find_weights(settings.weights)
     store = open_root(settings.store)
     versions = converter_versions()
     data_version = combined_version(weights.sha256, json.dumps(versions, sort_keys=True))
@@ -70,7 +64,7 @@ def feature_extractor(
             "max_abs_difference": difference,
             "versions": versions,
         }
-        pointer = Pointer(None, directory, data_version, details=details)
+        pointer = Pointer(label=None, directory=directory, data_version=data_version, details=details)
         publish(store, FEATURE_EXTRACTOR, [pointer])
     difference = pointer.details["max_abs_difference"]
     return dg.MaterializeResult(

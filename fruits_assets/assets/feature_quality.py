@@ -8,11 +8,12 @@ from pydantic import Field
 
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
-from fruits_assets.by_class import GROUP, OWNERS
+from fruits_assets.decorators import pipeline_asset
 from fruits_assets.model.quality import assess, read_sample, verdict
 from fruits_assets.partitions import known_classes
 from fruits_assets.plots import accuracy_by_components, confusions
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 from spark_jobs.fit_pca import inputs_version
 from spark_jobs.spark_model import read_components
 from spark_jobs.store.root import open_root
@@ -31,12 +32,9 @@ class QualityConfig(dg.Config):
     )
 
 
-@dg.asset(
+@pipeline_asset(
     name=FEATURE_QUALITY,
     deps=[mobilenet_features, pca_model],
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    group_name=GROUP,
-    owners=OWNERS,
     kinds={"scikitlearn", "json"},
     code_version="1",
     description=(
@@ -58,10 +56,10 @@ def feature_quality(
     features = current(store, MOBILENET_FEATURES, known_classes(context.instance))
     model = current_one(store, PCA_MODEL)
     if model is None:
-        raise dg.Failure("There is no pca_model yet. Materialize it first.", allow_retries=False)
+        raise FruitsError("There is no pca_model yet. Materialize it first.")
     try:
         quality = assess(read_sample(store, features), read_components(settings.store, model.directory))
-    except ValueError as error:
+    except FruitsError as error:
         return dg.MaterializeResult(
             metadata={"verdict": f"Not assessed: {error}."},
             check_results=[_check(False, f"Not assessed: {error}.")],

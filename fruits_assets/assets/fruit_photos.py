@@ -2,16 +2,18 @@
 
 import dagster as dg
 
-from fruits_assets.by_class import GROUP
+from fruits_assets.decorators import GROUP, errors_end_the_step
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
 from resources.settings import Settings
-from spark_jobs.store.photos import PhotosError, list_photos
+from spark_jobs.store.photos import list_photos
+from spark_jobs.store.schemas import FRUIT_PHOTOS
 
 # Names in a message or an event, which stays below 30 KB also where they have 255 bytes each.
 SHOWN = 20
 
 
 @dg.observable_source_asset(
+    name=FRUIT_PHOTOS,
     partitions_def=fruit_classes,
     group_name=GROUP,
     tags={"dagster/kind/file": ""},  # this decorator has no `kinds`, nor `owners`
@@ -20,13 +22,11 @@ SHOWN = 20
         "partition and gives each a data version from its file names, sizes and times. It deletes nothing."
     ),
 )
+@errors_end_the_step
 def fruit_photos(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.DataVersionsByPartition:
-    try:
-        listing = list_photos(settings.images)
-    except PhotosError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+    listing = list_photos(settings.images)
     known = known_classes(context.instance)
     new = sorted(listing.classes.keys() - set(known))
     gone = sorted(set(known) - listing.classes.keys())

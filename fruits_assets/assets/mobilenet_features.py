@@ -6,26 +6,23 @@ import dagster as dg
 
 from fruits_assets.assets.feature_extractor import feature_extractor
 from fruits_assets.assets.raw_images import raw_images
-from fruits_assets.by_class import GROUP, OWNERS, ClassResult, Event, materialize_classes, share_of_run
+from fruits_assets.by_class import Event, materialize_by_class
 from fruits_assets.columns import columns
-from fruits_assets.costs.recording import leave_record
-from fruits_assets.partitions import fruit_classes, known_classes
+from fruits_assets.decorators import class_asset
+from fruits_assets.partitions import known_classes
 from fruits_assets.provenance import provenance
 from resources.job_runner import JobRunner
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 from spark_jobs.extract_features import PREPROCESSING, ExtractParams, extract_features
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, described
 from spark_jobs.store.tables import current, current_one
 
 
-@dg.asset(
+@class_asset(
     name=MOBILENET_FEATURES,
     deps=[raw_images, feature_extractor],
-    partitions_def=fruit_classes,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    group_name=GROUP,
-    owners=OWNERS,
     kinds={"spark", "openvino", "parquet"},
     code_version=PREPROCESSING,
     description=(
@@ -52,38 +49,27 @@ def mobilenet_features(
     store = open_root(settings.store)
     extractor = current_one(store, FEATURE_EXTRACTOR)
     if extractor is None:
-        raise dg.Failure("There is no feature_extractor yet. Materialize it first.", allow_retries=False)
+        raise FruitsError("There is no feature_extractor yet. Materialize it first.")
     params = ExtractParams(
-        settings.store,
-        context.run.run_id,
-        list(context.partition_keys),
-        extractor.directory,
-        extractor.details["ir_sha256"],
-        extractor.data_version,
-        settings.keep_hours,
+        store=settings.store,
+        version=context.run.run_id,
+        classes=list(context.partition_keys),
+        extractor_directory=extractor.directory,
+        extractor_sha256=extractor.details["ir_sha256"],
+        extractor_version=extractor.data_version,
+        keep_hours=settings.keep_hours,
     )
-    run = job_runner.run(context, extract_features, params)
-    total = sum(figures.images for figures in run.report.classes.values())
-    size = sum(figures.bytes for figures in run.report.classes.values())
-    leave_record(context, settings, run, total, len(run.report.classes), size, extractor.details)
-    yield from materialize_classes(
+    weights = {name: extractor.details[name] for name in ("weights", "weights_sha256")}
+    yield from materialize_by_class(
         context,
-        tags,
-        {
-            label: ClassResult(
-                figures.data_version,
-                share_of_run(run.metadata, figures.images, total)
-                | {
-                    "bytes": figures.bytes,
-                    "weights": extractor.details["weights"],
-                    "weights_sha256": extractor.details["weights_sha256"],
-                    "store_path": dg.MetadataValue.path(store.uri_of(MOBILENET_FEATURES)),
-                },
-            )
-            for label, figures in run.report.classes.items()
-        },
-        run.report.failed,
-        _checks(store, known_classes(context.instance), extractor.data_version),
+        settings,
+        job_runner,
+        extract_features,
+        params,
+        tags=tags,
+        describe=lambda _: weights,
+        checks=lambda: _checks(store, known_classes(context.instance), extractor.data_version),
+        extractor=extractor.details,
     )
 
 

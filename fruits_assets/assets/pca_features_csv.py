@@ -1,31 +1,29 @@
 """`pca_features_csv`: one CSV of principal components for each class."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
-from fruits_assets.by_class import GROUP, OWNERS, ClassResult, Event, materialize_classes, share_of_run
+from fruits_assets.by_class import Event, materialize_by_class
 from fruits_assets.columns import columns
-from fruits_assets.costs.recording import leave_record
-from fruits_assets.partitions import fruit_classes, known_classes
+from fruits_assets.decorators import class_asset
+from fruits_assets.partitions import known_classes
 from fruits_assets.provenance import provenance
 from resources.job_runner import JobRunner
 from resources.settings import Settings
-from spark_jobs.project_to_csv import ProjectParams, project_to_csv
+from spark_jobs.errors import FruitsError
+from spark_jobs.project_to_csv import ClassCsv, ProjectParams, project_to_csv
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
 from spark_jobs.store.tables import Pointer, current, current_one
 
 
-@dg.asset(
+@class_asset(
     name=PCA_FEATURES_CSV,
     deps=[mobilenet_features, pca_model],
-    partitions_def=fruit_classes,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    group_name=GROUP,
-    owners=OWNERS,
     kinds={"spark", "csv"},
     code_version="1",
     description=(
@@ -54,46 +52,38 @@ def pca_features_csv(
     store = open_root(settings.store)
     model = current_one(store, PCA_MODEL)
     if model is None:
-        raise dg.Failure(
-            "There is no pca_model yet. Materialize it, or run all classes with: fruits run",
-            allow_retries=False,
-        )
+        raise FruitsError("There is no pca_model yet. Materialize it, or run all classes with: fruits run")
     context.log.info(
         f"Projecting with the model of {model.details['images']:,} images of {model.details['classes']:,} "
         f"classes, {model.details['components']} components, in {store.uri_of(model.directory)}"
     )
     params = ProjectParams(
-        settings.store,
-        context.run.run_id,
-        list(context.partition_keys),
-        model.directory,
-        model.data_version,
-        settings.keep_hours,
+        store=settings.store,
+        version=context.run.run_id,
+        classes=list(context.partition_keys),
+        model_directory=model.directory,
+        model_version=model.data_version,
+        keep_hours=settings.keep_hours,
     )
-    run = job_runner.run(context, project_to_csv, params)
-    total = sum(figures.rows for figures in run.report.classes.values())
-    size = sum(figures.bytes for figures in run.report.classes.values())
-    leave_record(context, settings, run, total, len(run.report.classes), size)
-    yield from materialize_classes(
+
+    def describe(figures: ClassCsv) -> dict[str, Any]:
+        return {
+            "dagster/row_count": figures.images,
+            "components": model.details["components"],
+            "pca_model": model.data_version,
+            "store_path": dg.MetadataValue.path(store.uri_of(figures.path)),
+            "preview": dg.MetadataValue.md(f"```\n{figures.head}\n```"),
+        }
+
+    yield from materialize_by_class(
         context,
-        tags,
-        {
-            label: ClassResult(
-                figures.data_version,
-                share_of_run(run.metadata, figures.rows, total)
-                | {
-                    "dagster/row_count": figures.rows,
-                    "bytes": figures.bytes,
-                    "components": model.details["components"],
-                    "pca_model": model.data_version,
-                    "store_path": dg.MetadataValue.path(store.uri_of(figures.path)),
-                    "preview": dg.MetadataValue.md(f"```\n{figures.head}\n```"),
-                },
-            )
-            for label, figures in run.report.classes.items()
-        },
-        run.report.failed,
-        _checks(store, known_classes(context.instance), model),
+        settings,
+        job_runner,
+        project_to_csv,
+        params,
+        tags=tags,
+        describe=describe,
+        checks=lambda: _checks(store, known_classes(context.instance), model),
     )
 
 

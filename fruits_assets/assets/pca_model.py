@@ -6,8 +6,8 @@ import dagster as dg
 from pydantic import Field
 
 from fruits_assets.assets.mobilenet_features import mobilenet_features
-from fruits_assets.by_class import GROUP, OWNERS
-from fruits_assets.costs.recording import leave_record
+from fruits_assets.costs.recording import record_stage
+from fruits_assets.decorators import pipeline_asset
 from fruits_assets.partitions import known_classes
 from fruits_assets.plots import class_counts, scatter, scree
 from resources.job_runner import JobRunner
@@ -32,12 +32,9 @@ class PcaConfig(dg.Config):
     )
 
 
-@dg.asset(
+@pipeline_asset(
     name=PCA_MODEL,
     deps=[mobilenet_features],
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    group_name=GROUP,
-    owners=OWNERS,
     kinds={"spark", "json"},
     code_version="1",
     description=(
@@ -60,21 +57,25 @@ def pca_model(
     job_runner: JobRunner,
 ) -> dg.MaterializeResult:
     params = FitParams(
-        settings.store,
-        context.run.run_id,
-        known_classes(context.instance),
-        config.components,
-        config.variance,
-        settings.keep_hours,
+        store=settings.store,
+        version=context.run.run_id,
+        classes=known_classes(context.instance),
+        components=config.components,
+        variance=config.variance,
+        keep_hours=settings.keep_hours,
     )
-    try:
-        run = job_runner.run(context, fit_pca, params)
-    except ValueError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+    run = job_runner.run(context, fit_pca, params)
     report = run.report
     store = open_root(settings.store)
     # The model's size does not grow with the images.
-    leave_record(context, settings, run, report.images, len(report.images_by_class), size=0)
+    record_stage(
+        context,
+        settings,
+        run,
+        images=report.images,
+        classes=len(report.images_by_class),
+        bytes_written=0,
+    )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.data_version),
         metadata={

@@ -2,10 +2,11 @@
 
 import dagster as dg
 
-from resources.emr.aws import AwsError, aws_errors_named, client
+from resources.emr.aws import aws_errors_named, client
 from resources.emr.lifecycle import owners, terminate_clusters
 from resources.runs import BACKFILL_TAG, OWNER_TAG, is_over
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 
 EVERY_SECONDS = 30
 
@@ -32,7 +33,7 @@ def ended_clusters(settings: Settings) -> dg.SensorDefinition:
                 for owner in owners(emr):
                     if _has_ended(context.instance, owner):
                         ended += terminate_clusters(emr, owner)
-        except AwsError as error:
+        except FruitsError as error:
             return dg.SkipReason(str(error))
         return dg.SkipReason(
             f"Terminated {', '.join(ended)}." if ended else "No cluster has outlived its runs."

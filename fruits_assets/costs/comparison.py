@@ -21,7 +21,7 @@ class StageFigures(NamedTuple):
     bytes: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One `fruits run`, backfill or single run, or a row of the earlier project.
 
@@ -95,11 +95,21 @@ REPORTED_HOUR = 1.44
 
 def _reported(environment: str, images: int, nodes: int | None = None, **seconds: float) -> Row:
     stages = {
-        stage: StageFigures(images, of_stage, of_stage / 3600 * REPORTED_HOUR if nodes else None)
+        stage: StageFigures(
+            images=images, seconds=of_stage, cost_usd=of_stage / 3600 * REPORTED_HOUR if nodes else None
+        )
         for stage, of_stage in seconds.items()
     }
     instance_type = "m5.xlarge" if nodes else None
-    return Row("", environment, images, stages, nodes=nodes, instance_type=instance_type, reported=True)
+    return Row(
+        run="",
+        environment=environment,
+        images=images,
+        stages=stages,
+        nodes=nodes,
+        instance_type=instance_type,
+        reported=True,
+    )
 
 
 REPORTED = [
@@ -133,10 +143,10 @@ def _row(owner: str, records: Sequence[RunRecord]) -> Row:
     }
     stages = {
         stage: StageFigures(
-            sum(record.images for record in of_stage),
-            sum(record.seconds for record in of_stage),
-            _total(record.cost_usd for record in of_stage),
-            sum(record.bytes for record in of_stage),
+            images=sum(record.images for record in of_stage),
+            seconds=sum(record.seconds for record in of_stage),
+            cost_usd=_total(record.cost_usd for record in of_stage),
+            bytes=sum(record.bytes for record in of_stage),
         )
         for stage, of_stage in by_stage.items()
     }
@@ -148,18 +158,18 @@ def _row(owner: str, records: Sequence[RunRecord]) -> Row:
         else max(stages, key=lambda one: stages[one].images)
     )
     return Row(
-        owner,
-        last.environment,
-        stages[main].images,
-        stages,
-        min(known, sum(record.classes for record in by_stage[main])),
-        known,
-        last.finished,
-        _largest(record.nodes for record in records),
-        _largest(record.cores for record in records),
-        last.instance_type,
-        next((record.weights for record in records if record.weights), None),
-        {name: one for record in records for name, one in record.versions.items()},
+        run=owner,
+        environment=last.environment,
+        images=stages[main].images,
+        stages=stages,
+        classes=min(known, sum(record.classes for record in by_stage[main])),
+        known_classes=known,
+        finished=last.finished,
+        nodes=_largest(record.nodes for record in records),
+        cores=_largest(record.cores for record in records),
+        instance_type=last.instance_type,
+        weights=next((record.weights for record in records if record.weights), None),
+        versions={name: one for record in records for name, one in record.versions.items()},
     )
 
 

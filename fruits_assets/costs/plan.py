@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fruits_assets.costs.run_records import STAGES, RunRecord
 from resources.emr.sizing import executor_cores
 from resources.prices import Prices
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 
 # A smaller run says more of how long Spark takes to start than of the rate.
@@ -46,11 +47,7 @@ SHIPPED_RATES: Mapping[str, Rate] = {
 }
 
 
-class PlanError(ValueError):
-    """Nothing can be projected; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A projection. Seconds by stage without the starts; USD in all, but `storage_usd` a month."""
 
@@ -91,25 +88,25 @@ def project(
 ) -> Plan:
     """Projects a run of all stages on `nodes` core nodes and a primary node.
 
-    Raises `PlanError` for an instance type that is not known, or has no price.
+    Raises `FruitsError` for an instance type that is not known, or has no price.
     """
     try:
         cores = nodes * executor_cores(instance_type)
         hour_usd = prices.cluster_hour(primary_type, instance_type, nodes)
     except ValueError as error:
-        raise PlanError(str(error)) from None
+        raise FruitsError(str(error)) from None
     found = list(records)
     rates = {stage: rate_of(found, stage, instance_type) for stage in STAGES}
     # The photos themselves are about as large as their copies in raw_images.
     size = images * (rates[RAW_IMAGES].bytes_per_image + sum(rate.bytes_per_image for rate in rates.values()))
     return Plan(
-        images,
-        nodes,
-        cores,
-        instance_type,
-        primary_type,
-        rates,
-        {stage: images / rate.images_per_core_second / cores for stage, rate in rates.items()},
+        images=images,
+        nodes=nodes,
+        cores=cores,
+        instance_type=instance_type,
+        primary_type=primary_type,
+        rates=rates,
+        seconds={stage: images / rate.images_per_core_second / cores for stage, rate in rates.items()},
         hour_usd=hour_usd,
         upload_usd=images / 1000 * prices.s3_thousand_puts,
         requests_usd=images

@@ -1,4 +1,4 @@
-"""The record that a stage leaves in the store, for the comparison of environments."""
+"""Writes the record of a stage into the store, for the comparison of environments."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,19 +15,20 @@ from resources.settings import Settings
 from spark_jobs.store.root import open_root
 
 
-def leave_record(
+def record_stage(
     context: dg.AssetExecutionContext,
     settings: Settings,
     run: JobRun[Any],
+    *,
     images: int,
     classes: int,
-    size: int,
+    bytes_written: int,
     extractor: Mapping[str, Any] | None = None,
 ) -> None:
-    """Records what the job of a stage just did; `size` are the bytes that it wrote.
+    """Writes the record of a stage whose job has ended.
 
-    `extractor` are the details of the one that features were made with. A record that can't be written is a
-    warning: what the stage made stands without it.
+    `extractor` is the description of the extractor that made the features. Where the record cannot be
+    written, the run goes on with a warning.
     """
     stage = context.asset_key.to_user_string()
     extractor = extractor or {}
@@ -42,7 +43,7 @@ def leave_record(
         images=images,
         classes=classes,
         known_classes=len(known_classes(context.instance)),
-        bytes=size,
+        bytes=bytes_written,
         seconds=run.measured.seconds,
         nodes=run.place.get("nodes"),
         cores=run.place.get("cores"),

@@ -21,7 +21,7 @@ MAX_NUMBER = 1e15
 ENVIRONMENTS = ("local", "emr")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One stage of one Dagster run.
 

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits_assets.model.mobilenet import build, load_npz
-from fruits_assets.model.weights import RANDOM_SEED, Weights, WeightsError, find_weights
+from fruits_assets.model.weights import RANDOM_SEED, Weights, find_weights
+from spark_jobs.errors import FruitsError
 from spark_jobs.images import SIZE
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
 
@@ -40,7 +41,7 @@ def converter_versions() -> dict[str, str]:
 def load_model(weights: Weights) -> "keras.Model":
     """MobileNetV2 without its classifier, average-pooled, with the given weights.
 
-    Raises `WeightsError` where the file holds other weights than this model's.
+    Raises `FruitsError` where the file holds other weights than this model's.
     """
     import keras
 
@@ -56,7 +57,7 @@ def load_model(weights: Weights) -> "keras.Model":
             include_top=False, weights=str(weights.file), input_shape=(SIZE, SIZE, 3), pooling="avg"
         )
     except (ValueError, OSError, KeyError) as error:
-        raise WeightsError(
+        raise FruitsError(
             f"FRUITS_WEIGHTS={weights.name} is not a weights file of MobileNetV2 1.0 without its top "
             f"({error}). Give the .h5 file that Keras downloads, or a .npz that "
             "fruits_assets.model.train wrote."
@@ -97,7 +98,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
         convert(find_weights(arguments.weights), arguments.out)
-    except WeightsError as error:
+    except FruitsError as error:
         sys.exit(str(error))
 
 

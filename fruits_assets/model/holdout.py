@@ -99,4 +99,4 @@ def list_photos(folder: Path) -> Photos:
         raise ValueError(
             f"{folder} has no photo: give a folder that holds one folder of .jpg files per class"
         )
-    return Photos(paths, labels, parts, classes)
+    return Photos(paths=paths, labels=labels, parts=parts, classes=classes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import FEATURES
 from spark_jobs.store.tables import Pointer, read_row_groups
@@ -48,7 +49,7 @@ class Accuracy:
         return max(self.nearest_neighbour, self.linear_probe)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quality:
     """Accuracies on all features, on the model's components, and by number of components of a PCA of
     the training part; and the most frequent confusions (true class, taken for, images)."""
@@ -103,14 +104,14 @@ def read_sample(store: Root, features: dict[str, Pointer]) -> Sample:
 def assess(sample: Sample, components: NDArray[np.float64]) -> Quality:
     """Trains on the sample's training part and counts on its held-out part.
 
-    `components` are the model's, (1280, k). Raises `ValueError` where fewer than two classes have
+    `components` are the model's, (1280, k). Raises `FruitsError` where fewer than two classes have
     images in both parts.
     """
     from sklearn.decomposition import PCA
 
     train, held_out = sample.parts == TRAIN, sample.parts == HELD_OUT
     if len(set(sample.labels[train]) & set(sample.labels[held_out])) < 2:
-        raise ValueError(
+        raise FruitsError(
             "telling classes apart needs at least two classes of 4 images or more, but the sample has "
             f"{len(set(sample.labels))} classes and {len(sample.labels)} images"
         )
@@ -131,14 +132,14 @@ def assess(sample: Sample, components: NDArray[np.float64]) -> Quality:
     confused = Counter(zip(sample.labels[held_out], guesses, strict=True))
     worst = [(str(true), str(taken), n) for (true, taken), n in confused.most_common() if true != taken]
     return Quality(
-        on_features,
-        on_components,
-        k,
-        {number: accuracy(wider[:, :number])[0] for number in numbers},
-        worst[:10],
-        len(set(sample.labels)),
-        int(train.sum()),
-        int(held_out.sum()),
+        on_features=on_features,
+        on_components=on_components,
+        components=k,
+        by_components={number: accuracy(wider[:, :number])[0] for number in numbers},
+        confusions=worst[:10],
+        classes=len(set(sample.labels)),
+        trained_on=int(train.sum()),
+        held_out=int(held_out.sum()),
     )
 
 

@@ -177,7 +177,9 @@ def load_checkpoint(path: Path, course: dict[str, Any]) -> Checkpoint:
         )
     weights = [array for name, array in arrays.items() if name.startswith("weight/")]
     optimizer = [array for name, array in arrays.items() if name.startswith("optimizer/")]
-    return Checkpoint(progress["epochs"], progress["seconds"], weights, optimizer)
+    return Checkpoint(
+        epochs=progress["epochs"], seconds=progress["seconds"], weights=weights, optimizer=optimizer
+    )
 
 
 def _left(phases: Sequence[Phase], epoch: int, seconds: float) -> float:
@@ -238,7 +240,9 @@ def train(
                 Batches(images[HOLDOUT], labels[rows[HOLDOUT]]), return_dict=True, verbose=0
             )
             seconds = time.monotonic() - start
-            checkpoint = Checkpoint(epoch + 1, checkpoint.seconds + seconds, model.get_weights())
+            checkpoint = Checkpoint(
+                epochs=epoch + 1, seconds=checkpoint.seconds + seconds, weights=model.get_weights()
+            )
             save_checkpoint(path, course, checkpoint.epochs, checkpoint.seconds, model)
             print(
                 f"epoch {epoch + 1}/{total} at {phase.size} px: loss {fitted['loss'][0]:.3f}, "

@@ -6,16 +6,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
 
 IMAGENET, EMBEDDED, RANDOM = "imagenet", "embedded", "random"
 RANDOM_SEED = 20
 
 _KERAS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
-
-
-class WeightsError(ValueError):
-    """The weights cannot be had or used; the message says why and which variable to set."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ def find_weights(setting: str) -> Weights:
 
     `imagenet` is Keras's own download and cache, `embedded` the file in this package, `random` a
     seeded initialisation; anything else is a file, local or `s3://`, with `#sha256=...` at its end
-    if it is pinned. Raises `WeightsError`.
+    if it is pinned. Raises `FruitsError`.
     """
     if setting == RANDOM:
         return Weights(RANDOM, None, hashlib.sha256(f"seed {RANDOM_SEED}".encode()).hexdigest())
@@ -50,7 +47,7 @@ def find_weights(setting: str) -> Weights:
     location, _, pin = setting.partition("#sha256=")
     weights = _from_file(location, _fetched(location))
     if pin and weights.sha256 != pin.lower():
-        raise WeightsError(
+        raise FruitsError(
             f"FRUITS_WEIGHTS={setting}: the file has SHA-256 {weights.sha256}, not the pinned one. "
             "Take the file that was pinned, or correct the pin."
         )
@@ -74,14 +71,14 @@ def _keras_download() -> Path:
         keras.applications.MobileNetV2(include_top=False, weights="imagenet", pooling="avg")
     except Exception as error:
         # Keras raises a bare Exception for what urllib could not fetch.
-        raise WeightsError(
+        raise FruitsError(
             f"FRUITS_WEIGHTS=imagenet: Keras's download of the ImageNet weights failed ({error}). Set "
             f"FRUITS_WEIGHTS={EMBEDDED} for the weights that come with this project, or to a weights file "
             "(a path or s3://bucket/key)."
         ) from None
     file = _keras_cache()
     if file is None:
-        raise WeightsError(
+        raise FruitsError(
             f"FRUITS_WEIGHTS=imagenet: Keras did not leave {_KERAS_FILE} in its cache. Set KERAS_HOME to a "
             "folder that can be written, or FRUITS_WEIGHTS to a weights file."
         )
@@ -98,7 +95,7 @@ def _fetched(location: str) -> Path:
             return path
         content = open_root(folder).read(name)
     except OSError as error:
-        raise WeightsError(
+        raise FruitsError(
             f"FRUITS_WEIGHTS={location} cannot be read ({error}). Set it to {IMAGENET}, {EMBEDDED}, "
             f"{RANDOM}, or a weights file (a path or s3://bucket/key)."
         ) from None

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import emr_bootstrap
-from resources.emr.aws import AwsError, aws_errors_named, client
+from resources.emr.aws import aws_errors_named, client
 from resources.prices import Prices
 from resources.settings import AccountSettings
+from spark_jobs.errors import FruitsError
 
 FOLDER = Path(emr_bootstrap.__file__).parent
 TEMPLATE, BOOTSTRAP, LOCK = (FOLDER / name for name in ("template.yaml", "bootstrap.sh", "requirements.lock"))
@@ -90,17 +91,17 @@ class Deployment(NamedTuple):
 def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
     """The outputs of the stack `FRUITS_EMR_STACK`.
 
-    Raises `AwsError` where there is none that is ready: to be used, or only to be removed.
+    Raises `FruitsError` where there is none that is ready: to be used, or only to be removed.
     """
     with aws_errors_named():
         found = describe_stack(settings)
     if found is None:
-        raise AwsError(
+        raise FruitsError(
             f"There is no stack {settings.emr_stack} in {settings.region}. Make it by `fruits emr deploy`, "
             "or name another in FRUITS_EMR_STACK and FRUITS_REGION."
         )
     if found["StackStatus"] not in (_REMOVABLE if to_remove else _READY):
-        raise AwsError(
+        raise FruitsError(
             f"The stack {settings.emr_stack} is {found['StackStatus']}. Wait for it to be complete, or run "
             "`fruits emr deploy` again."
         )
@@ -108,7 +109,7 @@ def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
     fields = {field: values.get(field.title().replace("_", "")) for field in Stack._fields}
     missing = [field for field, value in fields.items() if value is None and field != "wheelhouse_uri"]
     if missing:
-        raise AwsError(
+        raise FruitsError(
             f"The stack {settings.emr_stack} has no output for {', '.join(missing)}: it is not this "
             "project's, or an older one. Run `fruits emr deploy`, or name another in FRUITS_EMR_STACK."
         )
@@ -118,7 +119,7 @@ def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
 def plan(settings: AccountSettings, wanted: Deployment) -> dict[str, str]:
     """The template's parameters: as asked for, else as in the stack that is there, else its defaults.
 
-    Raises `AwsError` outside the allowed regions, before anything is called, and for a subnet that EMR
+    Raises `FruitsError` outside the allowed regions, before anything is called, and for a subnet that EMR
     may not use.
     """
     check_region(settings)
@@ -157,7 +158,7 @@ def idle_hour(parameters: Mapping[str, str], prices: Prices) -> float:
 def deploy(settings: AccountSettings, parameters: Mapping[str, str]) -> Stack:
     """Creates or updates the stack by a plan, then uploads what nodes install.
 
-    Raises `AwsError` with CloudFormation's own reasons where it fails.
+    Raises `FruitsError` with CloudFormation's own reasons where it fails.
     """
     check_region(settings)
     with aws_errors_named():
@@ -179,7 +180,7 @@ def download_wheels(folder: Path) -> None:
     """Puts the wheels of the nodes' lock into a folder, each checked against its hash.
 
     They are for EMR's nodes whatever runs this: CPython 3.11, x86-64, and the glibc 2.34 of Amazon Linux
-    2023. Raises `AwsError` with the end of what pip says.
+    2023. Raises `FruitsError` with the end of what pip says.
     """
     platforms = ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(17, 35))]
     command = [
@@ -191,22 +192,22 @@ def download_wheels(folder: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise AwsError(f"The nodes' packages could not be downloaded; pip says\n{done.stderr[-1500:]}")
+        raise FruitsError(f"The nodes' packages could not be downloaded; pip says\n{done.stderr[-1500:]}")
 
 
 def check_region(settings: AccountSettings) -> None:
     if settings.region not in settings.allowed_regions:
-        raise AwsError(
+        raise FruitsError(
             f"FRUITS_REGION={settings.region} is not one of {', '.join(settings.allowed_regions)}, which "
             "photos may not leave. Use one of these, or name the region in FRUITS_ALLOWED_REGIONS."
         )
 
 
 def _check_prefixes(photos: str, store: str) -> None:
-    """Raises `AwsError` where who may write one place of the bucket could write another."""
+    """Raises `FruitsError` where who may write one place of the bucket could write another."""
     for one, other in combinations((photos, store, "logs", "bootstrap"), 2):
         if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
-            raise AwsError(
+            raise FruitsError(
                 f"The prefixes {one} and {other} lie inside each other, and different rights hold in them. "
                 "Give --photos-prefix and --store-prefix others, apart from logs and bootstrap."
             )
@@ -230,7 +231,7 @@ def _vpc_of(settings: AccountSettings, subnet: str) -> str:
     [found] = client("ec2", settings.region).describe_subnets(SubnetIds=[subnet])["Subnets"]
     [(key, value)] = EMR_TAG.items()
     if {"Key": key, "Value": value} not in found.get("Tags", []):
-        raise AwsError(
+        raise FruitsError(
             f"The subnet {subnet} lacks the tag without which EMR may not use it. Give it by `aws ec2 "
             f"create-tags --region {settings.region} --resources {subnet} --tags Key={key},Value={value}`."
         )
@@ -284,7 +285,7 @@ def wait_for_stack(cloudformation: Any, until: str, stack: str) -> None:
             )
             if event["ResourceStatus"].endswith("_FAILED")
         ]
-        raise AwsError(
+        raise FruitsError(
             f"CloudFormation did not bring {stack} to the end: {'; '.join(reversed(reasons)) or error}"
         ) from error
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from spark_jobs.errors import FruitsError
+
 # Codes that mean "not now": botocore has tried again already, and later may be better.
 _NOT_NOW = frozenset(
     {
@@ -31,14 +33,6 @@ _S3_NOT_NOW = (
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "RequestExpired"})
 
 
-class AwsError(RuntimeError):
-    """Something on AWS did not work. `retry_helps`: the same may succeed another time."""
-
-    def __init__(self, message: str, retry_helps: bool = False) -> None:
-        super().__init__(message)
-        self.retry_helps = retry_helps
-
-
 def client(service: str, region: str) -> Any:
     """A boto3 client that tries again, at a rate that adapts to AWS's throttling."""
     import boto3
@@ -51,7 +45,7 @@ def client(service: str, region: str) -> Any:
 
 @contextmanager
 def aws_errors_named() -> Iterator[None]:
-    """Turns errors of botocore and of pyarrow's S3 into `AwsError`s, sorted by whether a retry helps."""
+    """Turns errors of botocore and of pyarrow's S3 into `FruitsError`s, sorted by whether a retry helps."""
     from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
@@ -60,19 +54,19 @@ def aws_errors_named() -> Iterator[None]:
     except ClientError as error:
         code, words = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         if code in _NOT_NOW:
-            raise AwsError(
+            raise FruitsError(
                 f"AWS has no room for {error.operation_name} now ({code}): {words}", True
             ) from error
         if code in _EXPIRED:
-            raise AwsError(f"AWS credentials have expired ({code}): renew them. {words}") from error
-        raise AwsError(f"AWS refused {error.operation_name} ({code}): {words}") from error
+            raise FruitsError(f"AWS credentials have expired ({code}): renew them. {words}") from error
+        raise FruitsError(f"AWS refused {error.operation_name} ({code}): {words}") from error
     except NoCredentialsError as error:
-        raise AwsError("There are no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID.") from error
+        raise FruitsError("There are no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID.") from error
     except S3UploadFailedError as error:
-        raise AwsError(str(error)) from error
+        raise FruitsError(str(error)) from error
     except BotoCoreError as error:
-        raise AwsError(f"AWS could not be reached: {error}", True) from error
+        raise FruitsError(f"AWS could not be reached: {error}", True) from error
     except OSError as error:
         if "AWS Error" not in str(error):
             raise
-        raise AwsError(f"S3 failed: {error}", any(code in str(error) for code in _S3_NOT_NOW)) from error
+        raise FruitsError(f"S3 failed: {error}", any(code in str(error) for code in _S3_NOT_NOW)) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from resources.emr.aws import AwsError
+from spark_jobs.errors import FruitsError
 
 POLL_SECONDS = 2.0
 CANCEL_SECONDS = 60.0
@@ -62,11 +62,11 @@ class Cluster:
         cluster = self.emr.describe_cluster(ClusterId=self.id)["Cluster"]
         why = cluster["Status"].get("StateChangeReason", {})
         return ClusterState(
-            cluster["Status"]["State"],
-            why.get("Code", ""),
-            why.get("Message") or "no reason given",
-            f"{cluster.get('LogUri', '').rstrip('/')}/{self.id}",
-            cluster.get("ReleaseLabel", ""),
+            name=cluster["Status"]["State"],
+            code=why.get("Code", ""),
+            reason=why.get("Message") or "no reason given",
+            logs=f"{cluster.get('LogUri', '').rstrip('/')}/{self.id}",
+            release=cluster.get("ReleaseLabel", ""),
         )
 
     def nodes(self) -> list[Nodes]:
@@ -75,7 +75,14 @@ class Cluster:
         for group in self.emr.list_instance_groups(ClusterId=self.id)["InstanceGroups"]:
             running, requested = (group.get(f"{kind}InstanceCount") or 0 for kind in ("Running", "Requested"))
             number, most = running or requested or 1, max(running, requested, 1)
-            nodes.append(Nodes(group["InstanceGroupType"], group["InstanceType"], number, most))
+            nodes.append(
+                Nodes(
+                    role=group["InstanceGroupType"],
+                    instance_type=group["InstanceType"],
+                    number=number,
+                    most=most,
+                )
+            )
         return nodes
 
     def add_step(self, name: str, arguments: Sequence[str]) -> str:
@@ -102,7 +109,12 @@ class Cluster:
         reason = reason or status.get("StateChangeReason", {}).get("Message", "")
         timeline = status.get("Timeline", {})
         begun, ended = timeline.get("StartDateTime"), timeline.get("EndDateTime") or datetime.now(UTC)
-        return Step(step_id, status["State"], reason, (ended - begun).total_seconds() if begun else 0.0)
+        return Step(
+            id=step_id,
+            state=status["State"],
+            reason=reason,
+            seconds=(ended - begun).total_seconds() if begun else 0.0,
+        )
 
     def follow(self, step_id: str, say: Callable[[str], None]) -> Step:
         """Waits until a step has ended, or its cluster has; the step may then stand as running for ever.
@@ -125,7 +137,7 @@ class Cluster:
     def cancel(self, step_id: str) -> None:
         """Cancels a step and waits until it has ended.
 
-        Raises `AwsError` where it has not within a minute.
+        Raises `FruitsError` where it has not within a minute.
         """
         self.emr.cancel_steps(
             ClusterId=self.id, StepIds=[step_id], StepCancellationOption="TERMINATE_PROCESS"
@@ -133,7 +145,7 @@ class Cluster:
         deadline = time.monotonic() + CANCEL_SECONDS
         while self.describe(step_id).state not in ENDED:
             if time.monotonic() > deadline:
-                raise AwsError(
+                raise FruitsError(
                     f"Step {step_id} on cluster {self.id} was cancelled a minute ago and has not ended.",
                     retry_helps=True,
                 )

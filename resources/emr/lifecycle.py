@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from resources.emr.account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
-from resources.emr.aws import AwsError, aws_errors_named, client
+from resources.emr.aws import aws_errors_named, client
 from resources.event_logs import EVENT_LOGS
 from resources.prices import load_prices
 from resources.runs import OWNER_TAG
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 
 ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"]
 
@@ -20,8 +21,7 @@ def find_or_start_cluster(emr: Any, settings: Settings, owner: str) -> str:
 
     Where two runs start one at the same time, both take the older, and the other is terminated.
 
-    Raises `AwsError` where it would cost more than FRUITS_EMR_MAX_HOURLY_COST, and `PricesError` where nobody
-    can say what it would cost.
+    Raises `FruitsError` where it would cost more than FRUITS_EMR_MAX_HOURLY_COST, or has no known price.
     """
     found = owned_clusters(emr, owner)
     if found:
@@ -48,7 +48,7 @@ def end_clusters(settings: Settings, owner: str, say: Callable[[str], None]) -> 
     try:
         with aws_errors_named():
             ended = terminate_clusters(client("emr", settings.region), owner)
-    except AwsError as error:
+    except FruitsError as error:
         say(
             f"The cluster could not be terminated: {error} EMR ends it when it has been idle for "
             f"{settings.emr_idle_minutes} minutes."
@@ -108,17 +108,17 @@ def _alive(emr: Any) -> list[tuple[str, str]]:
 def hourly_cost(settings: Settings) -> float:
     """USD for an hour of a cluster as set, at its largest and at prices on demand; without its disks.
 
-    Raises `PricesError` where an instance type has no price.
+    Raises `FruitsError` where an instance type has no price.
     """
     core = settings.emr_max_nodes or settings.emr_core_nodes
     return load_prices(settings.prices).cluster_hour(settings.emr_primary_type, settings.emr_core_type, core)
 
 
 def check_hourly_cost(settings: Settings) -> None:
-    """Raises `AwsError` where a cluster as set may cost more than FRUITS_EMR_MAX_HOURLY_COST."""
+    """Raises `FruitsError` where a cluster as set may cost more than FRUITS_EMR_MAX_HOURLY_COST."""
     cost, core = hourly_cost(settings), settings.emr_max_nodes or settings.emr_core_nodes
     if cost > settings.emr_max_hourly_cost:
-        raise AwsError(
+        raise FruitsError(
             f"A cluster of {core} core nodes {settings.emr_core_type} and a primary node "
             f"{settings.emr_primary_type} may cost {cost:.2f} USD an hour, more than "
             f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost:.2f}. Take fewer or smaller nodes, or "
@@ -129,11 +129,11 @@ def check_hourly_cost(settings: Settings) -> None:
 def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, Any]:
     """The parameters of RunJobFlow for a cluster of an owner.
 
-    Raises `AwsError` where logs are to go to a place that nodes may not write to.
+    Raises `FruitsError` where logs are to go to a place that nodes may not write to.
     """
     logs = settings.emr_logs or stack.log_uri
     if not logs.startswith(stack.log_uri):
-        raise AwsError(
+        raise FruitsError(
             f"FRUITS_EMR_LOGS={logs} is not below {stack.log_uri}, where alone the nodes may write logs."
         )
     tags = {**settings.emr_tags, **CLUSTER_TAGS, OWNER_TAG: owner}

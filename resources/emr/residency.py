@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from resources.emr.aws import AwsError, aws_errors_named, client
+from resources.emr.aws import aws_errors_named, client
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 
 
 def check_residency(settings: Settings) -> None:
@@ -12,7 +13,7 @@ def check_residency(settings: Settings) -> None:
     S3 encrypts every object that is written to a bucket with a default encryption, by the key of that
     default; so no writer asks for an encryption of its own, which would override a bucket's KMS key.
 
-    Raises `AwsError`, with the place and what to do, for the first that is not so. Does nothing where
+    Raises `FruitsError`, with the place and what to do, for the first that is not so. Does nothing where
     Spark runs on this machine.
     """
     if settings.env == "local":
@@ -35,7 +36,7 @@ def check_residency(settings: Settings) -> None:
 
 def _refuse_outside(settings: Settings, place: str, region: str) -> None:
     if region not in settings.allowed_regions:
-        raise AwsError(
+        raise FruitsError(
             f"{place} is in {region}, and photos may not leave {', '.join(settings.allowed_regions)}. "
             "Use a place in one of these, or name the region in FRUITS_ALLOWED_REGIONS."
         )
@@ -50,14 +51,14 @@ def _check_cluster(settings: Settings, cluster_id: str) -> None:
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("InvalidRequestException", "ValidationException"):
             raise
-        raise AwsError(
+        raise FruitsError(
             f"FRUITS_EMR_CLUSTER={cluster_id}: there is no such cluster in {settings.region}. Name one that "
             "runs, or another FRUITS_REGION."
         ) from error
     _refuse_outside(settings, f"the cluster {cluster_id}", cluster["ClusterArn"].split(":")[3])
     state = cluster["Status"]["State"]
     if state.startswith("TERMINAT"):
-        raise AwsError(f"FRUITS_EMR_CLUSTER={cluster_id} is {state}. Name a cluster that runs.")
+        raise FruitsError(f"FRUITS_EMR_CLUSTER={cluster_id} is {state}. Name a cluster that runs.")
 
 
 def _check_encryption(s3: Any, bucket: str) -> None:
@@ -68,7 +69,7 @@ def _check_encryption(s3: Any, bucket: str) -> None:
     except ClientError as error:
         if error.response["Error"]["Code"] != "ServerSideEncryptionConfigurationNotFoundError":
             raise
-        raise AwsError(
+        raise FruitsError(
             f"The bucket {bucket} of FRUITS_STORE has no default encryption, so what is written would lie "
             "open. Set one: aws s3api put-bucket-encryption"
         ) from error

@@ -9,27 +9,22 @@ from typing import Any, NoReturn, get_type_hints
 import dagster as dg
 from pydantic import PrivateAttr
 
-from resources.emr.aws import AwsError, aws_errors_named, client
+from resources.emr.aws import aws_errors_named, client
 from resources.emr.cluster import POLL_SECONDS, Cluster, Nodes, Step
 from resources.emr.code import upload_code
 from resources.emr.lifecycle import end_clusters, find_or_start_cluster, hourly_cost
 from resources.emr.sizing import spark_submit_conf
 from resources.event_logs import event_log_config, make_event_log_folder
 from resources.job_runner import JobRun, JobRunner
-from resources.prices import Prices, PricesError, load_prices
+from resources.prices import Prices, load_prices
 from resources.runs import ends_with, owner_of
 from resources.settings import Settings
-from spark_jobs.store.photos import PhotosError
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.wire import MEASURED, PARAMS, REPORT, Job, Measured, Params, Report, from_json, to_json
 
-MAX_RETRIES, FIRST_WAIT_SECONDS = 3, 30
-
-# What assets catch from a job, wherever it ran. Named one by one: nothing that a message from the store
-# says is looked up in the code and called.
-_RAISED_ANEW: dict[str, type[Exception]] = {
-    f"{kind.__module__}:{kind.__qualname__}": kind for kind in (PhotosError, ValueError)
-}
+# How a job names this error. Nothing else that a message from the store says is looked up in the code.
+_FRUITS_ERROR = f"{FruitsError.__module__}:{FruitsError.__qualname__}"
 
 # What stands in a job's error where the cluster or S3 was at fault, and not the job or its photos: Spark
 # lost executors (a spot node was taken, a node died), or S3 had enough of calls.
@@ -54,17 +49,8 @@ class EmrSteps(JobRunner):
     def run(
         self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
     ) -> JobRun[Report]:
-        try:
-            with aws_errors_named():
-                return self._run(context, job, params)
-        except AwsError as error:
-            if error.retry_helps and context.retry_number < MAX_RETRIES:
-                wait = FIRST_WAIT_SECONDS * 2**context.retry_number
-                context.log.warning(f"{error} Another attempt, of {MAX_RETRIES} at most, in {wait} s.")
-                raise dg.RetryRequested(MAX_RETRIES, seconds_to_wait=wait) from error
-            raise dg.Failure(str(error), allow_retries=False) from error
-        except PricesError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+        with aws_errors_named():
+            return self._run(context, job, params)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         if self._started and context.run and ends_with(context.run):
@@ -109,7 +95,7 @@ class EmrSteps(JobRunner):
                 try:
                     with aws_errors_named():
                         cluster.cancel(step_id)
-                except AwsError as error:  # it must not take the place of what happened
+                except FruitsError as error:  # it must not take the place of what happened
                     context.log.error(f"Step {step_id} may go on: {error} {cluster.console(step_id)}")
                 raise
         if step.state != "COMPLETED":
@@ -152,19 +138,14 @@ class EmrSteps(JobRunner):
         return Cluster(emr, identity, self.settings.region)
 
     def _raise(self, cluster: Cluster, step: Step, exception: dict[str, str] | None) -> NoReturn:
-        """Raises what the job raised, if it is an error that assets know; else `AwsError`."""
-        if exception:
-            kind = _RAISED_ANEW.get(exception["class"])
-            if kind is not None:
-                console = cluster.console(step.id)
-                raise kind(f"{exception['message']} (Step {step.id}, with its logs: {console})")
+        """Raises the error of the job, with the reason and the place of its logs."""
         state = cluster.state()
         logs = (
             f"EMR uploads its logs to {state.logs}/steps/{step.id}/ about every five minutes. "
             f"{cluster.console(step.id)}"
         )
         if state.is_over:
-            raise AwsError(
+            raise FruitsError(
                 f"The cluster {cluster.id} is {state.name} and took step {step.id} with it ({state.reason}). "
                 f"{logs}",
                 # A cluster that was named is gone for good; else the next attempt starts another, unless it
@@ -172,16 +153,20 @@ class EmrSteps(JobRunner):
                 retry_helps=self.settings.emr_cluster is None and state.code not in _FOR_GOOD,
             )
         if step.state == "CANCELLED":
-            raise AwsError(f"Step {step.id} was cancelled outside Dagster. {logs}")
+            raise FruitsError(f"Step {step.id} was cancelled outside Dagster. {logs}")
         if exception:
-            cause = f"{exception['class']}: {exception['message']}"
+            cause = exception["message"]
             retry_helps = any(words in cause for words in _OF_THE_MOMENT)
             if "ExecutorLostFailure" in cause:
                 cause = f"executors were lost, as a spot node was taken or a node died: {cause}"
+            elif exception["class"] == _FRUITS_ERROR:
+                raise FruitsError(f"{cause} (Step {step.id}, with its logs: {cluster.console(step.id)})")
+            else:
+                cause = f"{exception['class']}: {cause}"
         else:
             # The driver's process ended without a word: killed, or never begun.
             cause, retry_helps = step.reason or "no reason given", True
-        raise AwsError(f"Step {step.id} {step.state}: {cause}. {logs}", retry_helps)
+        raise FruitsError(f"Step {step.id} {step.state}: {cause}. {logs}", retry_helps)
 
 
 def _core(nodes: list[Nodes]) -> Nodes:

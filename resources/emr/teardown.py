@@ -5,8 +5,9 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from resources.emr.account import Stack, check_region, describe_stack, wait_for_stack
-from resources.emr.aws import AwsError, aws_errors_named, client
+from resources.emr.aws import aws_errors_named, client
 from resources.settings import AccountSettings
+from spark_jobs.errors import FruitsError
 
 _ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING"]
 
@@ -33,7 +34,7 @@ def contents(settings: AccountSettings, stack: Stack) -> Contents:
 def destroy(settings: AccountSettings, stack: Stack) -> None:
     """Empties the stack's bucket, old versions included, and deletes the stack with all that is in it.
 
-    Raises `AwsError` outside the allowed regions and while a cluster still uses the stack's network,
+    Raises `FruitsError` outside the allowed regions and while a cluster still uses the stack's network,
     before anything is deleted, and with CloudFormation's own reasons where it fails; it can be called again
     then.
     """
@@ -81,7 +82,7 @@ def _check_no_cluster(settings: AccountSettings, stack: Stack) -> None:
         for listed in page["Clusters"]:
             cluster = emr.describe_cluster(ClusterId=listed["Id"])["Cluster"]
             if cluster.get("Ec2InstanceAttributes", {}).get("Ec2SubnetId") == stack.subnet:
-                raise AwsError(
+                raise FruitsError(
                     f"The cluster {listed['Id']} ({listed['Name']}) in this network is "
                     f"{listed['Status']['State']}. Wait for it to end, or end it by `aws emr "
                     f"terminate-clusters --region {settings.region} --cluster-ids {listed['Id']}`."
@@ -103,7 +104,7 @@ def _empty(s3: Any, bucket: str) -> None:
         names = [{"Key": version["Key"], "VersionId": version["VersionId"]} for version in found]
         answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
         for error in answer.get("Errors", []):
-            raise AwsError(f"s3://{bucket}/{error['Key']} could not be deleted: {error['Message']}")
+            raise FruitsError(f"s3://{bucket}/{error['Key']} could not be deleted: {error['Message']}")
 
 
 def _revoke_rules(ec2: Any, stack: Stack) -> None:

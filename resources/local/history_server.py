@@ -7,13 +7,10 @@ from typing import NoReturn
 from resources.event_logs import EVENT_LOGS, HOST, KEEP_FILE
 from resources.local.java import java_home, trust_options
 from resources.local.session import s3_config
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
 
 KEEP_DAYS = 90
-
-
-class HistoryError(RuntimeError):
-    """The History Server can't be started; the message says why and what to do."""
 
 
 def serve(store_uri: str, port: int) -> NoReturn:
@@ -21,7 +18,7 @@ def serve(store_uri: str, port: int) -> NoReturn:
 
     It removes event logs of more than 90 days, as the lifecycle rules of the stack's bucket do.
 
-    Raises `HistoryError` where there is no event log or none can be read, or the port is taken.
+    Raises `FruitsError` where there is no event log or none can be read, or the port is taken.
     """
     from pyspark.find_spark_home import _find_spark_home
 
@@ -29,12 +26,12 @@ def serve(store_uri: str, port: int) -> NoReturn:
     try:
         logs = [log for log in store.list(EVENT_LOGS) if log.base_name != KEEP_FILE]
     except OSError as error:
-        raise HistoryError(
+        raise FruitsError(
             f"The event logs in FRUITS_STORE={store_uri} can't be read: {error}. Name another store, or see "
             "to its credentials."
         ) from None
     if not logs:
-        raise HistoryError(
+        raise FruitsError(
             f"There are no event logs in {store.uri_of(EVENT_LOGS)}. Run something first, or name another "
             "FRUITS_STORE."
         )
@@ -43,7 +40,7 @@ def serve(store_uri: str, port: int) -> NoReturn:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise HistoryError(
+            raise FruitsError(
                 f"The port {port} can't be used: {error.strerror}. Name another: fruits history --port ..."
             ) from None
     config = {

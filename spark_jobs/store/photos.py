@@ -14,12 +14,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import IO_THREADS, Root, open_root
 from spark_jobs.store.tables import combined_version
-
-
-class PhotosError(ValueError):
-    """The root of the photos is unusable; the message says why and what to do."""
 
 
 class Photo(NamedTuple):
@@ -53,12 +50,12 @@ def list_photos(uri: str) -> Listing:
     any folder and links that lead out of the root. A name that cannot be a Dagster partition is
     refused.
 
-    Raises `PhotosError` where there is no such root, or it holds no photo in any folder.
+    Raises `FruitsError` where there is no such root, or it holds no photo in any folder.
     """
     root = open_root(uri)
     if not root.exists():
         what = "is a file" if root.is_local and os.path.isfile(uri) else "does not exist"
-        raise PhotosError(
+        raise FruitsError(
             f"FRUITS_IMAGES={uri} {what}. Set it to the folder or s3:// prefix that holds one folder of "
             "photos for each fruit class."
         )
@@ -79,7 +76,7 @@ def list_photos(uri: str) -> Listing:
             else:
                 classes[label].append(photo)
     if not classes:
-        raise PhotosError(
+        raise FruitsError(
             f"FRUITS_IMAGES={uri} holds no photo in a class folder"
             + (f" ({len(listing.skipped)} entries were skipped, " if listing.skipped else " (")
             + f"{len(listing.refused)} class names were refused). Put the photos of each fruit class "

@@ -43,7 +43,7 @@ class Part:
         return sum(self.row_groups)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pointer:
     """The current version of a class in a table, or of a table that has no classes.
 
@@ -184,7 +184,7 @@ def read_row_groups(
 def row_groups(pointers: dict[str, Pointer]) -> list[RowGroup]:
     """Every row group of some classes, in the order of class and path."""
     return [
-        RowGroup(label, part.path, number, rows)
+        RowGroup(label=label, path=part.path, number=number, rows=rows)
         for label, pointer in pointers.items()
         for part in pointer.parts
         for number, rows in enumerate(part.row_groups)

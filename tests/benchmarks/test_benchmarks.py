@@ -31,8 +31,16 @@ def own_signals() -> Iterator[None]:
 
 def test_a_stage_with_several_peers_shows_its_figure_once() -> None:
     rows = [
-        Row("features", 100, 310.4, "images/s", 5.2, "the notebook's", ">= 5"),
-        Row("features", 100, 310.4, "images/s", 0.9, "the loop's"),
+        Row(
+            what="features",
+            images=100,
+            figure=310.4,
+            unit="images/s",
+            ratio=5.2,
+            of="the notebook's",
+            aim=">= 5",
+        ),
+        Row(what="features", images=100, figure=310.4, unit="images/s", ratio=0.9, of="the loop's"),
     ]
     assert table(rows, with_aims=False).splitlines()[2:] == [
         "| features | 100 | 310 images/s | 5.20 | the notebook's |",
@@ -45,10 +53,24 @@ def test_what_was_measured_is_printed_also_where_a_section_fails(
     drawn_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def good(bench: Bench) -> Iterator[Row]:
-        yield Row("features", bench.images, 310.4, "images/s", 5.2, "the notebook's speed")
+        yield Row(
+            what="features",
+            images=bench.images,
+            figure=310.4,
+            unit="images/s",
+            ratio=5.2,
+            of="the notebook's speed",
+        )
 
     def incomparable(bench: Bench) -> Iterator[Row]:
-        yield Row("ingest from disk", bench.images, 1000, "images/s", 1.2, "binaryFile's speed")
+        yield Row(
+            what="ingest from disk",
+            images=bench.images,
+            figure=1000,
+            unit="images/s",
+            ratio=1.2,
+            of="binaryFile's speed",
+        )
         bench.seconds("the notebook way", "features")
 
     def broken(bench: Bench) -> Iterator[Row]:
@@ -117,7 +139,7 @@ def test_peers_are_run_in_turn_in_the_other_order_every_second_round(
     bench.alternated({"ours": way("ours", 1, 2, 4), "theirs": way("theirs", 10, 10, 10)}, 16, rounds=3)
     assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert bench.ratio("ours", "theirs", "wall") == 5
-    with pytest.raises(benchmarks.__main__.NotMeasuredError, match="theirs took 15 of 16 photos"):
+    with pytest.raises(benchmarks.__main__.FruitsError, match="theirs took 15 of 16 photos"):
         bench.record("theirs", {"images": 15}, 16)
 
 

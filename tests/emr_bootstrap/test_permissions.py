@@ -88,7 +88,9 @@ def account() -> Iterator[Account]:
             s3.put_object(Bucket=bucket, Key=key, Body=b"photo")
         policies, trust = _documents(stack)
         keys = {who: _user(who, documents) for who, documents in policies.items()}
-        yield Account(stack, policies, trust, keys, f"http://{host}:{port}")
+        yield Account(
+            stack=stack, policies=policies, trust=trust, keys=keys, endpoint=f"http://{host}:{port}"
+        )
         server.stop()
 
 

@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 
 from fruits_assets.definitions import definitions_for, defs
-from resources.settings import Settings, SettingsError
+from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 from tests.support import REPOSITORY
 
 SNAPSHOT = Path(__file__).with_name("asset_graph.json")
@@ -76,7 +77,7 @@ def test_runs_stay_in_one_process(definitions: dg.Definitions) -> None:
 
 def test_definitions_without_photos_say_which_variable_to_set() -> None:
     with pytest.raises(
-        SettingsError, match=r"^FRUITS_IMAGES is not set\. .*one folder a class.*\.env\.example"
+        FruitsError, match=r"^FRUITS_IMAGES is not set\. .*one folder a class.*\.env\.example"
     ):
         defs()
 

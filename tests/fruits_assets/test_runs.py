@@ -24,10 +24,11 @@ from fruits_assets.costs.comparison import rows_of
 from fruits_assets.costs.run_records import RUN_RECORDS, STAGES, RunRecord, read_records
 from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes, register_classes
-from fruits_assets.pipeline import PipelineError, run_pipeline
+from fruits_assets.pipeline import run_pipeline
 from fruits_assets.plots import class_counts, scatter, scree
 from fruits_assets.samples import draw_samples
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import (
     ENVIRONMENT_COMPARISON,
@@ -658,7 +659,11 @@ def test_the_model_says_so_too_where_dagster_looks_at_its_inputs_no_more(
     part = writer.close()
 
     def materialize(label: str, version: str) -> None:
-        publish(untouched.store, MOBILENET_FEATURES, [Pointer(label, "made/up", version, [part])])
+        publish(
+            untouched.store,
+            MOBILENET_FEATURES,
+            [Pointer(label=label, directory="made/up", data_version=version, parts=[part])],
+        )
         untouched.instance.report_runless_asset_event(
             dg.AssetMaterialization(
                 MOBILENET_FEATURES, partition=label, tags={"dagster/data_version": version}
@@ -792,21 +797,21 @@ def test_a_class_that_does_not_exist_is_refused_with_those_that_do(
     platform: Platform, run_platform: Run
 ) -> None:
     before = pointers(platform)
-    with pytest.raises(PipelineError, match=r"--class 'Durian'.*no such class.*Apple Red, Banana"):
+    with pytest.raises(FruitsError, match=r"--class 'Durian'.*no such class.*Apple Red, Banana"):
         run_platform("Kiwi", "Durian")
     assert pointers(platform) == before
 
 
 def test_a_class_alone_needs_a_model(platform: Platform, run_platform: Run) -> None:
     platform.store.fs.delete_file("pca_model/current.json")
-    with pytest.raises(PipelineError, match=r"--class needs a PCA model.*fruits run"):
+    with pytest.raises(FruitsError, match=r"--class needs a PCA model.*fruits run"):
         run_platform("Kiwi")
 
 
 def test_too_few_images_for_the_components_are_said_to_be_too_few(
     platform: Platform, run_platform: Run
 ) -> None:
-    with pytest.raises(PipelineError, match=r"pca_model failed: 40 components need at least 41 images"):
+    with pytest.raises(FruitsError, match=r"pca_model failed: 40 components need at least 41 images"):
         run_platform(components=40)
 
 
@@ -815,11 +820,11 @@ def test_a_root_without_photos_is_refused_and_nothing_is_written(
 ) -> None:
     before, runs = pointers(platform), runs_of(platform)
     shutil.rmtree(platform.photos)
-    with pytest.raises(PipelineError, match=r"FRUITS_IMAGES=.* does not exist"):
+    with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.* does not exist"):
         run_platform()
     platform.photos.mkdir()
     (platform.photos / "loose.jpg").write_bytes(b"no folder")
-    with pytest.raises(PipelineError, match=r"FRUITS_IMAGES=.* holds no photo in a class folder"):
+    with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.* holds no photo in a class folder"):
         run_platform()
     assert pointers(platform) == before
     assert runs_of(platform) == runs
@@ -843,7 +848,7 @@ def test_a_run_whose_process_was_killed_is_marked_as_failed_by_the_next_one(run_
                 ("another-host", ended.pid),
             )
         )
-        with pytest.raises(PipelineError, match="has no such class"):
+        with pytest.raises(FruitsError, match="has no such class"):
             run_platform("Durian")
         states = {run.run_id: run.status for run in instance.get_runs()}
     assert states[dead] == dg.DagsterRunStatus.FAILURE

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from resources.instance_types import Instance, instance
-from resources.prices import PricesError, load_prices
+from resources.prices import load_prices
+from spark_jobs.errors import FruitsError
 
 SHIPPED = Path(load_prices.__code__.co_filename).with_name("prices.toml").read_text()
 
@@ -53,5 +54,5 @@ def test_unusable_prices_are_refused_with_the_reason(tmp_path: Path, text: str |
     own = tmp_path / "prices.toml"
     if text is not None:
         own.write_text(text)
-    with pytest.raises(PricesError, match=rf"prices\.toml.*{reason}"):
+    with pytest.raises(FruitsError, match=rf"prices\.toml.*{reason}"):
         load_prices(own)

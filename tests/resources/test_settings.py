@@ -8,7 +8,8 @@ import pytest
 
 from resources.local.java import java_home
 from resources.local.session import HADOOP_AWS, local_spark_config
-from resources.settings import Settings, SettingsError, load_settings
+from resources.settings import Settings, load_settings
+from spark_jobs.errors import FruitsError
 from tests.support import REPOSITORY
 
 ENV_EXAMPLE = REPOSITORY / ".env.example"
@@ -44,14 +45,14 @@ def test_a_bad_value_is_refused_by_a_sentence_with_variable_value_and_remedy(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(SettingsError, match=f"^{variable}={value}: .*{reason}.*See .env.example"):
+    with pytest.raises(FruitsError, match=f"^{variable}={value}: .*{reason}.*See .env.example"):
         load_settings()
 
 
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRUITS_IMAGES", "s3://")
     monkeypatch.setenv("FRUITS_KEEP_HOURS", "soon")
-    with pytest.raises(SettingsError, match=r"FRUITS_IMAGES=.*FRUITS_KEEP_HOURS="):
+    with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.*FRUITS_KEEP_HOURS="):
         load_settings()
 
 
@@ -64,7 +65,7 @@ def test_photos_and_store_inside_each_other_are_refused(
 ) -> None:
     monkeypatch.setenv("FRUITS_IMAGES", images)
     monkeypatch.setenv("FRUITS_STORE", store)
-    with pytest.raises(SettingsError, match=f"^FRUITS_STORE={store} and FRUITS_IMAGES={images} lie inside"):
+    with pytest.raises(FruitsError, match=f"^FRUITS_STORE={store} and FRUITS_IMAGES={images} lie inside"):
         load_settings()
     monkeypatch.setenv("FRUITS_STORE", f"{images}-store")
     assert load_settings().store == f"{images}-store"
@@ -76,7 +77,7 @@ def test_images_that_are_not_set_are_asked_for(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("FRUITS_IMAGES", "")
     else:
         monkeypatch.delenv("FRUITS_IMAGES")
-    with pytest.raises(SettingsError, match=r"FRUITS_IMAGES is not set. Root of the photos.*\.env\.example"):
+    with pytest.raises(FruitsError, match=r"FRUITS_IMAGES is not set. Root of the photos.*\.env\.example"):
         load_settings()
 
 

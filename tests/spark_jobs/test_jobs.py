@@ -27,12 +27,12 @@ from pyspark.sql.functions import col
 from sklearn.decomposition import PCA as SklearnPCA
 
 from spark_jobs import ingest_images as ingest_module
+from spark_jobs.errors import FruitsError
 from spark_jobs.fit_pca import FitReport, Moments, decompose, inputs_version, moments_of
 from spark_jobs.images import decode, model_input
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
 from spark_jobs.project_to_csv import csv_path
 from spark_jobs.spark_model import read_components
-from spark_jobs.store.photos import PhotosError
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import (
     FEATURES,
@@ -44,7 +44,6 @@ from spark_jobs.store.schemas import (
     SCHEMAS,
 )
 from spark_jobs.store.tables import Pointer, current, current_one, files
-from spark_jobs.tasks import TaskError
 from tests.conftest import CLASSES, IMAGES_PER_CLASS
 from tests.support import (
     REPOSITORY,
@@ -127,7 +126,7 @@ def test_the_report_counts_each_class(spark: SparkSession, photos: Path, store: 
     (photos / "Kiwi/bad.jpg").write_text("no image")
     report = ingest(spark, photos, store, CLASSES, max_bad_share=0.5)
     assert report.failed == {}
-    assert {label: (c.found, c.ingested, c.quarantined) for label, c in report.classes.items()} == {
+    assert {label: (c.found, c.images, c.quarantined) for label, c in report.classes.items()} == {
         "Apple Red": (8, 8, 0),
         "Banana": (8, 8, 0),
         "Kiwi": (9, 8, 1),
@@ -181,7 +180,7 @@ from tests.support import ingest
 no_spark = SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
 module.run_tasks = lambda spark, stage, function, work, images, report: [function(w) for w in work]
 report = ingest(no_spark, sys.argv[1], sys.argv[2], ["Kiwi"], max_bad_share=0.5)
-print(json.dumps([report.failed, report.classes["Kiwi"].ingested]))
+print(json.dumps([report.failed, report.classes["Kiwi"].images]))
 """
 
 
@@ -253,7 +252,7 @@ def test_a_class_whose_photos_are_gone_keeps_its_last_version_and_says_so(
         "Banana": False,
         "Kiwi": True,
     }
-    assert report.classes["Kiwi"].ingested == IMAGES_PER_CLASS
+    assert report.classes["Kiwi"].images == IMAGES_PER_CLASS
     assert pointers(store, RAW_IMAGES)["Kiwi"] == before["Kiwi"]
 
 
@@ -272,7 +271,7 @@ def test_nothing_is_written_where_the_root_is_unusable(
 ) -> None:
     (tmp_path / "empty").mkdir()
     for root in ("empty", "missing"):
-        with pytest.raises(PhotosError):
+        with pytest.raises(FruitsError):
             ingest(spark, tmp_path / root, store, CLASSES)
     assert not Path(store).exists()
 
@@ -384,7 +383,7 @@ def test_an_extractor_that_was_changed_is_refused_by_its_sha256(
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(TaskError, match=r"SHA-256 \w+, not \w+: it was changed after it was written"):
+    with pytest.raises(FruitsError, match=r"SHA-256 \w+, not \w+: it was changed after it was written"):
         extract(spark, store, CLASSES)
     assert pointers(store, MOBILENET_FEATURES) == {}
 
@@ -448,7 +447,13 @@ def fitted(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Fit
     report = fit(spark, store, CLASSES)
     project(spark, store, CLASSES)
     description = json.loads((Path(store) / report.directory / "model.json").read_text())
-    return Fitted(store, features, report, read_components(store, report.directory), description)
+    return Fitted(
+        store=store,
+        features=features,
+        report=report,
+        components=read_components(store, report.directory),
+        description=description,
+    )
 
 
 def subspace_error(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -601,7 +606,7 @@ def test_too_few_images_are_refused_by_a_sentence(
 ) -> None:
     publish_features(store, made_up_features(images=images) if images else {})
     sentence = rf"{components + 1} images.*there are {3 * images} images in .* classes. Materialize.*or ask"
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(FruitsError, match=sentence):
         fit(spark, store, CLASSES, components)
     assert current_one(open_root(store), PCA_MODEL) is None
 
@@ -704,7 +709,7 @@ def test_a_class_is_replaced_whole_and_alone(spark: SparkSession, copied: str, f
     after = csvs(copied)
     assert {label for label in CLASSES if before[label] != after[label]} == {"Kiwi"}
     assert before["Kiwi"].splitlines()[:5] == after["Kiwi"].splitlines()
-    assert report.classes["Kiwi"].rows == 4
+    assert report.classes["Kiwi"].images == 4
 
 
 def test_a_class_without_features_fails_by_name_and_the_others_are_done(

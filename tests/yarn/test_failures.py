@@ -135,7 +135,7 @@ def test_credentials_that_expire_end_the_run_with_a_sentence(
     run = start(tmp_path, **on_emr(ground, few, "expired", cluster))
     running_step(ground, cluster)
     try:
-        ground.aws.order(Fault("elasticmapreduce", error="ExpiredTokenException"))
+        ground.aws.order(Fault(service="elasticmapreduce", error="ExpiredTokenException"))
         out = finish(run, 1)
     finally:
         ground.aws.clear_faults()
@@ -147,8 +147,8 @@ def test_s3_that_is_slow_and_fails_one_call_in_twenty_changes_nothing(
 ) -> None:
     settings = on_emr(ground, few, "slow")
     try:
-        ground.aws.order(Fault("s3", seconds=0.015))
-        ground.aws.order(Fault("s3", error="SlowDown", share=0.05))
+        ground.aws.order(Fault(service="s3", seconds=0.015))
+        ground.aws.order(Fault(service="s3", error="SlowDown", share=0.05))
         finish(start(tmp_path, **settings))
     finally:
         ground.aws.clear_faults()

@@ -17,7 +17,8 @@ from botocore.exceptions import ClientError
 from rehearsal import jars
 from rehearsal.faults import Fault
 from rehearsal.ground import Ground, start_cluster, start_ground
-from rehearsal.processes import RehearsalError, marked_processes
+from rehearsal.processes import marked_processes
+from spark_jobs.errors import FruitsError
 from tests.support import wait_for
 
 SUM = """
@@ -173,16 +174,20 @@ def test_calls_fail_as_ordered(ground: Ground) -> None:
     emr, s3 = ground.aws.client("emr"), ground.aws.client("s3")
     before = ground.aws.calls().get("elasticmapreduce DescribeCluster", 0)
     try:
-        ground.aws.order(Fault("elasticmapreduce", "DescribeCluster", error="ThrottlingException", times=2))
+        ground.aws.order(
+            Fault(
+                service="elasticmapreduce", operation="DescribeCluster", error="ThrottlingException", times=2
+            )
+        )
         emr.describe_cluster(ClusterId=ground.cluster)  # botocore tries again
         assert ground.aws.calls()["elasticmapreduce DescribeCluster"] == before + 3
-        ground.aws.order(Fault("elasticmapreduce", error="ExpiredTokenException"))
+        ground.aws.order(Fault(service="elasticmapreduce", error="ExpiredTokenException"))
         with pytest.raises(ClientError, match="ExpiredTokenException"):
             emr.list_clusters()
-        ground.aws.order(Fault("s3", "PUT", path="/never", error="AccessDenied"))
+        ground.aws.order(Fault(service="s3", operation="PUT", path="/never", error="AccessDenied"))
         with pytest.raises(ClientError, match="AccessDenied"):
             s3.put_object(Bucket=ground.bucket, Key="never", Body=b"")
-        ground.aws.order(Fault("s3", "GET", seconds=0.3))
+        ground.aws.order(Fault(service="s3", operation="GET", seconds=0.3))
         started = time.monotonic()
         s3.list_objects_v2(Bucket=ground.bucket, Prefix="nothing")
         assert time.monotonic() - started > 0.3
@@ -230,7 +235,7 @@ def test_a_changed_jar_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_p
     for path in locked:
         if path.startswith("s3a/"):
             (folder / path.removeprefix("s3a/")).write_bytes(b"not a jar")
-    with pytest.raises(RehearsalError, match=r"aws-java-sdk-bundle-1\.12\.262\.jar has SHA-256"):
+    with pytest.raises(FruitsError, match=r"aws-java-sdk-bundle-1\.12\.262\.jar has SHA-256"):
         jars.jars("s3a")
 
 

@@ -14,13 +14,13 @@ from fruits_assets.costs.plan import (
     SHIPPED_RATES,
     STEP_START_SECONDS,
     Plan,
-    PlanError,
     assumptions,
     project,
     rate_of,
 )
 from fruits_assets.costs.run_records import STAGES, RunRecord, write_record
 from resources.prices import load_prices
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
 from tests.support import RECORD
 
@@ -129,7 +129,7 @@ def test_a_dearer_primary_node_is_paid_for() -> None:
     ],
 )
 def test_an_instance_type_that_cannot_be_priced_is_refused(instance_type: str, reason: str) -> None:
-    with pytest.raises(PlanError, match=reason):
+    with pytest.raises(FruitsError, match=reason):
         planned(instance_type=instance_type)
 
 

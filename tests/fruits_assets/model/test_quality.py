@@ -17,6 +17,7 @@ from fruits_assets.model.quality import (
     split,
     verdict,
 )
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FEATURES
 from spark_jobs.store.tables import current
@@ -41,7 +42,16 @@ def sample_of(vectors: dict[str, NDArray[np.float32]]) -> Sample:
 
 def quality(on_components: float, by_components: dict[int, float]) -> Quality:
     curve = {number: Accuracy(share, 0.0) for number, share in by_components.items()}
-    return Quality(Accuracy(0.9, 0.99), Accuracy(on_components, 0.1), 15, curve, [], 2, 10, 10)
+    return Quality(
+        on_features=Accuracy(0.9, 0.99),
+        on_components=Accuracy(on_components, 0.1),
+        components=15,
+        by_components=curve,
+        confusions=[],
+        classes=2,
+        trained_on=10,
+        held_out=10,
+    )
 
 
 def test_frames_are_ordered_as_numbers() -> None:
@@ -94,7 +104,7 @@ def test_noise_is_not_told_apart() -> None:
 
 
 def test_one_class_cannot_be_assessed() -> None:
-    with pytest.raises(ValueError, match="at least two classes"):
+    with pytest.raises(FruitsError, match="at least two classes"):
         assess(sample_of(clusters(1, 40)), np.eye(FEATURES)[:, :2])
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fruits_assets.model.convert import CONVERSION_JSON, load_model
-from fruits_assets.model.weights import Weights, WeightsError, find_weights
+from fruits_assets.model.weights import Weights, find_weights
+from spark_jobs.errors import FruitsError
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
 from tests.support import WEIGHTS
 
@@ -32,13 +33,13 @@ def test_a_path_names_its_file_pinned_or_not(file: Path, pin: str) -> None:
 
 def test_a_file_that_is_not_the_pinned_one_is_refused(file: Path) -> None:
     pin = "0" * 64
-    with pytest.raises(WeightsError, match=f"^FRUITS_WEIGHTS=.*{pin}: .*{SHA256}, not the pinned"):
+    with pytest.raises(FruitsError, match=f"^FRUITS_WEIGHTS=.*{pin}: .*{SHA256}, not the pinned"):
         find_weights(f"{file}#sha256={pin}")
 
 
 @pytest.mark.parametrize("setting", ["no/such/file.h5", "imagnet", "/", ""])
 def test_a_file_that_cannot_be_read_is_refused_with_what_can_be_set(setting: str) -> None:
-    with pytest.raises(WeightsError, match=f"^FRUITS_WEIGHTS={setting} cannot be read .*Set it to imagenet"):
+    with pytest.raises(FruitsError, match=f"^FRUITS_WEIGHTS={setting} cannot be read .*Set it to imagenet"):
         find_weights(setting)
 
 
@@ -59,7 +60,7 @@ def test_a_download_that_fails_names_the_variable_and_the_remedy(
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr("keras.applications.MobileNetV2", unreachable)
-    with pytest.raises(WeightsError, match=r"=imagenet: .*no route.*Set FRUITS_WEIGHTS=embedded"):
+    with pytest.raises(FruitsError, match=r"=imagenet: .*no route.*Set FRUITS_WEIGHTS=embedded"):
         find_weights("imagenet")
 
 
@@ -81,7 +82,7 @@ def test_a_file_of_something_else_is_refused_by_a_sentence(tmp_path: Path, name:
         np.savez(path, kernel=np.zeros(3))
     else:
         path.write_bytes(b"" if name.startswith("empty") else CONTENT)
-    with pytest.raises(WeightsError, match=f"^FRUITS_WEIGHTS={path} is not a weights file of MobileNetV2"):
+    with pytest.raises(FruitsError, match=f"^FRUITS_WEIGHTS={path} is not a weights file of MobileNetV2"):
         load_model(find_weights(str(path)))
 
 

@@ -31,7 +31,8 @@ from resources.emr.teardown import contents
 from resources.event_logs import EVENT_LOGS
 from resources.local.history_server import KEEP_DAYS
 from resources.prices import load_prices
-from resources.settings import AccountSettings, Settings, SettingsError, load_account_settings, load_settings
+from resources.settings import AccountSettings, Settings, load_account_settings, load_settings
+from spark_jobs.errors import FruitsError
 
 # moto's CloudFormation makes no bucket policies, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
@@ -308,7 +309,7 @@ def test_the_stack_has_the_name_that_is_set(subnet: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["1fruits", "a_b", "a" * 200])
 def test_a_name_that_no_stack_can_have_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("FRUITS_EMR_STACK", name)
-    with pytest.raises(SettingsError, match=f"^FRUITS_EMR_STACK={name}: "):
+    with pytest.raises(FruitsError, match=f"^FRUITS_EMR_STACK={name}: "):
         load_account_settings()
 
 

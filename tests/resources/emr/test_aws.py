@@ -3,7 +3,8 @@
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
-from resources.emr.aws import AwsError, aws_errors_named
+from resources.emr.aws import aws_errors_named
+from spark_jobs.errors import FruitsError
 
 
 def refused(code: str) -> ClientError:
@@ -31,7 +32,7 @@ def refused(code: str) -> ClientError:
 def test_an_error_says_what_happened_and_whether_to_try_again(
     error: Exception, words: str, retry_helps: bool
 ) -> None:
-    with pytest.raises(AwsError) as raised, aws_errors_named():
+    with pytest.raises(FruitsError) as raised, aws_errors_named():
         raise error
     assert words in str(raised.value)
     assert raised.value.retry_helps == retry_helps

@@ -15,16 +15,15 @@ from moto import mock_aws
 
 from fruits_assets.automation.sensors import ended_clusters
 from resources.emr.account import Stack
-from resources.emr.aws import AwsError
 from resources.emr.lifecycle import (
     cluster_request,
     find_or_start_cluster,
     owned_clusters,
     terminate_clusters,
 )
-from resources.prices import PricesError
 from resources.runs import BACKFILL_TAG, OWNER_TAG, ends_with, owner_of, process_tags
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 
 SNAPSHOT = Path(__file__).with_name("run_job_flow.json")
 RENEW = "RENEW_RUN_JOB_FLOW"
@@ -140,15 +139,15 @@ def test_a_cluster_of_somebody_else_is_left_alone_whatever_its_name(emr: Any) ->
 
 def test_a_cluster_above_the_limit_is_not_started(emr: Any) -> None:
     expected = r"4 core nodes m5.4xlarge and a primary node m5.xlarge may cost 4.62 USD an hour, more than "
-    with pytest.raises(AwsError, match=f"{expected}FRUITS_EMR_MAX_HOURLY_COST=2.00"):
+    with pytest.raises(FruitsError, match=f"{expected}FRUITS_EMR_MAX_HOURLY_COST=2.00"):
         find_or_start_cluster(emr, settings(emr_core_type="m5.4xlarge", emr_max_nodes=4), "a-run")
-    with pytest.raises(PricesError, match=r"have none for m7i\.xlarge"):
+    with pytest.raises(FruitsError, match=r"have none for m7i\.xlarge"):
         find_or_start_cluster(emr, settings(emr_core_type="m7i.xlarge"), "a-run")
     assert emr.list_clusters()["Clusters"] == []
 
 
 def test_logs_that_nodes_may_not_write_are_refused() -> None:
-    with pytest.raises(AwsError, match="s3://other/logs/ is not below s3://fruits-bucket/logs/"):
+    with pytest.raises(FruitsError, match="s3://other/logs/ is not below s3://fruits-bucket/logs/"):
         cluster_request(settings(emr_logs="s3://other/logs/"), STACK, "a-run")
 
 

@@ -7,9 +7,9 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from resources.emr.aws import AwsError
 from resources.emr.residency import check_residency
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 
 PARIS, VIRGINIA = "eu-west-3", "us-east-1"
 ENCRYPTED = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
@@ -64,7 +64,9 @@ def test_places_in_paris_with_an_encrypted_store_pass() -> None:
     ],
 )
 def test_a_place_outside_the_allowed_regions_is_refused_by_name(given: dict[str, str], place: str) -> None:
-    with pytest.raises(AwsError, match=rf"{place} us-east-1, and photos may not leave eu-west-3.*FRUITS_A"):
+    with pytest.raises(
+        FruitsError, match=rf"{place} us-east-1, and photos may not leave eu-west-3.*FRUITS_A"
+    ):
         check_residency(settings(**given))
 
 
@@ -74,21 +76,21 @@ def test_a_region_that_is_allowed_is_no_reason_to_refuse() -> None:
 
 
 def test_a_store_that_does_not_encrypt_is_refused() -> None:
-    with pytest.raises(AwsError, match="bucket open of FRUITS_STORE has no default encryption"):
+    with pytest.raises(FruitsError, match="bucket open of FRUITS_STORE has no default encryption"):
         check_residency(settings(store="s3://open/store", emr_cluster=cluster()))
 
 
 def test_a_cluster_that_is_unknown_or_has_ended_is_refused() -> None:
-    with pytest.raises(AwsError, match="FRUITS_EMR_CLUSTER=j-NONE: there is no such cluster in eu-west-3"):
+    with pytest.raises(FruitsError, match="FRUITS_EMR_CLUSTER=j-NONE: there is no such cluster in eu-west-3"):
         check_residency(settings())
     ended = cluster()
     boto3.client("emr", region_name=PARIS).terminate_job_flows(JobFlowIds=[ended])
-    with pytest.raises(AwsError, match=f"FRUITS_EMR_CLUSTER={ended} is TERMINAT"):
+    with pytest.raises(FruitsError, match=f"FRUITS_EMR_CLUSTER={ended} is TERMINAT"):
         check_residency(settings(emr_cluster=ended))
 
 
 def test_a_bucket_that_is_not_there_is_named() -> None:
-    with pytest.raises(AwsError, match=r"AWS refused GetBucketLocation \(NoSuchBucket\)"):
+    with pytest.raises(FruitsError, match=r"AWS refused GetBucketLocation \(NoSuchBucket\)"):
         check_residency(settings(images="s3://nowhere/photos"))
 
 

@@ -9,10 +9,10 @@ import pytest
 from moto import mock_aws
 
 from resources.emr import cluster as emr_cluster
-from resources.emr.aws import AwsError
 from resources.emr.cluster import ENDED, Cluster
 from resources.emr.steps import MAX_RETRIES, EmrSteps
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 
 PARIS = "eu-west-3"
 
@@ -46,7 +46,7 @@ def test_a_step_that_does_not_end_when_it_is_cancelled_is_named(
     step = cluster.add_step("fruits raw_images a-run", ["true"])
     monkeypatch.setattr(cluster.emr, "cancel_steps", lambda **_: None)
     monkeypatch.setattr(emr_cluster, "CANCEL_SECONDS", 0.0)
-    with pytest.raises(AwsError, match=f"{step} on cluster {cluster.id} was cancelled a minute ago"):
+    with pytest.raises(FruitsError, match=f"{step} on cluster {cluster.id} was cancelled a minute ago"):
         cluster.cancel(step)
 
 
@@ -71,7 +71,7 @@ def test_the_last_attempt_fails_with_the_cause(monkeypatch: pytest.MonkeyPatch) 
 
     def throttled(*_: Any) -> None:
         attempts.append(1)
-        raise AwsError("AWS has no room for it now.", retry_helps=True)
+        raise FruitsError("AWS has no room for it now.", retry_helps=True)
 
     monkeypatch.setattr("resources.emr.steps.FIRST_WAIT_SECONDS", 0)
     monkeypatch.setattr(EmrSteps, "_run", throttled)

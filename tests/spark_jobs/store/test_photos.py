@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spark_jobs.store.photos import PhotosError, list_photos
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.photos import list_photos
 from tests.support import without_roots_powers
 
 LONG_EMOJI = "😀" * 60  # 240 bytes
@@ -253,17 +254,17 @@ def test_a_root_without_photos_is_refused_by_a_sentence(
     if paths is not None:
         root.mkdir()
         put(root, *paths)
-    with pytest.raises(PhotosError, match=f"^FRUITS_IMAGES={root} {sentence}"):
+    with pytest.raises(FruitsError, match=f"^FRUITS_IMAGES={root} {sentence}"):
         list_photos(str(root))
 
 
 def test_a_root_that_is_a_file_is_refused_by_a_sentence(root: Path) -> None:
     root.write_text("no folder")
-    with pytest.raises(PhotosError, match=f"^FRUITS_IMAGES={root} is a file. Set it to"):
+    with pytest.raises(FruitsError, match=f"^FRUITS_IMAGES={root} is a file. Set it to"):
         list_photos(str(root))
 
 
 def test_a_root_of_folders_without_files_is_refused_by_a_sentence(root: Path) -> None:
     (root / "Kiwi").mkdir(parents=True)
-    with pytest.raises(PhotosError, match="holds no photo in a class folder"):
+    with pytest.raises(FruitsError, match="holds no photo in a class folder"):
         list_photos(str(root))

@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 from moto.server import ThreadedMotoServer
 
-from fruits_assets.model.weights import WeightsError, find_weights
+from fruits_assets.model.weights import find_weights
+from spark_jobs.errors import FruitsError
 from spark_jobs.project_to_csv import csv_path
 from spark_jobs.spark_model import read_components
-from spark_jobs.store.photos import PhotosError, list_photos
+from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import PCA_MODEL
 from spark_jobs.store.tables import Pointer, current, current_one, files, new_directory, publish, sweep
@@ -105,7 +106,7 @@ def test_a_key_with_a_nameless_folder_hides_no_other_photo(prefix: str, s3: Any)
 
 @pytest.mark.parametrize("uri", ["s3://fruits/no-such-prefix", "s3://no-such-bucket/photos"])
 def test_a_root_that_does_not_exist_is_refused_by_a_sentence(uri: str) -> None:
-    with pytest.raises(PhotosError, match=f"^FRUITS_IMAGES={uri} does not exist. Set it to"):
+    with pytest.raises(FruitsError, match=f"^FRUITS_IMAGES={uri} does not exist. Set it to"):
         list_photos(uri)
 
 
@@ -133,7 +134,7 @@ def test_pointers_are_published_followed_and_swept(prefix: str) -> None:
     assert current_one(root, "model") is None
     for _ in range(2):
         for label in AWKWARD:
-            pointer = Pointer(label, f"{new_directory('raw', 'run')}/key", "v")
+            pointer = Pointer(label=label, directory=f"{new_directory('raw', 'run')}/key", data_version="v")
             root.write(f"{pointer.directory}/part.parquet", label.encode())
             publish(root, "raw", [pointer])
     pointers = current(root, "raw")
@@ -151,9 +152,9 @@ def test_weights_come_from_s3_pinned_or_not(prefix: str, tmp_path: Path) -> None
     assert weights.file is not None
     assert (weights.file.name, weights.file.read_bytes()) == ("some weights.npz", b"weights")
     assert find_weights(f"{prefix}/some weights.npz#sha256={weights.sha256}").sha256 == weights.sha256
-    with pytest.raises(WeightsError, match="not the pinned one"):
+    with pytest.raises(FruitsError, match="not the pinned one"):
         find_weights(f"{prefix}/some weights.npz#sha256=00")
-    with pytest.raises(WeightsError, match=f"^FRUITS_WEIGHTS={prefix}/none.npz cannot be read"):
+    with pytest.raises(FruitsError, match=f"^FRUITS_WEIGHTS={prefix}/none.npz cannot be read"):
         find_weights(f"{prefix}/none.npz")
 
 

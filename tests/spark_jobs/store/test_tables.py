@@ -61,7 +61,9 @@ def put_version(store: str, table: str, label: str, paths: list[list[str]]) -> P
     writer = PartWriter(root, directory, SCHEMA)
     for group in paths:
         writer.write(pa.RecordBatch.from_arrays([group, [label] * len(group)], schema=SCHEMA))
-    return Pointer(label, directory, combined_version(*paths[0]), [writer.close()])
+    return Pointer(
+        label=label, directory=directory, data_version=combined_version(*paths[0]), parts=[writer.close()]
+    )
 
 
 # Pointers and what they name.
@@ -71,7 +73,12 @@ def test_what_was_published_is_current_and_sorted_by_label(store: str) -> None:
     root = open_root(store)
     pointers = [
         Pointer(
-            label, f"raw/version=1/x/{class_key(label)}", "v", [Part("p", [3, 4], 5)], {"a": "b"}, {"n": 1}
+            label=label,
+            directory=f"raw/version=1/x/{class_key(label)}",
+            data_version="v",
+            parts=[Part("p", [3, 4], 5)],
+            inputs={"a": "b"},
+            details={"n": 1},
         )
         for label in AWKWARD
     ]
@@ -83,7 +90,11 @@ def test_what_was_published_is_current_and_sorted_by_label(store: str) -> None:
 
 def test_given_classes_are_those_of_them_that_exist(store: str) -> None:
     root = open_root(store)
-    publish(root, "raw", [Pointer(label, label, "v") for label in ("Kiwi", "Banana", "Lemon")])
+    publish(
+        root,
+        "raw",
+        [Pointer(label=label, directory=label, data_version="v") for label in ("Kiwi", "Banana", "Lemon")],
+    )
     assert list(current(root, "raw", ["Lemon", "none", "Banana"])) == ["Banana", "Lemon"]
     assert current(root, "raw", []) == {}
 
@@ -97,8 +108,14 @@ def test_a_table_that_was_never_written_is_empty(store: str) -> None:
 def test_a_table_without_classes_has_one_pointer(store: str) -> None:
     root = open_root(store)
     for version in ("1", "2"):
-        publish(root, "model", [Pointer(None, f"model/version={version}/x/model", version)])
-    assert current_one(root, "model") == Pointer(None, "model/version=2/x/model", "2")
+        publish(
+            root,
+            "model",
+            [Pointer(label=None, directory=f"model/version={version}/x/model", data_version=version)],
+        )
+    assert current_one(root, "model") == Pointer(
+        label=None, directory="model/version=2/x/model", data_version="2"
+    )
 
 
 @pytest.mark.parametrize("label", AWKWARD)
@@ -152,7 +169,12 @@ LENGTH = 50_000  # a pointer of so many bytes takes several writes, so that a ha
 
 
 def long_pointer(label: str, version: str) -> Pointer:
-    return Pointer(label, version, version, details={"filler": version * (LENGTH // len(version))})
+    return Pointer(
+        label=label,
+        directory=version,
+        data_version=version,
+        details={"filler": version * (LENGTH // len(version))},
+    )
 
 
 def whole(pointer: Pointer) -> bool:
@@ -324,7 +346,9 @@ def test_a_model_is_swept_by_the_same_rules(store: str) -> None:
     root = open_root(store)
     pointers = []
     for _ in range(2):
-        pointers.append(Pointer(None, f"{new_directory('model', 'run')}/model", "v"))
+        pointers.append(
+            Pointer(label=None, directory=f"{new_directory('model', 'run')}/model", data_version="v")
+        )
         root.write(f"{pointers[-1].directory}/spark/data/part.parquet", b"")
         root.write(f"{pointers[-1].directory}/model.json", b"{}")
         age(store, "model/version=run", hours=1000)
@@ -370,7 +394,11 @@ def test_runs_that_sweep_at_the_same_time_do_not_fail_one_another(store: str) ->
 
 
 def test_pointers_are_json_that_people_can_read(store: str) -> None:
-    publish(open_root(store), "raw", [Pointer("Crème brûlée", "raw/version=1/x/y", "v")])
+    publish(
+        open_root(store),
+        "raw",
+        [Pointer(label="Crème brûlée", directory="raw/version=1/x/y", data_version="v")],
+    )
     [path] = (Path(store) / "raw/current").iterdir()
     assert "Crème brûlée" in path.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8"))["label"] == "Crème brûlée"
