@@ -69,7 +69,8 @@ def main() -> None:
     import pyarrow.csv
 
     from benchmarks.photo_sets import photos_in
-    from spark_jobs.fit_pca import DEFAULT_COMPONENTS, decompose, moments_of
+    from spark_jobs.dimensions import DEFAULT_COMPONENTS
+    from spark_jobs.fit_pca import decompose, moments_of
 
     paths = [str(path) for path in photos_in(Path(arguments.photos))]
     seconds: dict[str, float] = {}

@@ -28,8 +28,9 @@ def main() -> None:
     from resources.event_logs import event_log_config, make_event_log_folder
     from resources.local.session import local_spark_config, set_environment
     from resources.settings import Settings
+    from spark_jobs.dimensions import DEFAULT_COMPONENTS
     from spark_jobs.extract_features import ExtractParams, extract_features
-    from spark_jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, fit_pca
+    from spark_jobs.fit_pca import FitParams, fit_pca
     from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
     from spark_jobs.ingest_images import IngestParams, ingest_images
     from spark_jobs.project_to_csv import ProjectParams, project_to_csv

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
 from spark_jobs.errors import FruitsError
 
 # Dagster and Spark are imported where they are used, so that --help and a mistyped option answer at once.
@@ -48,7 +49,11 @@ def samples(folder: Path, images: int) -> None:
 
 @main.command()
 @click.option("--class", "labels", multiple=True, metavar="NAME", help="Only this class; can be repeated.")
-@click.option("--components", type=click.IntRange(1, 1280), help="Components of the PCA (15 by default).")
+@click.option(
+    "--components",
+    type=click.IntRange(1, FEATURES),
+    help=f"Components of the PCA.  [default: {DEFAULT_COMPONENTS}]",
+)
 @click.option(
     "--variance",
     type=click.FloatRange(0, 1, min_open=True),

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from resources.instance_types import instance
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import DEFAULT_REGION
+from spark_jobs.store.root import DEFAULT_REGION, split_s3_uri
 
 # The regions of AWS that lie in the European Union (London and Zurich do not).
 EU_REGIONS = ["eu-west-3", "eu-west-1", "eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2"]
@@ -20,7 +20,7 @@ EU_REGIONS = ["eu-west-3", "eu-west-1", "eu-central-1", "eu-north-1", "eu-south-
 def _root(value: str) -> str:
     """An `s3://bucket/prefix`, or a local path made absolute; no slash at the end."""
     if value.startswith("s3://"):
-        bucket = value.removeprefix("s3://").partition("/")[0]
+        bucket, _ = split_s3_uri(value)
         if not bucket:
             raise ValueError("names no bucket; write s3://bucket/prefix")
         return value.rstrip("/")

@@ -13,10 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from spark_jobs.images import SIZE, decode, model_input
+from spark_jobs.dimensions import FEATURES, IMAGE_SIDE
+from spark_jobs.images import decode, model_input
 from spark_jobs.inference import Extractor, load_extractor
 from spark_jobs.store.root import Root, open_root
-from spark_jobs.store.schemas import FEATURE_EXTRACTOR, FEATURES, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.tables import (
     Part,
     PartWriter,
@@ -162,7 +163,7 @@ def features_of(
     photos: Iterable[pa.RecordBatch], extractor: Extractor
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
     """Each record batch, n photos with their bytes in `content`, and its features: (n, 1280) float32."""
-    image = np.empty((SIZE, SIZE, 3), np.float32)
+    image = np.empty((IMAGE_SIDE, IMAGE_SIDE, 3), np.float32)
     for some in photos:
         features = np.empty((some.num_rows, FEATURES), np.float32)
         for content, vector in zip(some.column("content"), features, strict=True):

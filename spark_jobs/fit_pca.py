@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import write_spark_model
 from spark_jobs.store.root import Root, open_root
-from spark_jobs.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_MODEL
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL
 from spark_jobs.store.tables import (
     Pointer,
     RowGroup,
@@ -35,8 +36,6 @@ from spark_jobs.store.tables import (
     sweep,
 )
 from spark_jobs.tasks import Reporter, pack, run_tasks, spread
-
-DEFAULT_COMPONENTS = 15
 
 MODEL_JSON = "model.json"
 

@@ -33,8 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-SIZE = 224
-"""Side of the model's input, in pixels."""
+from spark_jobs.dimensions import IMAGE_SIDE
 
 # Pillow's JPEG reader opens MPO too; under that name it has no reader to list.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
@@ -126,12 +125,16 @@ def model_input(image: Image.Image, out: NDArray[np.float32] | None = None) -> N
     if image.mode != "RGB":
         raise ValueError(f"the picture is {image.mode}, not RGB")
     if out is None:
-        out = np.empty((SIZE, SIZE, 3), np.float32)
-    elif out.shape != (SIZE, SIZE, 3) or out.dtype != np.float32:
+        out = np.empty((IMAGE_SIDE, IMAGE_SIDE, 3), np.float32)
+    elif out.shape != (IMAGE_SIDE, IMAGE_SIDE, 3) or out.dtype != np.float32:
         # NumPy would broadcast or round silently.
-        raise ValueError(f"out is {out.dtype} {out.shape}, not float32 {(SIZE, SIZE, 3)}")
+        raise ValueError(f"out is {out.dtype} {out.shape}, not float32 {(IMAGE_SIDE, IMAGE_SIDE, 3)}")
     # Three times faster than a 256-entry table with np.take, and the operations of preprocess_input.
-    np.divide(np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)), np.float32(127.5), out=out)
+    np.divide(
+        np.asarray(image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)),
+        np.float32(127.5),
+        out=out,
+    )
     return np.subtract(out, np.float32(1), out=out)
 
 

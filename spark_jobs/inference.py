@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from spark_jobs.dimensions import IMAGE_SIDE
 from spark_jobs.errors import FruitsError
-from spark_jobs.images import SIZE
 from spark_jobs.store.root import open_root
 
 MODEL_XML, MODEL_BIN = "model.xml", "model.bin"
@@ -43,7 +43,7 @@ def compile_ir(xml: bytes, weights: bytes) -> Extractor:
 
     core = openvino.Core()
     shaped: Any = core.read_model(xml, openvino.Tensor(np.frombuffer(weights, np.uint8)))
-    shaped.reshape([1, SIZE, SIZE, 3])
+    shaped.reshape([1, IMAGE_SIDE, IMAGE_SIDE, 3])
     request = core.compile_model(shaped, "CPU", _CPU).create_infer_request()
 
     def features(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,9 +14,10 @@ import pyarrow.csv
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from spark_jobs.dimensions import FEATURES
 from spark_jobs.spark_model import read_components
 from spark_jobs.store.root import Root, open_root
-from spark_jobs.store.schemas import FEATURES, FORMULA_START, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
+from spark_jobs.store.schemas import FORMULA_START, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
 from spark_jobs.store.tables import (
     Part,
     Pointer,

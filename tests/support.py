@@ -19,13 +19,14 @@ from pyspark.sql import SparkSession
 from fruits_assets.costs.run_records import RunRecord
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
 from fruits_assets.model.weights import EMBEDDED, RANDOM, find_weights
+from spark_jobs.dimensions import FEATURES
 from spark_jobs.extract_features import ExtractParams, ExtractReport, extract_features
 from spark_jobs.fit_pca import FitParams, FitReport, fit_pca
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
 from spark_jobs.ingest_images import IngestParams, IngestReport, ingest_images
 from spark_jobs.project_to_csv import ProjectParams, ProjectReport, project_to_csv
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import FEATURE_EXTRACTOR, FEATURES, MOBILENET_FEATURES, PCA_MODEL, SCHEMAS
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_MODEL, SCHEMAS
 from spark_jobs.store.tables import (
     PartWriter,
     Pointer,

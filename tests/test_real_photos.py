@@ -16,7 +16,8 @@ from pyspark.ml.feature import PCA, PCAModel
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import SparkSession
 
-from spark_jobs.store.schemas import FEATURES, MOBILENET_FEATURES, PCA_FEATURES_CSV
+from spark_jobs.dimensions import FEATURES
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV
 from spark_jobs.store.tables import files
 from tests.fruits_assets.test_cli import Shell
 

@@ -13,11 +13,12 @@ from fruits_assets.model.quality import assess, read_sample, verdict
 from fruits_assets.partitions import known_classes
 from fruits_assets.plots import accuracy_by_components, confusions
 from resources.settings import Settings
+from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.fit_pca import inputs_version
 from spark_jobs.spark_model import read_components
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import FEATURE_QUALITY, FEATURES, MOBILENET_FEATURES, PCA_MODEL
+from spark_jobs.store.schemas import FEATURE_QUALITY, MOBILENET_FEATURES, PCA_MODEL
 from spark_jobs.store.tables import combined_version, current, current_one
 
 

@@ -12,7 +12,8 @@ from fruits_assets.partitions import known_classes
 from fruits_assets.plots import class_counts, scatter, scree
 from resources.job_runner import JobRunner
 from resources.settings import Settings
-from spark_jobs.fit_pca import DEFAULT_COMPONENTS, FitParams, FitReport, fit_pca, inputs_version
+from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
+from spark_jobs.fit_pca import FitParams, FitReport, fit_pca, inputs_version
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL
 from spark_jobs.store.tables import current, current_one
@@ -23,7 +24,7 @@ MAX_ORTHONORMALITY_ERROR = 1e-9  # eigenvectors of a symmetric float64 matrix ar
 class PcaConfig(dg.Config):
     """How many components to keep."""
 
-    components: int = Field(DEFAULT_COMPONENTS, ge=1, le=1280, description="Components to keep.")
+    components: int = Field(DEFAULT_COMPONENTS, ge=1, le=FEATURES, description="Components to keep.")
     variance: float | None = Field(
         None,
         gt=0,

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from fruits_assets.model.mobilenet import build, load_npz
 from fruits_assets.model.weights import RANDOM_SEED, Weights, find_weights
+from spark_jobs.dimensions import IMAGE_SIDE
 from spark_jobs.errors import FruitsError
-from spark_jobs.images import SIZE
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def load_model(weights: Weights) -> "keras.Model":
             load_npz(model, weights.file)
             return model
         return keras.applications.MobileNetV2(
-            include_top=False, weights=str(weights.file), input_shape=(SIZE, SIZE, 3), pooling="avg"
+            include_top=False,
+            weights=str(weights.file),
+            input_shape=(IMAGE_SIDE, IMAGE_SIDE, 3),
+            pooling="avg",
         )
     except (ValueError, OSError, KeyError) as error:
         raise FruitsError(
@@ -71,7 +74,7 @@ def probe_images() -> NDArray[np.float32]:
     """
     generator = np.random.default_rng(0)
     coarse = generator.uniform(-1, 1, (8, 7, 7, 3))
-    probes = coarse.repeat(SIZE // 7, axis=1).repeat(SIZE // 7, axis=2)
+    probes = coarse.repeat(IMAGE_SIDE // 7, axis=1).repeat(IMAGE_SIDE // 7, axis=2)
     probes[1] = generator.uniform(-1, 1, probes[1].shape)
     probes[2], probes[3] = -1, 1
     return probes.astype(np.float32)

@@ -25,9 +25,8 @@ from sklearn.preprocessing import StandardScaler
 from fruits_assets.model.holdout import HOLDOUT, TRAIN, Photos, list_photos
 from fruits_assets.model.mobilenet import build, load_npz
 from fruits_assets.model.train import decode
+from spark_jobs.dimensions import DEFAULT_COMPONENTS, IMAGE_SIDE
 
-SIZE = 224
-COMPONENTS = 15
 BATCH = 32
 # Enough for both widths of features to stop moving in the third decimal; a bound on the time.
 ITERATIONS = 300
@@ -41,7 +40,7 @@ def load(weights: str) -> keras.Model:
     """
     name, _, path = weights.partition("=")
     keras.utils.set_random_seed(RANDOM_SEED)
-    model = build(SIZE)
+    model = build(IMAGE_SIDE)
     if path.endswith(".npz"):
         load_npz(model, Path(path))
     elif path.endswith(".h5"):
@@ -55,7 +54,7 @@ def extract(model: keras.Model, photos: Photos) -> NDArray[np.float32]:
     """Return the (n, 1280) float32 features of the n photos."""
     features = []
     for start in range(0, len(photos.paths), BATCH):
-        pixels = decode(photos.paths[start : start + BATCH], SIZE).astype(np.float32)
+        pixels = decode(photos.paths[start : start + BATCH], IMAGE_SIDE).astype(np.float32)
         features.append(model.predict_on_batch(keras.applications.mobilenet_v2.preprocess_input(pixels)))
     return np.concatenate(features)
 
@@ -68,10 +67,10 @@ def accuracies(features: NDArray[np.float32], photos: Photos) -> dict[str, float
     """
     labels, parts = np.array(photos.labels), np.array(photos.parts)
     known, asked = features[parts == TRAIN], features[parts == HOLDOUT]
-    pca = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(known)
+    pca = PCA(DEFAULT_COMPONENTS, svd_solver="covariance_eigh").fit(known)
     spaces = {
         str(features.shape[1]): (known, asked),
-        str(COMPONENTS): (pca.transform(known), pca.transform(asked)),
+        str(DEFAULT_COMPONENTS): (pca.transform(known), pca.transform(asked)),
     }
     results = {}
     for width, (references, queries) in spaces.items():
@@ -112,7 +111,7 @@ def main() -> None:
         "accuracy": figures,
         "photos": {part: photos.parts.count(part) for part in (TRAIN, HOLDOUT)},
         "classes": len(photos.classes),
-        "pixels": SIZE,
+        "pixels": IMAGE_SIDE,
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("keras", "numpy", "pillow", "scikit-learn")},
     }

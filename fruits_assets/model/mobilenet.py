@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spark_jobs.dimensions import IMAGE_SIDE
+
 if TYPE_CHECKING:
     import keras
 
 
-def build(size: int = 224) -> "keras.Model":
+def build(size: int = IMAGE_SIDE) -> "keras.Model":
     """Return MobileNetV2 (width 1.0) with random weights, from (n, size, size, 3) float32 in [-1, 1] to
     (n, 1280) float32 features: the averages of the last feature maps. `size` is in pixels."""
     import keras

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root
-from spark_jobs.store.schemas import FEATURES
 from spark_jobs.store.tables import Pointer, read_row_groups
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from resources.emr.aws import aws_errors_named, client
 from resources.prices import Prices
 from resources.settings import AccountSettings
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.root import split_s3_uri
 
 FOLDER = Path(emr_bootstrap.__file__).parent
 TEMPLATE, BOOTSTRAP, LOCK = (FOLDER / name for name in ("template.yaml", "bootstrap.sh", "requirements.lock"))
@@ -291,5 +292,5 @@ def wait_for_stack(cloudformation: Any, until: str, stack: str) -> None:
 
 
 def _upload(s3: Any, file: Path, uri: str) -> None:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    bucket, key = split_s3_uri(uri)
     s3.upload_file(str(file), bucket, key)

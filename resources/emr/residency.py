@@ -5,6 +5,7 @@ from typing import Any
 from resources.emr.aws import aws_errors_named, client
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.root import split_s3_uri
 
 
 def check_residency(settings: Settings) -> None:
@@ -21,9 +22,7 @@ def check_residency(settings: Settings) -> None:
     with aws_errors_named():
         s3 = client("s3", settings.region)
         _refuse_outside(settings, f"FRUITS_REGION={settings.region}", settings.region)
-        images, store = (
-            root.removeprefix("s3://").partition("/")[0] for root in (settings.images, settings.store)
-        )
+        images, store = (split_s3_uri(root)[0] for root in (settings.images, settings.store))
         for variable, bucket in (("FRUITS_IMAGES", images), ("FRUITS_STORE", store)):
             # The location of a bucket in us-east-1 is None: the API is older than the other regions.
             found = s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] or "us-east-1"

@@ -20,7 +20,7 @@ from resources.prices import Prices, load_prices
 from resources.runs import ends_with, owner_of
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.root import Root, open_root, split_s3_uri
 from spark_jobs.wire import MEASURED, PARAMS, REPORT, Job, Measured, Params, Report, from_json, to_json
 
 # How a job names this error. Nothing else that a message from the store says is looked up in the code.
@@ -219,7 +219,7 @@ def _pipes_session(context: dg.AssetExecutionContext, store: Root, work: str, s3
     """Dagster Pipes, with its context and its messages as objects under `work` in the store."""
     from dagster_aws.pipes import PipesS3ContextInjector, PipesS3MessageReader
 
-    bucket, _, prefix = store.uri_of(work).removeprefix("s3://").partition("/")
+    bucket, prefix = split_s3_uri(store.uri_of(work))
 
     class MessageReader(PipesS3MessageReader):
         # As it is by default; the default itself warns of being new in Dagster.

@@ -121,6 +121,12 @@ class Root:
         return [info for info in found if info.type == pafs.FileType.File]
 
 
+def split_s3_uri(uri: str) -> tuple[str, str]:
+    """The bucket and the key (or prefix) of `s3://bucket/key`."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
 def s3_endpoint() -> str | None:
     """Where S3 is, if not at AWS: as AWS's own tools read it from the environment."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-FEATURES = 1280  # outputs of MobileNetV2 1.0 after average pooling (Sandler et al. 2018, table 2)
+from spark_jobs.dimensions import FEATURES
 
 FRUIT_PHOTOS = "fruit_photos"
 RAW_IMAGES = "raw_images"

@@ -28,11 +28,11 @@ from fruits_assets.pipeline import run_pipeline
 from fruits_assets.plots import class_counts, scatter, scree
 from fruits_assets.samples import draw_samples
 from resources.settings import Settings
+from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import (
     ENVIRONMENT_COMPARISON,
-    FEATURES,
     MOBILENET_FEATURES,
     PCA_FEATURES_CSV,
     PCA_MODEL,

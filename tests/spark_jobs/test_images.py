@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from spark_jobs.images import SIZE, BadImage, decode, model_input, thumbnails
+from spark_jobs.dimensions import IMAGE_SIDE
+from spark_jobs.images import BadImage, decode, model_input, thumbnails
 
 LIMIT = 50_000_000
 
@@ -351,7 +352,7 @@ def noise(size: tuple[int, int] = (100, 100), seed: int = 3) -> Image.Image:
 
 
 def test_the_models_input_is_bit_identical_to_the_formula() -> None:
-    resized = noise().resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    resized = noise().resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
     expected = np.asarray(resized, np.float32) / 127.5 - 1
     actual = model_input(noise())
     assert actual.dtype == expected.dtype == np.float32
@@ -362,13 +363,13 @@ def test_the_models_input_is_bit_identical_to_keras() -> None:
     from keras.applications.mobilenet_v2 import preprocess_input  # type: ignore[import-untyped]
 
     # Every byte value, at the model's size already, so that no resize hides one.
-    levels = np.resize(np.arange(256, dtype=np.uint8), (SIZE, SIZE, 3))
+    levels = np.resize(np.arange(256, dtype=np.uint8), (IMAGE_SIDE, IMAGE_SIDE, 3))
     expected = preprocess_input(levels.astype(np.float32))
     assert model_input(Image.fromarray(levels)).tobytes() == expected.tobytes()
 
 
 def test_the_models_input_can_fill_one_row_of_a_batch() -> None:
-    batch = np.full((3, SIZE, SIZE, 3), 9, np.float32)
+    batch = np.full((3, IMAGE_SIDE, IMAGE_SIDE, 3), 9, np.float32)
     model_input(noise(), out=batch[1])
     assert np.array_equal(batch[1], model_input(noise()))
     assert (batch[[0, 2]] == 9).all()
@@ -376,7 +377,7 @@ def test_the_models_input_can_fill_one_row_of_a_batch() -> None:
 
 @pytest.mark.parametrize(
     "out",
-    [np.empty((2, SIZE, SIZE, 3), np.float32), np.empty((SIZE, SIZE, 3), np.float16)],
+    [np.empty((2, IMAGE_SIDE, IMAGE_SIDE, 3), np.float32), np.empty((IMAGE_SIDE, IMAGE_SIDE, 3), np.float16)],
     ids=["shape", "dtype"],
 )
 def test_a_row_of_another_shape_or_dtype_is_refused(out: np.ndarray) -> None:
@@ -390,7 +391,7 @@ def test_a_picture_that_is_not_rgb_is_no_input() -> None:
 
 
 def test_a_photo_of_any_shape_becomes_a_square() -> None:
-    assert model_input(noise((1, 900))).shape == (SIZE, SIZE, 3)
+    assert model_input(noise((1, 900))).shape == (IMAGE_SIDE, IMAGE_SIDE, 3)
 
 
 # Thumbnails.

@@ -27,6 +27,7 @@ from pyspark.sql.functions import col
 from sklearn.decomposition import PCA as SklearnPCA
 
 from spark_jobs import ingest_images as ingest_module
+from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.fit_pca import FitReport, Moments, decompose, inputs_version, moments_of
 from spark_jobs.images import decode, model_input
@@ -35,7 +36,6 @@ from spark_jobs.project_to_csv import csv_path
 from spark_jobs.spark_model import read_components
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import (
-    FEATURES,
     MOBILENET_FEATURES,
     PCA_FEATURES_CSV,
     PCA_MODEL,

@@ -17,9 +17,9 @@ from fruits_assets.model.quality import (
     split,
     verdict,
 )
+from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import FEATURES
 from spark_jobs.store.tables import current
 from tests.support import publish_features
 

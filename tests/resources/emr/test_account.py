@@ -33,6 +33,7 @@ from resources.local.history_server import KEEP_DAYS
 from resources.prices import load_prices
 from resources.settings import AccountSettings, Settings, load_account_settings, load_settings
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.root import split_s3_uri
 
 # moto's CloudFormation makes no bucket policies, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
@@ -120,7 +121,7 @@ def test_nodes_find_their_bootstrap_and_lock_in_the_bucket(subnet: str) -> None:
     deploy("--subnet", subnet)
     stack = stack_outputs(settings())
     for uri, file in ((stack.bootstrap_uri, BOOTSTRAP), (stack.lock_uri, LOCK)):
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        bucket, key = split_s3_uri(uri)
         assert boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == file.read_bytes()
     assert stack.bootstrap_action() == {
         "Name": "python environment",
