@@ -14,7 +14,7 @@ DEMO_ENV := FRUITS_IMAGES=.demo/images FRUITS_STORE=.demo/store DAGSTER_HOME="$(
 OWN_ROOTS := $(FRUITS_IMAGES)$(FRUITS_STORE)$(shell grep -sE '^FRUITS_(IMAGES|STORE)=.' .env)
 
 help:
-	@echo "make demo   draw sample photos and run the whole pipeline on them"
+	@echo "make demo   copy sample photos and run the whole pipeline on them"
 	@echo "make run    run the whole pipeline on FRUITS_IMAGES"
 	@echo "make rehearse-emr   run the pipeline as steps of an EMR cluster, played by a YARN of this machine"
 	@echo "make ui     open Dagster's UI on http://127.0.0.1:3000"
@@ -51,7 +51,7 @@ demo: setup
 run: setup
 	fruits run
 
-# Photos where FRUITS_IMAGES names none; without them, drawn ones.
+# Photos where FRUITS_IMAGES names none; without them, the samples.
 SHARED_PHOTOS := $(wildcard ../shared/data/fruits-360-5928.tar.gz)
 
 rehearse-emr: setup

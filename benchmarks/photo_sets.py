@@ -1,4 +1,4 @@
-"""The sets of photos that are measured on, made of real photos or drawn ones."""
+"""The sets of photos that are measured on, made of given photos or of the samples."""
 
 import os
 import shutil
@@ -7,26 +7,26 @@ from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
 
-from fruits_assets.samples import draw_samples
+from fruits_assets.samples import copy_samples
 from spark_jobs.store.photos import list_photos
 
 # 5,928 photos of Fruits-360, which stand beside the repository on the developers' machines.
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "fruits-360-5928.tar.gz"
 CLASS_IMAGES = 98  # of a class there, on average
-DRAWN_CLASSES = 60
+SAMPLE_CLASSES = 60
 
 
 def find_photos(given: Path | None, folder: Path) -> tuple[Path, str]:
-    """A root of photos and what they are: those given, else Fruits-360, else drawn ones in `folder`."""
+    """A root of photos and its description: the given photos, else Fruits-360, else the samples, in `folder`."""
     if given is not None:
         return given, f"the photos in {given.name}"
     if SHARED.exists():
         with tarfile.open(SHARED) as archive:
             archive.extractall(folder, filter="data")
         return folder, "photos of Fruits-360"
-    drawn = folder / "drawn"
-    draw_samples(drawn, CLASS_IMAGES)
-    return small_classes(drawn, DRAWN_CLASSES, CLASS_IMAGES, folder / "copied"), "drawn photos"
+    samples = folder / "samples"
+    copy_samples(samples)
+    return small_classes(samples, SAMPLE_CLASSES, CLASS_IMAGES, folder / "copied"), "sample photos, repeated"
 
 
 def photos_by_class(root: Path) -> dict[str, list[Path]]:

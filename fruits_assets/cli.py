@@ -38,13 +38,19 @@ def main() -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--images", default=40, show_default=True, help="Images of each class.")
+@click.option(
+    "--images",
+    type=click.IntRange(1, 20),
+    default=20,
+    show_default=True,
+    help="Photos of each class.",
+)
 def samples(folder: Path, images: int) -> None:
-    """Draws sample photos, one folder for each of some fruit classes."""
-    from fruits_assets.samples import draw_samples
+    """Copies sample photos of 8 fruit classes to FOLDER, one folder for each class."""
+    from fruits_assets.samples import copy_samples
 
-    labels = draw_samples(folder, images)
-    click.echo(f"{len(labels)} classes of {images} drawn photos are in {folder}")
+    labels = copy_samples(folder, images)
+    click.echo(f"{len(labels)} classes with {images} photos each are in {folder}")
 
 
 @main.command()

@@ -1,7 +1,7 @@
 """Rehearses a run on EMR on this machine, and compares its outputs with those of a local run.
 
 `python -m rehearsal.rehearse`, which is `make rehearse-emr`, takes the photos of FRUITS_IMAGES, or
-those that --photos names, or draws some. Other settings are yours too. Exit status 0: the outputs are equal.
+those that --photos names, or the sample photos. Other settings are yours too. Exit status 0: the outputs are equal.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from fruits_assets.samples import draw_samples
+from fruits_assets.samples import copy_samples
 from rehearsal.account import prepare_account
 from rehearsal.aws import REGION
 from rehearsal.compare import compare
@@ -94,10 +94,10 @@ def _node(settings: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _photos_at_hand(folder: Path, given: Path | None) -> str:
-    """Photos in a folder or a .tar.gz that was given, else drawn ones."""
+    """Photos in a folder or a .tar.gz that was given, else the sample photos."""
     if given is None:
-        draw_samples(folder / "drawn")
-        return str(folder / "drawn")
+        copy_samples(folder / "samples")
+        return str(folder / "samples")
     if given.is_dir():
         return str(given)
     with tarfile.open(given) as archive:

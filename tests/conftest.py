@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: one Spark session, one conversion of the model, one set of drawn photos."""
+"""Fixtures of the whole suite: one Spark session, one conversion of the model, one set of sample photos."""
 
 import os
 import shutil
@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from fruits_assets.samples import draw_samples
 from resources.local.java import java_home
 from resources.local.session import local_spark_config
 from resources.settings import Settings
-from tests.support import WEIGHTS
+from tests.support import WEIGHTS, numbered_samples
 
-CLASSES = ["Apple Red", "Banana", "Kiwi"]
+CLASSES = ["Apple Red 1", "Banana", "Kiwi"]
 IMAGES_PER_CLASS = 8
 
 
@@ -71,19 +70,19 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 
 @pytest.fixture(scope="session")
-def drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root of photos that no test may change: the classes `CLASSES`, `IMAGES_PER_CLASS` each."""
-    root = tmp_path_factory.mktemp("drawn")
-    for label in draw_samples(root, IMAGES_PER_CLASS):
+    root = tmp_path_factory.mktemp("samples")
+    for label in numbered_samples(root, IMAGES_PER_CLASS):
         if label not in CLASSES:
             shutil.rmtree(root / label)
     return root
 
 
 @pytest.fixture
-def photos(drawn_photos: Path, tmp_path: Path) -> Path:
-    """A copy of `drawn_photos` of the test's own, to change at will."""
-    return shutil.copytree(drawn_photos, tmp_path / "photos")
+def photos(sample_photos: Path, tmp_path: Path) -> Path:
+    """A copy of `sample_photos` of the test's own, to change at will."""
+    return shutil.copytree(sample_photos, tmp_path / "photos")
 
 
 @pytest.fixture

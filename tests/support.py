@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import shutil
 import time
 import urllib.request
 import uuid
@@ -19,6 +20,7 @@ from pyspark.sql import SparkSession
 from fruits_assets.costs.run_records import RunRecord
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
 from fruits_assets.model.weights import EMBEDDED, RANDOM, find_weights
+from fruits_assets.samples import copy_samples
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.extract_features import ExtractParams, ExtractReport, extract_features
 from spark_jobs.fit_pca import FitParams, FitReport, fit_pca
@@ -90,6 +92,17 @@ def json_at(url: str) -> Any:
             return json.load(response)
     except OSError:
         return None
+
+
+def numbered_samples(root: Path, images: int) -> list[str]:
+    """Sample photos as `root/<class>/0_100.jpg`, `1_100.jpg`, ...; returns the classes, sorted."""
+    classes = copy_samples(root / ".samples", images)
+    for label in classes:
+        (root / label).mkdir(parents=True)
+        for number, photo in enumerate(sorted((root / ".samples" / label).iterdir())):
+            photo.rename(root / label / f"{number}_100.jpg")
+    shutil.rmtree(root / ".samples")
+    return classes
 
 
 def quiet(progress: Progress) -> None:

@@ -50,7 +50,7 @@ def test_a_stage_with_several_peers_shows_its_figure_once() -> None:
 
 
 def test_what_was_measured_is_printed_also_where_a_section_fails(
-    drawn_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sample_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def good(bench: Bench) -> Iterator[Row]:
         yield Row(
@@ -82,7 +82,7 @@ def test_what_was_measured_is_printed_also_where_a_section_fails(
 
     monkeypatch.setattr(benchmarks.__main__, "SECTIONS", (incomparable, broken, wrong, good))
     monkeypatch.setattr(Bench, "convert", lambda bench: None)
-    arguments = ["--photos", str(drawn_photos), "--cores", "1", "--out", str(tmp_path / "out")]
+    arguments = ["--photos", str(sample_photos), "--cores", "1", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     with pytest.raises(SystemExit) as exit:
         benchmarks.__main__.main()
@@ -109,12 +109,12 @@ def test_what_cannot_be_measured_on_is_refused_by_a_sentence(
     option: str,
     value: str,
     reason: str,
-    drawn_photos: Path,
+    sample_photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = {"--photos": str(drawn_photos), "--out": str(tmp_path / "out"), option: value}
+    given = {"--photos": str(sample_photos), "--out": str(tmp_path / "out"), option: value}
     monkeypatch.setattr(sys, "argv", ["benchmarks", *(word for pair in given.items() for word in pair)])
     with pytest.raises(SystemExit, match="2"):
         benchmarks.__main__.main()
@@ -122,9 +122,9 @@ def test_what_cannot_be_measured_on_is_refused_by_a_sentence(
 
 
 def test_peers_are_run_in_turn_in_the_other_order_every_second_round(
-    drawn_photos: Path, tmp_path: Path
+    sample_photos: Path, tmp_path: Path
 ) -> None:
-    bench = Bench(drawn_photos, "embedded", 1, benchmarks.__main__.QUICK, tmp_path / "bench")
+    bench = Bench(sample_photos, "embedded", 1, benchmarks.__main__.QUICK, tmp_path / "bench")
     order: list[str] = []
 
     def way(name: str, *seconds: float) -> Callable[[], dict[str, float]]:
@@ -144,10 +144,10 @@ def test_peers_are_run_in_turn_in_the_other_order_every_second_round(
 
 
 def test_a_benchmark_that_is_interrupted_leaves_no_process_and_no_folder(
-    drawn_photos: Path, extractor: Path, tmp_path: Path
+    sample_photos: Path, extractor: Path, tmp_path: Path
 ) -> None:
     mark = str(tmp_path / "out")
-    program = [sys.executable, "-m", "benchmarks", "--photos", str(drawn_photos), "--out", mark]
+    program = [sys.executable, "-m", "benchmarks", "--photos", str(sample_photos), "--out", mark]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -171,25 +171,25 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def test_the_notebook_way_and_ours_find_the_same_components(
-    drawn_photos: Path, extractor: Path, tmp_path: Path
+    sample_photos: Path, extractor: Path, tmp_path: Path
 ) -> None:
-    common = {"photos": drawn_photos, "cores": 2}
+    common = {"photos": sample_photos, "cores": 2}
     notebook = run_module("notebook_way", weights=WEIGHTS, out=tmp_path / "notebook", **common)
     ours = run_module("our_way", ir=extractor, out=tmp_path / "ours", **common)
     assert notebook["explained_variance"] == pytest.approx(ours["explained_variance"], rel=1e-4)
     read = run_module("binary_file", **common)
-    assert notebook["images"] == ours["images"] == read["images"] == len(photos_in(drawn_photos))
+    assert notebook["images"] == ours["images"] == read["images"] == len(photos_in(sample_photos))
 
 
 def test_our_way_and_its_limit_are_of_the_same_photos_whatever_the_user_has_set(
-    drawn_photos: Path, extractor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample_photos: Path, extractor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FRUITS_ENV", "emr")
     (tmp_path / ".env").write_text("FRUITS_MAX_IMAGE_BYTES=1")
-    common = {"photos": drawn_photos, "ir": extractor, "cores": 2}
+    common = {"photos": sample_photos, "ir": extractor, "cores": 2}
     ours = run_module("our_way", out=tmp_path / "store", **common)
     bare = run_module("bare_loop", **common)
-    assert ours["images"] == bare["images"] == len(photos_in(drawn_photos))
+    assert ours["images"] == bare["images"] == len(photos_in(sample_photos))
     for way in (ours, bare):
         assert all(way[stage] > 0 for stage in STAGES)
         assert way["read_features"] == way["ingest"] + way["features"]
@@ -197,11 +197,11 @@ def test_our_way_and_its_limit_are_of_the_same_photos_whatever_the_user_has_set(
     assert {"driver", "jvm", "worker"} <= ours["peak_mb"].keys()
 
 
-def test_photos_are_multiplied_and_dealt_out_under_other_names(drawn_photos: Path, tmp_path: Path) -> None:
-    three = multiplied(drawn_photos, 3, tmp_path / "three")
-    assert len(photos_in(three)) == 3 * len(photos_in(drawn_photos))
-    assert {path.name for path in three.iterdir()} == {path.name for path in drawn_photos.iterdir()}
-    many = small_classes(drawn_photos, 30, 2, tmp_path / "many")
+def test_photos_are_multiplied_and_dealt_out_under_other_names(sample_photos: Path, tmp_path: Path) -> None:
+    three = multiplied(sample_photos, 3, tmp_path / "three")
+    assert len(photos_in(three)) == 3 * len(photos_in(sample_photos))
+    assert {path.name for path in three.iterdir()} == {path.name for path in sample_photos.iterdir()}
+    many = small_classes(sample_photos, 30, 2, tmp_path / "many")
     assert [len(photos) for photos in list_photos(str(many)).classes.values()] == [2] * 30
 
 
@@ -220,10 +220,10 @@ def test_photos_of_one_name_in_several_folders_are_all_kept_and_none_is_written_
 
 
 def test_photos_on_the_s3_server_are_those_on_disk(
-    drawn_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    folder = small_classes(drawn_photos, 60, 20, tmp_path / "photos")  # more than a page of a listing
+    folder = small_classes(sample_photos, 60, 20, tmp_path / "photos")  # more than a page of a listing
     with s3_server.running(folder, latency=0.001) as environment:
         for name, value in environment.items():
             monkeypatch.setitem(os.environ, name, value)

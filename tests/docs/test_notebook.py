@@ -7,8 +7,7 @@ import nbformat
 import pytest
 from pyspark.sql import SparkSession
 
-from fruits_assets.samples import draw_samples
-from tests.support import REPOSITORY, run_jobs
+from tests.support import REPOSITORY, numbered_samples, run_jobs
 
 NOTEBOOK = REPOSITORY / "docs" / "read_outputs.ipynb"
 
@@ -16,7 +15,7 @@ NOTEBOOK = REPOSITORY / "docs" / "read_outputs.ipynb"
 def test_the_example_notebook_reads_every_output(
     spark: SparkSession, extractor: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classes = draw_samples(tmp_path / "photos", 40)[:3]
+    classes = numbered_samples(tmp_path / "photos", 20)[:3]
     (tmp_path / "photos" / classes[0] / "41_100.jpg").write_text("no photo")
     run_jobs(spark, tmp_path / "photos", store, extractor, classes)
     monkeypatch.setenv("FRUITS_STORE", store)

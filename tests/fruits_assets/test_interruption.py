@@ -250,11 +250,11 @@ def test_an_interrupted_stage_stops_its_tasks_and_the_session_goes_on(
 
 @pytest.fixture(scope="module")
 def finished(
-    spark: SparkSession, drawn_photos: Path, extractor: Path, tmp_path_factory: pytest.TempPathFactory
+    spark: SparkSession, sample_photos: Path, extractor: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     """A store in which every job has run once."""
     store = str(tmp_path_factory.mktemp("finished") / "store")
-    run_jobs(spark, drawn_photos, store, extractor, CLASSES)
+    run_jobs(spark, sample_photos, store, extractor, CLASSES)
     return store
 
 
@@ -267,7 +267,7 @@ def what_readers_see(store: str) -> dict[Path, tuple[int, bytes]]:
 @pytest.mark.parametrize("job", [ingest, extract, fit, project], ids=lambda job: job.__name__)
 def test_a_job_that_is_interrupted_at_the_end_of_its_tasks_leaves_the_store_as_it_was(
     spark: SparkSession,
-    drawn_photos: Path,
+    sample_photos: Path,
     finished: str,
     job: Callable[..., object],
     monkeypatch: pytest.MonkeyPatch,
@@ -278,7 +278,7 @@ def test_a_job_that_is_interrupted_at_the_end_of_its_tasks_leaves_the_store_as_i
     # What reports the progress, for the last time when all files are written.
     monkeypatch.setattr("tests.support.quiet", interrupted)
     before = what_readers_see(finished)
-    arguments = [spark, drawn_photos, finished, CLASSES] if job is ingest else [spark, finished, CLASSES]
+    arguments = [spark, sample_photos, finished, CLASSES] if job is ingest else [spark, finished, CLASSES]
     with pytest.raises(KeyboardInterrupt):
         job(*arguments)
     assert what_readers_see(finished) == before

@@ -26,7 +26,6 @@ from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes, register_classes
 from fruits_assets.pipeline import run_pipeline
 from fruits_assets.plots import class_counts, scatter, scree
-from fruits_assets.samples import draw_samples
 from resources.settings import Settings
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
@@ -40,10 +39,10 @@ from spark_jobs.store.schemas import (
 )
 from spark_jobs.store.tables import PartWriter, Pointer, current, current_one, publish
 from tests.conftest import WEIGHTS
-from tests.support import DAGSTER_YAML, publish_extractor
+from tests.support import DAGSTER_YAML, numbered_samples, publish_extractor
 
 # Registration follows the alphabet here; `Banana` is not the first, and its neighbours are no others.
-CLASSES = ["Apple Red", "Banana", "Blueberry", "Kiwi", "Lemon", "Orange"]
+CLASSES = ["Apple Red 1", "Banana", "Huckleberry", "Kiwi", "Lemon", "Orange"]
 IMAGES = 4
 BY_CLASS = ["raw_images", "mobilenet_features", "pca_features_csv"]
 MAX_EVENT_BYTES = 30_000
@@ -161,7 +160,7 @@ class Platform:
 def finished_folder(spark: SparkSession, extractor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything is observed and materialized here, once; tests take copies, with their times."""
     folder = tmp_path_factory.mktemp("finished")
-    for label in draw_samples(folder / "photos", IMAGES):
+    for label in numbered_samples(folder / "photos", IMAGES):
         if label not in CLASSES:
             shutil.rmtree(folder / "photos" / label)
     publish_extractor(str(folder / "store"), extractor)
@@ -441,17 +440,17 @@ def test_a_photo_taken_away_makes_its_class_stale(platform: Platform) -> None:
 
 
 def test_a_class_without_photos_any_more_keeps_its_last_version_with_a_warning(platform: Platform) -> None:
-    last = current(platform.store, "raw_images")["Blueberry"]
-    shutil.rmtree(platform.photos / "Blueberry")
+    last = current(platform.store, "raw_images")["Huckleberry"]
+    shutil.rmtree(platform.photos / "Huckleberry")
     observation = platform.observe()
-    assert any("Blueberry" in message for message in messages(platform, observation, "WARNING"))
+    assert any("Huckleberry" in message for message in messages(platform, observation, "WARNING"))
     assert platform.not_fresh() == []
     run = platform.run(["raw_images"], "Banana", "Kiwi")
     assert run.success
-    assert any("Blueberry" in message for message in messages(platform, run, "WARNING"))
-    assert current(platform.store, "raw_images")["Blueberry"] == last
-    assert platform.metadata("raw_images", "Blueberry")["gone"] is True
-    assert platform.version("raw_images", "Blueberry") == last.data_version
+    assert any("Huckleberry" in message for message in messages(platform, run, "WARNING"))
+    assert current(platform.store, "raw_images")["Huckleberry"] == last
+    assert platform.metadata("raw_images", "Huckleberry")["gone"] is True
+    assert platform.version("raw_images", "Huckleberry") == last.data_version
     assert platform.records(run)["raw_images"].classes == 2
     assert platform.not_fresh() == []
 
@@ -470,11 +469,11 @@ def test_a_class_that_is_registered_but_has_neither_photos_nor_a_version_fails_b
 def test_a_range_of_classes_leaves_the_others_alone(platform: Platform) -> None:
     before = {label: len(platform.events("raw_images", label)) for label in CLASSES}
     files = current(platform.store, PCA_FEATURES_CSV)
-    assert platform.run(BY_CLASS, "Blueberry", "Lemon").success
+    assert platform.run(BY_CLASS, "Huckleberry", "Lemon").success
     after = {label: len(platform.events("raw_images", label)) for label in CLASSES}
-    assert [label for label in CLASSES if after[label] > before[label]] == ["Blueberry", "Kiwi", "Lemon"]
+    assert [label for label in CLASSES if after[label] > before[label]] == ["Huckleberry", "Kiwi", "Lemon"]
     replaced = current(platform.store, PCA_FEATURES_CSV)
-    assert [label for label in CLASSES if replaced[label] != files[label]] == ["Blueberry", "Kiwi", "Lemon"]
+    assert [label for label in CLASSES if replaced[label] != files[label]] == ["Huckleberry", "Kiwi", "Lemon"]
     assert platform.not_fresh() == []
 
 
@@ -553,12 +552,12 @@ def test_checks_name_every_class_that_fails_whatever_class_is_run(platform: Plat
         pointer = current(platform.store, table)[label]
         publish(platform.store, table, [replace(pointer, details={**pointer.details, **details})])
 
-    doctor("raw_images", "Apple Red", found=IMAGES + 1)
+    doctor("raw_images", "Apple Red 1", found=IMAGES + 1)
     doctor("raw_images", "Orange", found=IMAGES + 1)
     doctor(MOBILENET_FEATURES, "Lemon", non_finite=2)
     doctor(MOBILENET_FEATURES, "Orange", constant=1)
     assert platform.run(BY_CLASS, "Kiwi").success
-    assert platform.failing("counts_reconcile") == ["Apple Red", "Orange"]
+    assert platform.failing("counts_reconcile") == ["Apple Red 1", "Orange"]
     assert platform.failing("finite_and_varied") == ["Lemon", "Orange"]
     assert platform.failing("one_feature_per_image") == []
 
@@ -724,7 +723,7 @@ def test_a_bad_class_stops_no_other(platform: Platform, run_platform: Run) -> No
     model = current_one(platform.store, PCA_MODEL)
     spoil(platform, "Kiwi")
     shutil.copytree(platform.photos / "Kiwi", platform.photos / "Durian")  # it has no good version
-    for label in ("Apple Red", "Orange"):
+    for label in ("Apple Red 1", "Orange"):
         add_photo(platform, label)
     lines = run_platform()
     assert lines["classes"] == [f"{len(CLASSES) - 1} done, 2 failed"]
@@ -771,7 +770,7 @@ def test_some_classes_alone_are_replaced_and_the_model_is_not_fitted_again(
 
 def test_classes_that_are_gone_stay_in_the_model(platform: Platform, run_platform: Run) -> None:
     register_classes(platform.instance, ["Never seen"])
-    shutil.rmtree(platform.photos / "Blueberry")
+    shutil.rmtree(platform.photos / "Huckleberry")
     lines = run_platform()
     assert lines["failed"] == []
     assert lines["classes"] == [f"{len(CLASSES)} done"]
@@ -781,10 +780,10 @@ def test_classes_that_are_gone_stay_in_the_model(platform: Platform, run_platfor
 def test_a_class_whose_partition_is_deleted_too_is_left_out_of_everything(
     platform: Platform, run_platform: Run
 ) -> None:
-    shutil.rmtree(platform.photos / "Blueberry")
-    platform.instance.delete_dynamic_partition("fruit_class", "Blueberry")
+    shutil.rmtree(platform.photos / "Huckleberry")
+    platform.instance.delete_dynamic_partition("fruit_class", "Huckleberry")
     lines = run_platform(components=3)
-    left = [label for label in CLASSES if label != "Blueberry"]
+    left = [label for label in CLASSES if label != "Huckleberry"]
     assert lines["classes"] == [f"{len(left)} done"]
     assert platform.metadata("pca_model")["classes"] == len(left)
     # Its CSV is of an older model now, and no check speaks of it.
@@ -797,7 +796,7 @@ def test_a_class_that_does_not_exist_is_refused_with_those_that_do(
     platform: Platform, run_platform: Run
 ) -> None:
     before = pointers(platform)
-    with pytest.raises(FruitsError, match=r"--class 'Durian'.*no such class.*Apple Red, Banana"):
+    with pytest.raises(FruitsError, match=r"--class 'Durian'.*no such class.*Apple Red 1, Banana"):
         run_platform("Kiwi", "Durian")
     assert pointers(platform) == before
 

@@ -19,11 +19,11 @@ from tests.support import run_jobs
 
 @pytest.fixture(scope="module")
 def one(
-    spark: SparkSession, drawn_photos: Path, extractor: Path, tmp_path_factory: pytest.TempPathFactory
+    spark: SparkSession, sample_photos: Path, extractor: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A store that every job has filled."""
     root = tmp_path_factory.mktemp("one")
-    run_jobs(spark, drawn_photos, str(root), extractor, CLASSES)
+    run_jobs(spark, sample_photos, str(root), extractor, CLASSES)
     return root
 
 

@@ -87,25 +87,25 @@ def images_in(photos: Path, label: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def pipeline(
-    spark: SparkSession, drawn_photos: Path, extractor: Path, tmp_path_factory: pytest.TempPathFactory
+    spark: SparkSession, sample_photos: Path, extractor: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """A store in which all jobs have run on `drawn_photos`, and which no test may change."""
+    """A store in which all jobs have run on `sample_photos`, and which no test may change."""
     store = str(tmp_path_factory.mktemp("pipeline") / "store")
-    run_jobs(spark, drawn_photos, store, extractor, CLASSES)
+    run_jobs(spark, sample_photos, store, extractor, CLASSES)
     return store
 
 
-def test_raw_images_hold_every_photo_as_it_is(pipeline: str, drawn_photos: Path) -> None:
+def test_raw_images_hold_every_photo_as_it_is(pipeline: str, sample_photos: Path) -> None:
     rows = table(pipeline, RAW_IMAGES)
     expected = {
-        path: content for label in CLASSES for path, content in images_in(drawn_photos, label).items()
+        path: content for label in CLASSES for path, content in images_in(sample_photos, label).items()
     }
     assert list(rows["path"]) == list(expected)
     assert list(rows["content"]) == list(expected.values())
     assert list(rows["sha256"]) == [hashlib.sha256(content).hexdigest() for content in expected.values()]
     assert list(rows["bytes"]) == [len(content) for content in expected.values()]
     assert list(rows["label"]) == [label for label in CLASSES for _ in range(IMAGES_PER_CLASS)]
-    times = [datetime.fromtimestamp((drawn_photos / path).stat().st_mtime, UTC) for path in expected]
+    times = [datetime.fromtimestamp((sample_photos / path).stat().st_mtime, UTC) for path in expected]
     assert [time.to_pydatetime() for time in rows["modified"]] == times
     assert set(zip(rows["width"], rows["height"], rows["format"], strict=True)) == {(100, 100, "JPEG")}
 
@@ -127,7 +127,7 @@ def test_the_report_counts_each_class(spark: SparkSession, photos: Path, store: 
     report = ingest(spark, photos, store, CLASSES, max_bad_share=0.5)
     assert report.failed == {}
     assert {label: (c.found, c.images, c.quarantined) for label, c in report.classes.items()} == {
-        "Apple Red": (8, 8, 0),
+        "Apple Red 1": (8, 8, 0),
         "Banana": (8, 8, 0),
         "Kiwi": (9, 8, 1),
     }
@@ -212,7 +212,7 @@ def test_a_class_with_too_many_bad_photos_fails_by_name_and_keeps_its_last_versi
     assert list(report.failed) == ["Kiwi"]
     assert "4 of 8 photos are bad" in report.failed["Kiwi"]
     assert "FRUITS_MAX_BAD_SHARE" in report.failed["Kiwi"]
-    assert sorted(report.classes) == ["Apple Red", "Banana"]
+    assert sorted(report.classes) == ["Apple Red 1", "Banana"]
     assert after["Kiwi"] == before["Kiwi"]
     assert after["Banana"].rows == 7
     assert list(table(store, QUARANTINED_IMAGES, ["Kiwi"])["reason"]) == ["empty file"] * 4
@@ -225,7 +225,7 @@ def test_a_class_that_is_all_bad_fails_whatever_share_is_allowed(
         path.write_bytes(b"")
     report = ingest(spark, photos, store, CLASSES, max_bad_share=1.0)
     assert list(report.failed) == ["Kiwi"]
-    assert sorted(pointers(store, RAW_IMAGES)) == ["Apple Red", "Banana"]
+    assert sorted(pointers(store, RAW_IMAGES)) == ["Apple Red 1", "Banana"]
 
 
 def test_a_repaired_class_leaves_nothing_in_quarantine(spark: SparkSession, photos: Path, store: str) -> None:
@@ -248,7 +248,7 @@ def test_a_class_whose_photos_are_gone_keeps_its_last_version_and_says_so(
     report = ingest(spark, photos, store, CLASSES)
     assert report.failed == {}
     assert {label: figures.gone for label, figures in report.classes.items()} == {
-        "Apple Red": False,
+        "Apple Red 1": False,
         "Banana": False,
         "Kiwi": True,
     }
@@ -337,11 +337,11 @@ def test_row_groups_are_small_enough_to_split(spark: SparkSession, photos: Path,
 
 
 def test_features_are_those_of_a_plain_loop_to_the_last_bit(
-    pipeline: str, drawn_photos: Path, extractor: Path
+    pipeline: str, sample_photos: Path, extractor: Path
 ) -> None:
     network = compile_ir((extractor / MODEL_XML).read_bytes(), (extractor / MODEL_BIN).read_bytes())
     for label in CLASSES:
-        contents = list(images_in(drawn_photos, label).values())
+        contents = list(images_in(sample_photos, label).values())
         expected = np.stack([network(model_input(decode(content, 10**9).image)) for content in contents])
         features = np.stack(table(pipeline, MOBILENET_FEATURES, [label])["features"])
         assert features.dtype == np.float32
@@ -647,13 +647,13 @@ def test_nothing_but_the_csvs_and_their_pointers_is_left(pipeline: str) -> None:
 
 
 def test_classes_of_any_name_go_through_all_jobs(
-    spark: SparkSession, drawn_photos: Path, tmp_path: Path, store: str, extractor: Path
+    spark: SparkSession, sample_photos: Path, tmp_path: Path, store: str, extractor: Path
 ) -> None:
     root = tmp_path / "awkward"
     for number, label in enumerate(AWKWARD):
         (root / label).mkdir(parents=True)
         for name in (f"{number % 8}_100.jpg", f"{(number + 3) % 8}_100.jpg"):
-            shutil.copy(drawn_photos / CLASSES[number % 3] / name, root / label)
+            shutil.copy(sample_photos / CLASSES[number % 3] / name, root / label)
     publish_extractor(store, extractor)
     reports = [
         ingest(spark, root, store, AWKWARD),

@@ -12,25 +12,24 @@ import dagster as dg
 import pytest
 
 from fruits_assets.partitions import register_classes
-from fruits_assets.samples import draw_samples
 from rehearsal.ground import Ground
 from spark_jobs.store.root import open_root
-from tests.support import DAGSTER_YAML
+from tests.support import DAGSTER_YAML, numbered_samples
 
 Run = subprocess.Popen[str]
 
 MINUTES = 60.0
 
 
-def draw_photos(root: Path, labels: list[str], each: int) -> None:
-    """Drawn photos, `each` of every label: twelve, and these again and again under other names."""
-    names = draw_samples(root / "drawn", min(each, 12))
+def copy_photos(root: Path, labels: list[str], each: int) -> None:
+    """Sample photos, `each` of every label: twelve files, repeated under other names."""
+    names = numbered_samples(root / ".samples", min(each, 12))
     for number, label in enumerate(labels):
-        drawn = sorted((root / "drawn" / names[number % len(names)]).iterdir())
+        drawn = sorted((root / ".samples" / names[number % len(names)]).iterdir())
         (root / label).mkdir()
         for copy in range(each):
             shutil.copy(drawn[copy % len(drawn)], root / label / f"{copy}_100.jpg")
-    shutil.rmtree(root / "drawn")
+    shutil.rmtree(root / ".samples")
 
 
 def upload(photos: Path, uri: str) -> str:

@@ -15,7 +15,7 @@ from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, RAW_I
 from spark_jobs.store.tables import current
 from tests.support import wait_for
 from tests.yarn.emr_runs import (
-    draw_photos,
+    copy_photos,
     finish,
     on_emr,
     start,
@@ -33,7 +33,7 @@ FEW, MANY = 12, 500
 def few(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Photos for a run whose steps are short."""
     root = tmp_path_factory.mktemp("few")
-    draw_photos(root, LABELS, FEW)
+    copy_photos(root, LABELS, FEW)
     return upload(root, f"s3://{ground.bucket}/few")
 
 
@@ -157,7 +157,7 @@ def test_s3_that_is_slow_and_fails_one_call_in_twenty_changes_nothing(
 
 def test_a_thousand_long_class_names_travel_to_a_step_and_back(ground: Ground, tmp_path: Path) -> None:
     labels = [f"{number:04d} {'é' * 60}" for number in range(1000)]
-    draw_photos(tmp_path, labels, 1)
+    copy_photos(tmp_path, labels, 1)
     settings = on_emr(ground, upload(tmp_path, f"s3://{ground.bucket}/thousand_photos"), "thousand")
     finish(start_raw_images(tmp_path, labels, **settings))
     assert current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES).keys() == set(labels)
@@ -167,7 +167,7 @@ def test_a_node_that_dies_while_features_are_extracted_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos").mkdir()
-    draw_photos(tmp_path / "photos", LABELS, MANY)
+    copy_photos(tmp_path / "photos", LABELS, MANY)
     # `open_root` keeps what it opened by its URI, and the other ground's bucket must not be taken for this.
     with start_ground(tmp_path / "ground", bucket="dying-nodes") as ground:
         for name, value in ground.environment().items():

@@ -27,7 +27,7 @@ from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import RAW_IMAGES
 from spark_jobs.store.tables import current
 from tests.support import wait_for
-from tests.yarn.emr_runs import MINUTES, Run, draw_photos, finish, start
+from tests.yarn.emr_runs import MINUTES, Run, copy_photos, finish, start
 
 BACKFILL = """
     mutation ($partitions: [String!]!) {
@@ -49,7 +49,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     folder = tmp_path_factory.mktemp("account")
     with start_ground(folder / "ground") as ground:
         made = prepare_account(ground.aws, {})
-        draw_photos(folder / "photos", LABELS, 4)
+        copy_photos(folder / "photos", LABELS, 4)
         s3 = client_of(made.administrator, "s3")
         for file in (folder / "photos").rglob("*.jpg"):
             key = f"photos/{file.relative_to(folder / 'photos')}"

@@ -10,13 +10,13 @@ import pytest
 
 from rehearsal.processes import marked_processes
 from tests.support import wait_for
-from tests.yarn.emr_runs import MINUTES, draw_photos
+from tests.yarn.emr_runs import MINUTES, copy_photos
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Two classes of twelve photos, and a file that is none."""
-    draw_photos(tmp_path / "photos", ["Kiwi", "Lemon"], 12)
+    copy_photos(tmp_path / "photos", ["Kiwi", "Lemon"], 12)
     (tmp_path / "photos" / "Lemon" / "bad.jpg").write_text("no photo")
     return tmp_path / "photos"
 

@@ -21,7 +21,7 @@ from spark_jobs.store.tables import current
 from tests.support import json_at, wait_for
 from tests.yarn.emr_runs import (
     MINUTES,
-    draw_photos,
+    copy_photos,
     finish,
     instance_of,
     on_emr,
@@ -35,9 +35,9 @@ AWKWARD = ["=cmd() é", "50 % #1, 'ripe'", "😀" * 40]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 12 drawn photos under awkward names, and one file that is no photo."""
+    """Three classes of 12 sample photos under awkward names, and one file that is no photo."""
     root = tmp_path_factory.mktemp("photos")
-    draw_photos(root, AWKWARD, 12)
+    copy_photos(root, AWKWARD, 12)
     (root / AWKWARD[0] / "0_bad.jpg").write_text("no photo")
     return root
 

@@ -184,11 +184,11 @@ print(json.dumps({"failed": failed, "pc": model.pc.toArray().tolist(), "rows": r
 """
 
 
-def test_all_jobs_run_with_photos_and_store_on_s3(prefix: str, drawn_photos: Path, extractor: Path) -> None:
+def test_all_jobs_run_with_photos_and_store_on_s3(prefix: str, sample_photos: Path, extractor: Path) -> None:
     images, store = f"{prefix}/photos", f"{prefix}/store"
     labels = ["=cmd()", "100% #1, a=b", "l'été 😀"]
     for label, drawn in zip(labels, CLASSES, strict=True):
-        for path in sorted((drawn_photos / drawn).iterdir())[:3]:
+        for path in sorted((sample_photos / drawn).iterdir())[:3]:
             open_root(images).write(f"{label}/{path.name}", path.read_bytes())
     publish_extractor(store, extractor)
     result = subprocess.run(
