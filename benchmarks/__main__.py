@@ -436,7 +436,7 @@ def main() -> None:
     parser.add_argument(
         "--photos",
         type=Path,
-        help="a root of photos; else Fruits-360's or the samples. bench-full holds all of them in memory, and "
+        help="a root of photos; else Fruits-360's or samples. bench-full holds all of them in memory, and "
         "four times on disk",
     )
     parser.add_argument("--weights", default="embedded", help="a value of FRUITS_WEIGHTS")

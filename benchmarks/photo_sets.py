@@ -17,7 +17,7 @@ SAMPLE_CLASSES = 60
 
 
 def find_photos(given: Path | None, folder: Path) -> tuple[Path, str]:
-    """A root of photos and its description: the given photos, else Fruits-360, else the samples, in `folder`."""
+    """A root of photos and its description: the given photos, else Fruits-360, else the samples."""
     if given is not None:
         return given, f"the photos in {given.name}"
     if SHARED.exists():

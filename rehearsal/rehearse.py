@@ -1,7 +1,8 @@
 """Rehearses a run on EMR on this machine, and compares its outputs with those of a local run.
 
 `python -m rehearsal.rehearse`, which is `make rehearse-emr`, takes the photos of FRUITS_IMAGES, or
-those that --photos names, or the sample photos. Other settings are yours too. Exit status 0: the outputs are equal.
+those that --photos names, or the sample photos. Other settings are yours too.
+Exit status 0: the outputs are equal.
 """
 
 import argparse
