@@ -1,32 +1,31 @@
-"""One photo's bytes: checked, decoded, and made into the model's input. Pillow and NumPy only.
+"""Checks and decodes the bytes of one photo, and makes the model's input of it. Needs only Pillow and NumPy.
 
-Every cluster node imports this module, and the bytes come from strangers, so the rules are strict:
+The bytes come from strangers, so the rules are strict:
 
 | The file                                 | What `decode` does                                              |
 |------------------------------------------|-----------------------------------------------------------------|
 | JPEG, MPO, PNG, GIF, WebP, BMP, TIFF     | read by its contents; the name and its extension do not matter  |
-| anything else (SVG, EPS, HTML, text)     | refused; a format that runs an interpreter is never tried       |
-| empty, truncated, damaged                | refused; every pixel is decoded here, so nothing fails later    |
+| any other format (SVG, EPS, HTML, text)  | refused; formats that run an interpreter are never tried        |
+| empty, truncated, damaged                | refused; every pixel is decoded here, so no later step fails    |
 | over `max_pixels`, or a side over 65535  | refused from the header, before a pixel is decoded              |
 | grey, palette, CMYK, YCbCr, LAB          | Pillow's conversion to RGB; colour profiles are not applied     |
 | 16 bits a channel                        | the high byte of each value                                     |
 | 32-bit integer grey                      | as 16-bit grey if its values fit in 16 bits, else refused       |
-| floating point                           | refused: nothing says which value is white                      |
+| floating point                           | refused: the file does not tell which value is white            |
 | transparency                             | laid over white, the background of the fruit photos             |
 | several frames or pages                  | the first                                                       |
 | EXIF orientation                         | applied; broken EXIF is ignored                                 |
 
-Pillow's own limits stay as the process has them: metadata that unpacks to megabytes is refused, and so
-is a picture over twice `PIL.Image.MAX_IMAGE_PIXELS` (178956970 pixels unless someone changed it),
-whatever `max_pixels` allows. Damage inside a JPEG's data that its decoder conceals cannot be seen here.
-Python warnings of Pillow are silenced; libtiff's own lines on stderr about a damaged TIFF cannot be.
+Pillow's own limits apply too, even if `max_pixels` is higher. Pillow refuses metadata that unpacks to
+megabytes, and a picture over twice `PIL.Image.MAX_IMAGE_PIXELS` (by default 178956970 pixels in all).
+
+A JPEG decoder conceals some damage inside the data; `decode` cannot detect it. Pillow's warnings are
+silenced. The lines that libtiff itself prints to stderr about a damaged TIFF cannot be silenced.
 """
 
 import io
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,14 +34,19 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from spark_jobs.dimensions import IMAGE_SIDE
 
-# Pillow's JPEG reader opens MPO too; under that name it has no reader to list.
+# "JPEG" covers MPO: Pillow's JPEG reader opens it, and "MPO" is not accepted in a list of formats.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 
-# JPEG's own limit. Without one a 50000000 x 1 picture is within the pixel limit, yet the bicubic filter
-# for it takes 1.6 GB of coefficients.
+# The limit of the JPEG format. A picture of 50000000 x 1 is within the limit of pixels, yet the coefficients
+# of its bicubic filter take 1.6 GB.
 MAX_SIDE = 65_535
 
-# EXIF 2.32, tag 0x0112: how to turn the stored picture so that it is upright.
+THUMBNAIL_SIDE = 48  # pixels
+# The preview becomes metadata of an event in Dagster's database, so it has to stay small. At this quality
+# 48 x 48 pixels of noise take 0.7 to 1.0 KiB, and a photo of a fruit takes 0.4 KiB.
+THUMBNAIL_QUALITY = 35
+
+# The transposition that makes the stored picture upright, by the value of EXIF 2.32, tag 0x0112.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,7 +59,7 @@ _UPRIGHT = {
 
 
 class BadImage(ValueError):
-    """A photo to put in quarantine. The message is the reason, a short phrase for a person."""
+    """A photo that goes to quarantine. The message is the reason: a short phrase for a person."""
 
 
 class Decoded(NamedTuple):
@@ -68,7 +72,7 @@ class Decoded(NamedTuple):
 
 
 def decode(content: bytes, max_pixels: int) -> Decoded:
-    """Decode a whole photo by the rules in the module's table.
+    """Decodes a whole photo by the rules in the module's table.
 
     Args:
         content: the bytes of the file.
@@ -78,11 +82,13 @@ def decode(content: bytes, max_pixels: int) -> Decoded:
         The upright RGB picture, its size in pixels, and Pillow's name of its format ("JPEG", "PNG", ...).
 
     Raises:
-        BadImage: the photo cannot be used; the message says why. No other exception.
+        BadImage: the photo cannot be used; the message is the reason. No other exception is raised.
     """
     if not content:
         raise BadImage("empty file")
-    with _quiet():
+    # This changes the filters of the whole process, which is safe because no caller decodes in threads.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             _check_size(image.width, image.height, max_pixels)
@@ -95,15 +101,15 @@ def decode(content: bytes, max_pixels: int) -> Decoded:
         except UnidentifiedImageError:
             raise BadImage(f"not an image in a supported format ({', '.join(FORMATS)})") from None
         except Image.DecompressionBombError:
-            # Pillow refuses before it says the width and height.
+            # Pillow raises this before the width and height are known here.
             raise BadImage(_over_limit("its pixels are", max_pixels)) from None
         except MemoryError:
             raise BadImage("not enough memory to decode it") from None
         except Exception as error:
-            # Pillow documents no closed list: OSError, SyntaxError, ValueError, struct.error, EOFError,
-            # zlib.error, OverflowError and others have all come out of its parsers.
-            words = " ".join(str(error).split())[:200] or type(error).__name__
-            raise BadImage(f"truncated or damaged: {words}") from error
+            # Pillow documents no closed list. Its parsers have raised OSError, SyntaxError, ValueError,
+            # struct.error, EOFError, zlib.error and OverflowError, among other errors.
+            message = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BadImage(f"truncated or damaged: {message}") from error
     return Decoded(image=upright, width=upright.width, height=upright.height, format=image.format or "")
 
 
@@ -113,8 +119,8 @@ def model_input(image: Image.Image, out: NDArray[np.float32] | None = None) -> N
     The values are bit-identical to `keras.applications.mobilenet_v2.preprocess_input` of the same pixels.
 
     Args:
-        image: an RGB picture, as `decode` returns.
-        out: where to write, shape (224, 224, 3), dtype float32, such as one row of a batch.
+        image: an RGB picture, as `decode` returns it.
+        out: the array to write to, for example one row of a batch: shape (224, 224, 3), dtype float32.
 
     Returns:
         `out`, or a new array: shape (224, 224, 3), dtype float32, values from -1 to 1.
@@ -127,9 +133,9 @@ def model_input(image: Image.Image, out: NDArray[np.float32] | None = None) -> N
     if out is None:
         out = np.empty((IMAGE_SIDE, IMAGE_SIDE, 3), np.float32)
     elif out.shape != (IMAGE_SIDE, IMAGE_SIDE, 3) or out.dtype != np.float32:
-        # NumPy would broadcast or round silently.
+        # NumPy would broadcast or round without an error.
         raise ValueError(f"out is {out.dtype} {out.shape}, not float32 {(IMAGE_SIDE, IMAGE_SIDE, 3)}")
-    # Three times faster than a 256-entry table with np.take, and the operations of preprocess_input.
+    # The same operations as in preprocess_input, and three times faster than np.take on 256 prepared values.
     np.divide(
         np.asarray(image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)),
         np.float32(127.5),
@@ -138,53 +144,48 @@ def model_input(image: Image.Image, out: NDArray[np.float32] | None = None) -> N
     return np.subtract(out, np.float32(1), out=out)
 
 
-def thumbnails(images: Sequence[Image.Image], side: int = 48) -> bytes:
-    """One row of thumbnails as a JPEG, for a preview: at most 1 KiB a picture at the default side.
+def thumbnails(images: Sequence[Image.Image]) -> bytes:
+    """A preview: one row of thumbnails as a JPEG of at most 1 KiB for each picture, even of pure noise.
 
     Args:
-        images: RGB pictures, each fitted whole into a white square.
-        side: of a square, in pixels.
+        images: RGB pictures. Each is fitted whole into a white square of 48 x 48 pixels.
 
     Returns:
-        The JPEG's bytes, `len(images) * side` by `side` pixels; empty without pictures.
+        The bytes of a JPEG of `len(images) * 48` x 48 pixels, or no bytes if there are no pictures.
     """
     if not images:
         return b""
+    side = THUMBNAIL_SIDE
     sheet = Image.new("RGB", (side * len(images), side), "white")
     for column, image in enumerate(images):
         scale = side / max(image.size)
         width, height = (max(1, round(length * scale)) for length in image.size)
         small = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
         sheet.paste(small, (column * side + (side - width) // 2, (side - height) // 2))
-    content = b""
-    for quality in (80, 65, 50, 35, 20, 10, 5):
-        buffer = io.BytesIO()
-        sheet.save(buffer, "JPEG", quality=quality, optimize=True)
-        content = buffer.getvalue()
-        if len(content) <= 1024 * len(images):
-            break
-    return content
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY, optimize=True)
+    return buffer.getvalue()
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
-        raise BadImage(f"{width} x {height} pixels: nothing to see")
+        raise BadImage(f"{width} x {height} pixels: the picture is empty")
     if width * height > max_pixels:
         raise BadImage(_over_limit(f"{width} x {height} pixels are", max_pixels))
     if max(width, height) > MAX_SIDE:
         raise BadImage(f"{width} x {height} pixels: a side is over {MAX_SIDE}")
 
 
-def _over_limit(what: str, max_pixels: int) -> str:
-    pillows = Image.MAX_IMAGE_PIXELS
-    if pillows is not None and max_pixels > 2 * pillows:
-        return f"{what} over Pillow's limit of {2 * pillows}"
-    return f"{what} over the limit of {max_pixels} (FRUITS_MAX_IMAGE_PIXELS)"
+def _over_limit(pixels_are: str, max_pixels: int) -> str:
+    pillow_limit = Image.MAX_IMAGE_PIXELS
+    if pillow_limit is not None and max_pixels > 2 * pillow_limit:
+        return f"{pixels_are} over Pillow's limit of {2 * pillow_limit}"
+    return f"{pixels_are} over the limit of {max_pixels} (FRUITS_MAX_IMAGE_PIXELS)"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise BadImage("floating-point pixels: nothing says which value is white")
+        raise BadImage("floating-point pixels: the file does not tell which value is white")
     if image.mode == "I" or image.mode.startswith("I;"):
         return _grey_from_16_bits(image)
     if image.has_transparency_data:
@@ -196,14 +197,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_from_16_bits(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits as RGB, by the high byte: Pillow's `convert` would clip at 255 instead.
+    """RGB from the high byte of grey values over 8 bits; Pillow's `convert` would clip them at 255.
 
-    The high byte is what Pillow takes of 16-bit colour, so the same grey in either kind of file is equal.
-    It also undoes exactly the widening from 8 bits to 16 (`v * 257`).
+    Pillow takes the high byte of 16-bit colour, so the same grey in a file of either kind gives the same
+    pixel. The high byte also reverses exactly the widening of 8 bits to 16 (`v * 257`).
     """
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65_535:
-        raise BadImage("32-bit grey beyond 16 bits: nothing says which value is white")
+        raise BadImage("32-bit grey beyond 16 bits: the file does not tell which value is white")
     grey = (values >> 8).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
@@ -212,37 +213,9 @@ def _grey_from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    # After load(): Pillow turns a TIFF itself while loading, and then drops the tag.
+    # To be called after load(): Pillow turns a TIFF itself while it loads, and then drops the tag.
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return None
     return value if isinstance(value, int) else None
-
-
-_quiet_lock = threading.Lock()
-_quiet_threads = 0
-_quiet_filters: warnings.catch_warnings | None = None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings that Pillow raises in this block, and no others.
-
-    `warnings.catch_warnings` swaps the filters of the whole process; when threads overlap, the last one
-    to leave could put back another's. So the first thread in swaps them, and the last one out restores.
-    """
-    global _quiet_threads, _quiet_filters
-    with _quiet_lock:
-        if _quiet_threads == 0:
-            _quiet_filters = warnings.catch_warnings()
-            _quiet_filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\b")
-        _quiet_threads += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_threads -= 1
-            if _quiet_threads == 0 and _quiet_filters is not None:
-                _quiet_filters.__exit__(None, None, None)

@@ -244,7 +244,7 @@ def _ingest_chunk(
         of_photo = hashlib.sha256(f"{photo.path}\0{row['sha256']}".encode()).digest()
         total.digest = (total.digest + int.from_bytes(of_photo)) % (1 << 256)
     total.images, total.quarantined = images.close(), bad.close()
-    total.preview = thumbnails(preview) if preview else b""
+    total.preview = thumbnails(preview)
     return total
 
 
