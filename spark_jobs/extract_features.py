@@ -1,4 +1,4 @@
-"""The `raw_images` table to the `mobilenet_features` table: decode, resize, infer."""
+"""Decodes and resizes the photos of `raw_images`, and writes their features to `mobilenet_features`."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -35,8 +35,9 @@ from spark_jobs.store.tables import (
 )
 from spark_jobs.tasks import Reporter, pack, run_tasks
 from spark_jobs.wire import ClassFigures
+from spark_jobs.wording import counted
 
-# A version of how photos become the model's input; a change makes every class's features stale.
+# A version of the steps from a photo to the model's input; a change makes the features of every class stale.
 PREPROCESSING = "exif-rgb-bicubic224-mobilenet_v2/1"
 
 # Tasks a core: enough that the cores finish together, few enough that their start costs nothing.
@@ -46,7 +47,10 @@ TASK_IMAGES = (128, 2048)
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractParams:
-    """Which classes, and the extractor: its directory below the store, SHA-256 and data version."""
+    """Parameters of the extraction: the classes, and the extractor.
+
+    The extractor is given by its directory, relative to the store, its SHA-256 and its data version.
+    """
 
     store: str
     version: str
@@ -59,7 +63,7 @@ class ExtractParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFeatures(ClassFigures):
-    """Figures of one class. `non_finite` and `constant` count feature vectors, and should be 0."""
+    """Figures of one class. `non_finite` and `constant` count such feature vectors, and should be 0."""
 
     non_finite: int
     constant: int
@@ -67,7 +71,7 @@ class ClassFeatures(ClassFigures):
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """Classes that are current, and those that failed with the reason; directories swept."""
+    """Figures of current classes, reasons of failed classes, and the number of removed directories."""
 
     classes: dict[str, ClassFeatures]
     failed: dict[str, str]
@@ -82,7 +86,7 @@ class _Extracted(NamedTuple):
 
 
 def extract_features(spark: SparkSession, params: ExtractParams, report: Reporter) -> ExtractReport:
-    """Replaces the given classes of `mobilenet_features`, each whole, from the current `raw_images`."""
+    """Replaces each given class of `mobilenet_features` as a whole, from the current `raw_images`."""
     store = open_root(params.store)
     raw = current(store, RAW_IMAGES, params.classes)
     directory = new_directory(MOBILENET_FEATURES, params.version)
@@ -92,11 +96,11 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
     extracted: dict[str, list[_Extracted]] = {label: [] for label in raw}
     for results in run_tasks(
         spark,
-        f"mobilenet_features: extract, {len(raw):,} classes",
+        f"mobilenet_features: extract, {counted(len(raw), 'class', 'classes')}",
         partial(_extract, params, directory),
-        pack(groups, lambda group: group.rows, min(max(share, least), most)),
-        rows_in,
-        report,
+        work=pack(groups, lambda group: group.rows, min(max(share, least), most)),
+        images=rows_in,
+        report=report,
     ):
         for result in results:
             extracted[result.label].append(result)
@@ -117,32 +121,32 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
     ]
     publish(store, MOBILENET_FEATURES, pointers)
     return ExtractReport(
-        {
+        classes={
             str(pointer.label): ClassFeatures(
                 images=pointer.rows, bytes=pointer.bytes, data_version=pointer.data_version, **pointer.details
             )
             for pointer in pointers
         },
-        {
+        failed={
             label: "it has no raw_images yet; materialize raw_images for it first"
             for label in params.classes
             if label not in raw
         },
-        sweep(store, MOBILENET_FEATURES, timedelta(hours=params.keep_hours)),
+        removed_versions=sweep(store, MOBILENET_FEATURES, timedelta(hours=params.keep_hours)),
     )
 
 
 def _extract(params: ExtractParams, directory: str, groups: list[RowGroup]) -> list[_Extracted]:
-    """One Spark task: the features of some row groups, one file for each class among them."""
+    """One Spark task: writes the features of its row groups, one file for each class."""
     store = open_root(params.store)
     extractor = load_extractor(params.store, params.extractor_directory, params.extractor_sha256)
     schema = SCHEMAS[MOBILENET_FEATURES]
     results = []
     extracted = zip(groups, features_of(_read(store, groups), extractor), strict=True)
-    for label, of_class in groupby(extracted, key=lambda pair: pair[0].label):
+    for label, class_batches in groupby(extracted, key=lambda pair: pair[0].label):
         writer = PartWriter(store, f"{directory}/{class_key(label)}", schema)
         non_finite = constant = 0
-        for _, (images, features) in of_class:
+        for _, (images, features) in class_batches:
             non_finite += int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
             constant += int(np.count_nonzero(np.ptp(features, axis=1) == 0))
             vectors = pa.FixedSizeListArray.from_arrays(features.reshape(-1), FEATURES)
@@ -153,21 +157,24 @@ def _extract(params: ExtractParams, directory: str, groups: list[RowGroup]) -> l
 
 
 def _read(store: Root, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
-    """The photos of each row group."""
-    for path, of_part in groupby(groups, key=lambda group: group.path):
-        numbers = [group.number for group in of_part]
+    """The photos of each row group, as one record batch."""
+    for path, part_groups in groupby(groups, key=lambda group: group.path):
+        numbers = [group.number for group in part_groups]
         yield from read_row_groups(store, path, numbers, ["path", "label", "sha256", "content"])
 
 
 def features_of(
     photos: Iterable[pa.RecordBatch], extractor: Extractor
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
-    """Each record batch, n photos with their bytes in `content`, and its features: (n, 1280) float32."""
+    """Yields each record batch with the features of its photos: (n, 1280) float32 for n photos.
+
+    The column `content` of a record batch holds the bytes of the photos.
+    """
     image = np.empty((IMAGE_SIDE, IMAGE_SIDE, 3), np.float32)
-    for some in photos:
-        features = np.empty((some.num_rows, FEATURES), np.float32)
-        for content, vector in zip(some.column("content"), features, strict=True):
-            # Ingestion has judged the photo already, by the limits of that day.
+    for batch in photos:
+        features = np.empty((batch.num_rows, FEATURES), np.float32)
+        for content, vector in zip(batch.column("content"), features, strict=True):
+            # No limit here: ingestion has applied the limits that were set at its time.
             decoded = decode(content.as_py(), max_pixels=sys.maxsize)
             vector[:] = extractor(model_input(decoded.image, out=image))
-        yield some, features
+        yield batch, features

@@ -1,9 +1,9 @@
-"""The PCA of all classes' features, from one pass over them.
+"""Fits the PCA on the features of all classes, in one pass over them.
 
-With n feature vectors x of 1280 values, the covariance is (sum of x xT - n m mT) / (n - 1), m their
-mean. Each task sums its vectors and their Gram matrix in float64, the sums are added up as a tree, and the
-driver takes the eigenvectors of one 1280 x 1280 matrix: what it holds does not grow with the number of
-images.
+The covariance of n feature vectors x, with 1280 values each and the mean m, is
+(sum of x xT - n m mT) / (n - 1). Each task sums its vectors and their Gram matrix in float64. Spark adds
+these sums as a tree. The driver computes the eigenvectors of one 1280 x 1280 matrix, so its memory does not
+grow with the number of images.
 """
 
 import json
@@ -36,19 +36,25 @@ from spark_jobs.store.tables import (
     sweep,
 )
 from spark_jobs.tasks import Reporter, pack, run_tasks, spread
+from spark_jobs.wording import counted
 
 MODEL_JSON = "model.json"
 
-# What a task returns is 13 MB, which costs as much as to sum a thousand vectors: one task a core, and more
-# only where a task would take many seconds.
+# Each core gets one task, and a second one only if a task has more images than this: a task returns 13 MB,
+# which takes as long as to sum a thousand vectors.
 TASK_IMAGES = 32768
+# Vectors that a task holds in memory at once.
+BATCH_IMAGES = 1024
 SCATTER_CLASSES, SCATTER_POINTS = 60, 600
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitParams:
-    """The classes to fit on, and how many components: `components`, or, where `variance` is given
-    (0 to 1), as many as reach that share of the variance."""
+    """Parameters of the fit: the classes, and the number of components.
+
+    If `variance` (0 to 1) is set, the model keeps the fewest components that reach this share of the
+    variance, and `components` is ignored.
+    """
 
     store: str
     version: str
@@ -60,11 +66,11 @@ class FitParams:
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """The model's figures, and a sample of projected points (pc1, pc2) by class for a plot.
+    """The figures of the model, and a sample of projected points (pc1, pc2) by class for a plot.
 
-    `fit_seconds` is the fit alone, without saving the model. `explained_variance` is each component's
-    share, 0 to 1. `orthonormality_error` is the largest absolute difference of the components' Gram
-    matrix from the identity.
+    `fit_seconds` is the duration of the fit without the time to save the model. `explained_variance` is the
+    share of each component, 0 to 1. `orthonormality_error` is the largest absolute difference between the
+    Gram matrix of the components and the identity.
     """
 
     directory: str
@@ -80,7 +86,7 @@ class FitReport:
 
 
 class Moments(NamedTuple):
-    """Sums over n images' vectors: n, the sum (1280,), and the Gram matrix (1280, 1280), float64."""
+    """Sums over the vectors of n images: n, the sum (1280,) and the Gram matrix (1280, 1280), float64."""
 
     images: int
     total: NDArray[np.float64]
@@ -88,25 +94,32 @@ class Moments(NamedTuple):
 
 
 class Decomposition(NamedTuple):
-    """Mean (1280,), variances of all 1280 components in falling order, components (1280, k)."""
+    """Mean (1280,), variances of all 1280 components in falling order, and k components (1280, k)."""
 
     mean: NDArray[np.float64]
     variances: NDArray[np.float64]
     components: NDArray[np.float64]
 
+    @property
+    def explained_variance(self) -> NDArray[np.float64]:
+        """The share of the variance, 0 to 1, of each of the k components: (k,)."""
+        return (self.variances / self.variances.sum())[: self.components.shape[1]]
+
 
 def inputs_version(features: dict[str, Pointer]) -> str:
-    """A data version of what a model is fitted on: the current features of every class."""
-    return combined_version(*(f"{label}\0{p.data_version}" for label, p in sorted(features.items())))
+    """A data version of the input of a fit: the current features of every class."""
+    return combined_version(
+        *(f"{label}\0{pointer.data_version}" for label, pointer in sorted(features.items()))
+    )
 
 
 def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitReport:
     """Fits on the current features of the given classes, and makes the model current.
 
-    The model is a directory: `spark/`, which `pyspark.ml.feature.PCAModel.load` reads, and
-    `model.json` with the mean (1280), the variance of every component, the images and classes.
+    The model is a directory. `spark/` is read by `pyspark.ml.feature.PCAModel.load`. `model.json` holds the
+    mean (1280 values), the variance of every component, and the number of images of every class.
 
-    Raises `FruitsError` where there are fewer images than the components need.
+    Raises `FruitsError` if there are too few images for the components.
     """
     store = open_root(params.store)
     features = current(store, MOBILENET_FEATURES, params.classes)
@@ -115,65 +128,33 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     components = params.components if params.variance is None else 1
     if components > min(images - 1, FEATURES):
         raise FruitsError(
-            f"{components} components need at least {components + 1} images (and at most "
-            f"{FEATURES} components exist), but there are {images} images in {len(features)} classes. "
-            "Materialize mobilenet_features for more classes, or ask for fewer components."
+            f"{counted(components, 'component needs', 'components need')} at least {components + 1} images "
+            f"(and at most {FEATURES} components exist), but the number of images is {images:,}, in "
+            f"{counted(len(features), 'class', 'classes')}. Materialize mobilenet_features for more classes, "
+            "or ask for fewer components."
         )
     started = time.monotonic()
     tasks = max(spark.sparkContext.defaultParallelism, images // TASK_IMAGES)
     [moments] = run_tasks(
         spark,
-        f"pca_model: fit, {len(features):,} classes",
+        f"pca_model: fit, {counted(len(features), 'class', 'classes')}",
         partial(_moments, params.store),
-        spread(groups, lambda group: group.rows, tasks),
-        rows_in,
-        report,
+        work=spread(groups, lambda group: group.rows, tasks),
+        images=rows_in,
+        report=report,
         reduce=_add,
     )
     model = decompose(moments, params.components, params.variance)
     fit_seconds = time.monotonic() - started
-    shares = model.variances / model.variances.sum()
-    k = model.components.shape[1]
-    directory = f"{new_directory(PCA_MODEL, params.version)}/model"
-    write_spark_model(store, directory, model.components, shares[:k])
-    fitted_on = inputs_version(features)
-    description = {
-        "components": k,
-        "images": images,
-        "classes": {label: pointer.rows for label, pointer in features.items()},
-        "mean": model.mean.tolist(),
-        "variances": model.variances.tolist(),
-        "explained_variance": shares[:k].tolist(),
-        "fitted_on": fitted_on,
-    }
-    store.write(f"{directory}/{MODEL_JSON}", json.dumps(description, ensure_ascii=False).encode())
-    data_version = combined_version(fitted_on, str(k))
-    publish(
-        store,
-        PCA_MODEL,
-        [
-            Pointer(
-                label=None,
-                directory=directory,
-                data_version=data_version,
-                inputs={MOBILENET_FEATURES: fitted_on},
-                details={
-                    "components": k,
-                    "images": images,
-                    "classes": len(features),
-                    "explained_variance": float(shares[:k].sum()),
-                },
-            )
-        ],
-    )
-    identity = model.components.T @ model.components - np.eye(k)
+    saved = _save(store, params.version, model, features)
+    identity = model.components.T @ model.components - np.eye(model.components.shape[1])
     return FitReport(
-        directory=directory,
-        data_version=data_version,
+        directory=saved.directory,
+        data_version=saved.data_version,
         images=images,
-        images_by_class=description["classes"],
-        components=k,
-        explained_variance=description["explained_variance"],
+        images_by_class={label: pointer.rows for label, pointer in features.items()},
+        components=model.components.shape[1],
+        explained_variance=model.explained_variance.tolist(),
         orthonormality_error=float(np.abs(identity).max()),
         fit_seconds=fit_seconds,
         scatter=_scatter(store, features, model.components),
@@ -181,31 +162,61 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     )
 
 
+def _save(store: Root, version: str, model: Decomposition, features: dict[str, Pointer]) -> Pointer:
+    """Writes the files of the model, and makes it current."""
+    directory = f"{new_directory(PCA_MODEL, version)}/model"
+    shares = model.explained_variance
+    write_spark_model(store, directory, model.components, shares)
+    fitted_on = inputs_version(features)
+    images_by_class = {label: pointer.rows for label, pointer in features.items()}
+    summary = {"components": len(shares), "images": sum(images_by_class.values())}
+    description = {
+        **summary,
+        "classes": images_by_class,
+        "mean": model.mean.tolist(),
+        "variances": model.variances.tolist(),
+        "explained_variance": shares.tolist(),
+        "fitted_on": fitted_on,
+    }
+    store.write(f"{directory}/{MODEL_JSON}", json.dumps(description, ensure_ascii=False).encode())
+    pointer = Pointer(
+        label=None,
+        directory=directory,
+        data_version=combined_version(fitted_on, str(len(shares))),
+        inputs={MOBILENET_FEATURES: fitted_on},
+        details={**summary, "classes": len(features), "explained_variance": float(shares.sum())},
+    )
+    publish(store, PCA_MODEL, [pointer])
+    return pointer
+
+
 def moments_of(features: NDArray[np.float32]) -> Moments:
-    """The sums over (n, 1280) feature vectors."""
+    """The sums over n feature vectors (n, 1280)."""
     values = features.astype(np.float64)
     return Moments(len(values), values.sum(axis=0), values.T @ values)
 
 
 def decompose(moments: Moments, components: int, variance: float | None = None) -> Decomposition:
-    """The principal components: `components` of them, or as many as reach the share `variance`.
+    """The first `components` principal components, or the fewest that reach the share `variance` (0 to 1).
 
-    The largest entry, by magnitude, of every component is positive, so that the same features give
-    the same signs (eigenvectors have none of their own).
+    An eigenvector may have either sign. Here the entry of each component with the largest magnitude is
+    positive, so the same features give the same signs.
+
+    Raises `FruitsError` if all features are the same.
     """
     mean = moments.total / moments.images
     covariance = (moments.gram - moments.images * np.outer(mean, mean)) / (moments.images - 1)
     values, vectors = np.linalg.eigh(covariance)
-    # Rounding can leave the smallest a little below zero.
+    # Rounding can make the smallest variances slightly negative.
     variances = np.maximum(values[::-1], 0)
     if not variances.any():
         raise FruitsError(
-            f"all {moments.images} images have the same features, so there are no components: the photos "
-            "show nothing that differs"
+            f"All {moments.images} images have the same features, so there are no principal components. Add "
+            "photos that differ from each other."
         )
     if variance is not None:
         reached = np.cumsum(variances) / variances.sum()
-        # A share of 1 is never quite reached by a sum of rounded terms.
+        # A sum of rounded terms can end slightly below a share of 1.
         components = min(int(np.searchsorted(reached, variance - 1e-12)) + 1, len(variances))
     kept = vectors[:, ::-1][:, :components]
     largest = kept[np.abs(kept).argmax(axis=0), np.arange(kept.shape[1])]
@@ -213,31 +224,31 @@ def decompose(moments: Moments, components: int, variance: float | None = None) 
 
 
 def read_features(store: Root, groups: list[RowGroup]) -> NDArray[np.float32]:
-    """The feature vectors of some row groups, in order: (n, 1280) float32."""
+    """The feature vectors of the given row groups, in order: (n, 1280) float32."""
     return np.concatenate(
         [
             rows.column("features").flatten().to_numpy().reshape(-1, FEATURES)
-            for path, of_part in groupby(groups, key=lambda group: group.path)
-            for rows in read_row_groups(store, path, [group.number for group in of_part], ["features"])
+            for path, part_groups in groupby(groups, key=lambda group: group.path)
+            for rows in read_row_groups(store, path, [group.number for group in part_groups], ["features"])
         ]
     )
 
 
 def _moments(store_uri: str, groups: list[RowGroup]) -> Moments:
-    """One Spark task. A few row groups at a time, so that its memory is bounded."""
+    """One Spark task. It reads the row groups in batches, which limits its memory."""
     store = open_root(store_uri)
-    some = pack(groups, lambda group: group.rows, 1024)
-    return reduce(_add, (moments_of(read_features(store, few)) for few in some))
+    batches = pack(groups, lambda group: group.rows, BATCH_IMAGES)
+    return reduce(_add, (moments_of(read_features(store, batch)) for batch in batches))
 
 
-def _add(one: Moments, other: Moments) -> Moments:
-    return Moments(one.images + other.images, one.total + other.total, one.gram + other.gram)
+def _add(first: Moments, second: Moments) -> Moments:
+    return Moments(first.images + second.images, first.total + second.total, first.gram + second.gram)
 
 
 def _scatter(
     store: Root, features: dict[str, Pointer], components: NDArray[np.float64]
 ) -> dict[str, list[list[float]]]:
-    """About 600 points of up to 60 classes, evenly taken: (pc1, pc2) by class."""
+    """About 600 points (pc1, pc2) by class, of at most 60 classes, both taken at even intervals."""
     labels = list(features)[:: -(-len(features) // SCATTER_CLASSES)]
     points = {}
     for label in labels:

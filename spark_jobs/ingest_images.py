@@ -1,4 +1,4 @@
-"""Photos in folders to the `raw_images` table: read, hashed, validated; bad ones to quarantine."""
+"""Reads, hashes and checks photos, and writes the good photos to `raw_images`, the bad ones to quarantine."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from pyspark.sql import SparkSession
 
 from spark_jobs.images import BadImage, decode, thumbnails
-from spark_jobs.store.photos import Photo, list_photos
+from spark_jobs.store.photos import Listing, Photo, list_photos
 from spark_jobs.store.root import IO_THREADS, Root, open_root
 from spark_jobs.store.schemas import FRUIT_PHOTOS, QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.tables import (
@@ -34,23 +34,26 @@ from spark_jobs.store.tables import (
 )
 from spark_jobs.tasks import Reporter, pack, run_tasks
 from spark_jobs.wire import ClassFigures
+from spark_jobs.wording import counted
 
-# A chunk is one task's share of a class. Small enough that the last task is short, and that a row
-# group is a fair piece of work for feature extraction (128 images take 0.6 s on one core).
+# A chunk is the photos of one class in one task, small enough that the last task of a run is short.
 CHUNK_IMAGES = 512
 CHUNK_BYTES = 64 << 20
+# Feature extraction divides its work by row groups: 128 images take 0.6 s on one core.
 ROW_GROUP_IMAGES = 128
 ROW_GROUP_BYTES = 4 << 20
 READ_AHEAD_BYTES = 64 << 20
 PREVIEW_IMAGES = 6
+PREVIEW_SIDE = 96  # pixels to which a photo is reduced while it waits for the preview
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestParams:
-    """What to ingest: `classes` from the root `images`, into the root `store`.
+    """Parameters of ingestion: the `classes` to read from the root `images` and write to the root `store`.
 
-    `version` names the run. A photo over `max_bytes` or `max_pixels` is quarantined; a class with
-    more than `max_bad_share` (0 to 1) of its photos quarantined keeps its last version.
+    `version` names the run. A photo over `max_bytes` or `max_pixels` is quarantined. If more than
+    `max_bad_share` (0 to 1) of the photos of a class are quarantined, the class keeps its last version.
+    Files that no pointer names are removed after `keep_hours`.
     """
 
     images: str
@@ -65,7 +68,7 @@ class IngestParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassIngest(ClassFigures):
-    """Figures of one class: found = images + quarantined."""
+    """Figures of one class, where found = images + quarantined, and its preview, if it was ingested."""
 
     found: int
     quarantined: int
@@ -74,7 +77,7 @@ class ClassIngest(ClassFigures):
 
 @dataclass(frozen=True)
 class IngestReport:
-    """Classes that are current, and those that failed with the reason; directories swept."""
+    """Figures of current classes, reasons of failed classes, and the number of removed directories."""
 
     classes: dict[str, ClassIngest]
     failed: dict[str, str]
@@ -89,7 +92,7 @@ class _Chunk(NamedTuple):
 
 @dataclass(kw_only=True)
 class _ClassTotal:
-    """What the chunks of a class add up to. `digest` is a sum, so that their order is no matter."""
+    """The sum of the chunks of a class. `digest` is a sum of hashes, so it is the same in any order."""
 
     images: list[Part] = field(default_factory=list)
     quarantined: list[Part] = field(default_factory=list)
@@ -104,9 +107,9 @@ class _ClassTotal:
 
 
 def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -> IngestReport:
-    """Replaces the given classes of `raw_images`, and of `quarantined_images`, each whole.
+    """Replaces each given class of `raw_images` and `quarantined_images` as a whole.
 
-    Raises `FruitsError` where the root of the photos is unusable; nothing is written then.
+    Raises `FruitsError`, and writes nothing, if the root of the photos does not exist or holds no photo.
     """
     store = open_root(params.store)
     listing = list_photos(params.images)
@@ -117,11 +120,11 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     share = sum(len(chunk.photos) for chunk in chunks) // spark.sparkContext.defaultParallelism
     for results in run_tasks(
         spark,
-        f"raw_images: ingest, {len(present):,} classes",
+        f"raw_images: ingest, {counted(len(present), 'class', 'classes')}",
         partial(_ingest, params, directories),
-        pack(chunks, lambda chunk: len(chunk.photos), min(max(share, ROW_GROUP_IMAGES), CHUNK_IMAGES)),
-        _images_in,
-        report,
+        work=pack(chunks, lambda chunk: len(chunk.photos), min(max(share, ROW_GROUP_IMAGES), CHUNK_IMAGES)),
+        images=_images_in,
+        report=report,
     ):
         for label, total in results:
             totals[label].add(total)
@@ -130,64 +133,71 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     failed: dict[str, str] = {}
     pointers: dict[str, list[Pointer]] = {RAW_IMAGES: [], QUARANTINED_IMAGES: []}
     for label, total in totals.items():
-        images = Pointer(
-            label=label,
-            directory=f"{directories[RAW_IMAGES]}/{class_key(label)}",
-            data_version=f"{total.digest:064x}"[:16],
-            parts=total.images,
-            inputs={FRUIT_PHOTOS: listing.version(label)},
-        )
-        bad = Pointer(
-            label=label,
-            directory=f"{directories[QUARANTINED_IMAGES]}/{class_key(label)}",
-            data_version=combined_version(params.version, label),
-            parts=total.quarantined,
-        )
-        found = len(listing.classes[label])
-        images.details.update(found=found, quarantined=bad.rows)
+        images, bad = _pointers(label, total, listing, version=params.version, directories=directories)
         pointers[QUARANTINED_IMAGES].append(bad)
+        found = images.details["found"]
         if bad.rows > params.max_bad_share * found or not images.rows:
             failed[label] = (
-                f"{bad.rows} of {found} photos are bad, more than the share of {params.max_bad_share} "
-                "that FRUITS_MAX_BAD_SHARE allows; its last good version, if any, stays current. "
-                f"The table {QUARANTINED_IMAGES} names each photo with the reason"
+                f"{bad.rows} of {found} photos are bad. FRUITS_MAX_BAD_SHARE allows a share of "
+                f"{params.max_bad_share}, and at least one photo must be good. The last good version of the "
+                f"class, if any, stays current. The table {QUARANTINED_IMAGES} gives each photo's reason"
             )
-            continue
-        pointers[RAW_IMAGES].append(images)
-        classes[label] = ClassIngest(
-            found=found,
-            images=images.rows,
-            quarantined=bad.rows,
-            bytes=images.bytes,
-            data_version=images.data_version,
-            preview_jpeg_base64=base64.b64encode(total.preview).decode(),
-        )
-    for table, of_table in pointers.items():
-        publish(store, table, of_table)
+        else:
+            pointers[RAW_IMAGES].append(images)
+            classes[label] = _figures(images, preview=total.preview)
+    for table, table_pointers in pointers.items():
+        publish(store, table, table_pointers)
 
     absent = [label for label in params.classes if label not in listing.classes]
     kept = current(store, RAW_IMAGES, absent) if absent else {}
     for label in absent:
         if label in kept:
-            last = kept[label]
-            classes[label] = ClassIngest(
-                found=last.details["found"],
-                images=last.rows,
-                quarantined=last.details["quarantined"],
-                bytes=last.bytes,
-                data_version=last.data_version,
-                gone=True,
-            )
+            classes[label] = _figures(kept[label], gone=True)
         else:
             failed[label] = listing.refused.get(label) or (
                 f"there are no photos of it under FRUITS_IMAGES={params.images}; put the folder back, "
                 "or delete the partition"
             )
     removed = sum(sweep(store, table, timedelta(hours=params.keep_hours)) for table in pointers)
-    return IngestReport(classes, failed, removed)
+    return IngestReport(classes=classes, failed=failed, removed_versions=removed)
+
+
+def _pointers(
+    label: str, total: _ClassTotal, listing: Listing, *, version: str, directories: dict[str, str]
+) -> tuple[Pointer, Pointer]:
+    """The pointers of a class in `raw_images` and in `quarantined_images`."""
+    bad = Pointer(
+        label=label,
+        directory=f"{directories[QUARANTINED_IMAGES]}/{class_key(label)}",
+        data_version=combined_version(version, label),
+        parts=total.quarantined,
+    )
+    images = Pointer(
+        label=label,
+        directory=f"{directories[RAW_IMAGES]}/{class_key(label)}",
+        data_version=f"{total.digest:064x}"[:16],
+        parts=total.images,
+        inputs={FRUIT_PHOTOS: listing.version(label)},
+        details={"found": len(listing.classes[label]), "quarantined": bad.rows},
+    )
+    return images, bad
+
+
+def _figures(images: Pointer, *, preview: bytes = b"", gone: bool = False) -> ClassIngest:
+    """The figures of a version of a class in `raw_images`."""
+    return ClassIngest(
+        found=images.details["found"],
+        images=images.rows,
+        quarantined=images.details["quarantined"],
+        bytes=images.bytes,
+        data_version=images.data_version,
+        preview_jpeg_base64=base64.b64encode(preview).decode(),
+        gone=gone,
+    )
 
 
 def _chunks(label: str, photos: Sequence[Photo]) -> Iterator[_Chunk]:
+    """Cuts the photos of a class by `CHUNK_IMAGES` and `CHUNK_BYTES`; a larger photo is a chunk by itself."""
     first = True
     start = size = 0
     for end, photo in enumerate(photos):
@@ -205,7 +215,7 @@ def _images_in(chunks: list[_Chunk]) -> int:
 def _ingest(
     params: IngestParams, directories: dict[str, str], chunks: list[_Chunk]
 ) -> list[tuple[str, _ClassTotal]]:
-    """One Spark task: reads, validates and writes some chunks, reading ahead from one to the next."""
+    """One Spark task: reads, checks and writes its chunks. It reads ahead across the chunks."""
     photos = [photo for chunk in chunks for photo in chunk.photos]
     with closing(_read_ahead(open_root(params.images), photos, params.max_bytes)) as contents:
         return [
@@ -220,6 +230,7 @@ def _ingest_chunk(
     chunk: _Chunk,
     contents: Iterable[tuple[Photo, bytes | BadImage]],
 ) -> _ClassTotal:
+    """Writes at most one file of good photos and one of bad photos, and keeps photos for the preview."""
     store, total = open_root(params.store), _ClassTotal()
     images = _Rows(store, directories, RAW_IMAGES, chunk.label)
     bad = _Rows(store, directories, QUARANTINED_IMAGES, chunk.label)
@@ -236,20 +247,20 @@ def _ingest_chunk(
             bad.add(row | {"reason": str(reason)}, 0)
             continue
         if chunk.first and index % every == 0:
-            preview.append(ImageOps.contain(decoded.image, (96, 96)))
+            preview.append(ImageOps.contain(decoded.image, (PREVIEW_SIDE, PREVIEW_SIDE)))
         row |= {"content": content, "width": decoded.width, "height": decoded.height}
         row |= {"format": decoded.format, "modified": photo.modified}
         images.add(row, len(content))
-        # The sum of one hash for each photo: the same for the same photos in any order or chunks.
-        of_photo = hashlib.sha256(f"{photo.path}\0{row['sha256']}".encode()).digest()
-        total.digest = (total.digest + int.from_bytes(of_photo)) % (1 << 256)
+        # The sum of one hash for each photo is the same for the same photos in any order and any chunks.
+        photo_digest = hashlib.sha256(f"{photo.path}\0{row['sha256']}".encode()).digest()
+        total.digest = (total.digest + int.from_bytes(photo_digest)) % (1 << 256)
     total.images, total.quarantined = images.close(), bad.close()
     total.preview = thumbnails(preview)
     return total
 
 
 class _Rows:
-    """Gathers rows into row groups of one Parquet file, which is made with the first."""
+    """Gathers rows into row groups of one Parquet file, which is created for the first row group."""
 
     def __init__(self, store: Root, directories: dict[str, str], table: str, label: str) -> None:
         self._store = store
@@ -280,7 +291,7 @@ class _Rows:
 def _read_ahead(
     root: Root, photos: Sequence[Photo], max_bytes: int
 ) -> Generator[tuple[Photo, bytes | BadImage], None, None]:
-    """Every photo with its content, in order; threads read ahead within a bound on memory."""
+    """Yields every photo with its content, in order. Threads read ahead, up to `READ_AHEAD_BYTES`."""
     waiting: deque[tuple[Photo, Future[bytes | BadImage]]] = deque()
     pending = 0
     with ThreadPoolExecutor(min(IO_THREADS, len(photos))) as pool:
@@ -297,13 +308,13 @@ def _read_ahead(
 
 
 def _read(root: Root, photo: Photo, max_bytes: int) -> bytes | BadImage:
-    """A photo's content, or why it cannot be had. A fault of the network is no photo's fault: raised."""
+    """The content of a photo, or the reason to quarantine it. Raises `OSError` if the network fails."""
     if photo.bytes > max_bytes:
         return BadImage(f"{photo.bytes:,} bytes are over the limit of {max_bytes:,} (FRUITS_MAX_IMAGE_BYTES)")
     try:
         return root.read(photo.path)
     except FileNotFoundError:
-        return BadImage("disappeared while it was being ingested")
+        return BadImage("was deleted during ingestion")
     except OSError as error:
         if root.is_local or "ACCESS_DENIED" in str(error):
             return BadImage(f"cannot be read: {os.strerror(error.errno) if error.errno else 'access denied'}")

@@ -1,4 +1,4 @@
-"""The `mobilenet_features` table and the PCA model to one CSV for each class."""
+"""Projects `mobilenet_features` with the PCA model, and writes one CSV for each class."""
 
 import posixpath
 from collections.abc import Iterator
@@ -31,15 +31,16 @@ from spark_jobs.store.tables import (
 )
 from spark_jobs.tasks import Reporter, pack, run_tasks
 from spark_jobs.wire import ClassFigures
+from spark_jobs.wording import counted
 
-# Classes are packed into tasks of about so many images; a class is never split.
+# The most images of a task that has several classes. A class is never split.
 TASK_IMAGES = 2048
 PREVIEW_ROWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectParams:
-    """Which classes, and the model: its directory below the store and its data version."""
+    """Parameters of the projection: the classes, and the model by its directory in the store and version."""
 
     store: str
     version: str
@@ -51,7 +52,7 @@ class ProjectParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCsv(ClassFigures):
-    """The CSV of one class: figures, its path below the store, and its first lines."""
+    """The CSV of one class: its figures, its path relative to the store, and its first lines."""
 
     path: str
     head: str
@@ -59,7 +60,7 @@ class ClassCsv(ClassFigures):
 
 @dataclass(frozen=True)
 class ProjectReport:
-    """Classes that are current, and those that failed with the reason; directories swept."""
+    """Figures of current classes, reasons of failed classes, and the number of removed directories."""
 
     classes: dict[str, ClassCsv]
     failed: dict[str, str]
@@ -75,10 +76,10 @@ class _Written(NamedTuple):
 
 
 def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter) -> ProjectReport:
-    """Replaces the given classes' CSVs, `path,label,pc1,...,pck`, each whole.
+    """Replaces the CSV of each given class as a whole. Its columns are `path,label,pc1,...,pck`.
 
-    Rows are in the order of their paths. The projection is that of Spark's `PCAModel.transform`:
-    features times components, without subtracting the mean.
+    Rows are sorted by path. The projection is the same as in Spark's `PCAModel.transform`: features times
+    components, without subtracting the mean.
     """
     store = open_root(params.store)
     features = current(store, MOBILENET_FEATURES, params.classes)
@@ -87,15 +88,15 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
         result
         for results in run_tasks(
             spark,
-            f"pca_features_csv: project, {len(features):,} classes",
+            f"pca_features_csv: project, {counted(len(features), 'class', 'classes')}",
             partial(_project, params, directory),
-            pack(features.values(), lambda pointer: pointer.rows, TASK_IMAGES),
-            lambda pointers: sum(pointer.rows for pointer in pointers),
-            report,
+            work=pack(features.values(), lambda pointer: pointer.rows, TASK_IMAGES),
+            images=lambda pointers: sum(pointer.rows for pointer in pointers),
+            report=report,
         )
         for result in results
     ]
-    # Nothing is replaced before everything is projected, so that an interruption leaves all as it was.
+    # CSVs are replaced only after all are written, so an interrupted job leaves the old CSVs unchanged.
     store.move_many((csv.temporary, csv_path(csv.label)) for csv in written)
     store.remove(directory)  # empty now
     pointers = {
@@ -110,7 +111,7 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
     }
     publish(store, PCA_FEATURES_CSV, pointers.values())
     return ProjectReport(
-        {
+        classes={
             csv.label: ClassCsv(
                 images=csv.rows,
                 bytes=csv.bytes,
@@ -120,19 +121,20 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
             )
             for csv in written
         },
-        {
+        failed={
             label: "it has no mobilenet_features yet; materialize mobilenet_features for it first"
             for label in params.classes
             if label not in features
         },
-        sweep(store, PCA_FEATURES_CSV, timedelta(hours=params.keep_hours)),
+        removed_versions=sweep(store, PCA_FEATURES_CSV, timedelta(hours=params.keep_hours)),
     )
 
 
 def csv_path(label: str) -> str:
-    """Where a class's CSV stands in the store: under its own name, as far as a file system allows.
+    """The path of the CSV of a class, relative to the store: `pca_features_csv/<class>.csv`.
 
-    A file name has at most 255 bytes; a longer one is cut and ends in 12 digits that tell it apart.
+    File systems allow 255 bytes for a file name. A longer name is cut, and 12 digits of the label's SHA-256
+    keep it unique.
     """
     name = f"{label}.csv"
     if len(name.encode()) > 255:
@@ -142,7 +144,7 @@ def csv_path(label: str) -> str:
 
 
 def _project(params: ProjectParams, directory: str, pointers: list[Pointer]) -> list[_Written]:
-    """One Spark task: some classes, one CSV each."""
+    """One Spark task: writes one CSV for each of its classes."""
     store = open_root(params.store)
     components = read_components(params.store, params.model_directory)
     return [_project_class(store, components, directory, pointer) for pointer in pointers]
@@ -151,6 +153,7 @@ def _project(params: ProjectParams, directory: str, pointers: list[Pointer]) -> 
 def _project_class(
     store: Root, components: NDArray[np.float64], directory: str, pointer: Pointer
 ) -> _Written:
+    """Writes the CSV of one class under a temporary name."""
     label = str(pointer.label)
     temporary = f"{directory}/{class_key(label)}/part.csv"
     names = ["path", "label", *(f"pc{number + 1}" for number in range(components.shape[1]))]
@@ -172,11 +175,11 @@ def _project_class(
 
 
 def _head(rows: pa.RecordBatch) -> str:
-    """Some rows for a person's eyes: components with three decimals."""
+    """The rows as text for a reader: components have three decimals."""
     lines = [",".join(rows.schema.names)]
     for path, label, *components in zip(*rows.to_pydict().values(), strict=True):
         line = ",".join([path, label, *(f"{component:.3f}" for component in components)])
-        # A file's name may hold a line break.
+        # A file name may contain a line break.
         lines.append("".join(character if character.isprintable() else "?" for character in line))
     return "\n".join(lines)
 
@@ -188,5 +191,5 @@ def _feature_rows(store: Root, pointer: Pointer) -> Iterator[pa.RecordBatch]:
 
 
 def _as_text(values: pa.Array) -> pa.Array:
-    """Text that a spreadsheet shows and does not run: an apostrophe before what starts a formula."""
+    """Text that a spreadsheet does not run: an apostrophe precedes the start of a formula."""
     return pc.replace_substring_regex(values, pattern=FORMULA_START, replacement=r"'\1")

@@ -1,4 +1,4 @@
-"""Running one function over many pieces of work as Spark tasks, with progress and interruption."""
+"""Runs a function over many pieces of work as Spark tasks, with reports of progress and cancellation."""
 
 import gc
 import re
@@ -6,10 +6,11 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, groupby
-from typing import Any, TypeVar
+from typing import TypeVar
 from zipimport import zipimporter
 
 from py4j.protocol import Py4JJavaError
@@ -18,19 +19,20 @@ from pyspark.sql import SparkSession
 from pyspark.util import InheritableThread
 
 from spark_jobs.errors import FruitsError
+from spark_jobs.wording import counted
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.1
-# Progress is told every two seconds, and in a long job every 20th of the time it has taken so far.
+# Progress is reported every two seconds, and in a long job after each further 20th of its time so far.
 REPORT_SECONDS = 2.0
 REPORT_SHARE = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a stage is: images done, of how many, and the seconds since it began."""
+    """The progress of a stage: images done, images in all, and the seconds since its start."""
 
     stage: str
     done: int
@@ -38,18 +40,21 @@ class Progress:
     seconds: float
 
     def __str__(self) -> str:
-        rate = self.done / self.seconds if self.seconds else 0.0
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if 0 < self.done < self.total else ""
-        return f"{self.stage}: {self.done:,} of {self.total:,} images, {rate:,.0f} images/s{left}"
+        text = f"{self.stage}: {self.done:,} of {counted(self.total, 'image', 'images')}"
+        if not (self.done and self.seconds):
+            return text
+        rate = self.done / self.seconds
+        text += f", {rate:,.{0 if rate >= 10 else 1}f} images/s"
+        return text if self.done == self.total else f"{text}, {(self.total - self.done) / rate:,.0f} s left"
 
 
 Reporter = Callable[[Progress], None]
 
 
 def pack(pieces: Iterable[Work], weight: Callable[[Work], int], limit: int) -> list[list[Work]]:
-    """Groups pieces, in their order, into lists whose weights add up to `limit` or a little less.
+    """Groups pieces, in their order, into lists whose weights add up to at most `limit`.
 
-    A piece that alone weighs more than the limit stands alone.
+    A piece that weighs more than the limit gets a list of its own.
     """
     packed: list[list[Work]] = []
     room = 0
@@ -63,21 +68,21 @@ def pack(pieces: Iterable[Work], weight: Callable[[Work], int], limit: int) -> l
 
 
 def spread(pieces: Sequence[Work], weight: Callable[[Work], int], parts: int) -> list[list[Work]]:
-    """Cuts pieces, in their order, into at most `parts` lists of about the same weight, none of them empty.
+    """Cuts pieces, in their order, into at most `parts` lists of about the same weight. No list is empty.
 
-    A list is heavier than an even share by less than its last piece. Weights are above 0.
+    A list exceeds an even share by less than the weight of its last piece. All weights must be above 0.
     """
     *begins, total = accumulate(map(weight, pieces), initial=0)
     cuts = groupby(zip(begins, pieces, strict=True), key=lambda begun: begun[0] * parts // total)
     return [[piece for _, piece in cut] for _, cut in cuts]
 
 
-def _task_error(stage: str, error: Py4JJavaError) -> FruitsError:
-    """The error of a task that failed for good: the message of the task itself, without the JVM's trace."""
+def _task_error(asset: str, error: Py4JJavaError) -> FruitsError:
+    """The error that the failed task itself raised, without the trace of the JVM."""
     message = str(error.java_exception.getMessage())
     trace = re.search(r"Traceback \(most recent call last\):\n(.*?)\n\n\s*at ", message, re.DOTALL)
     raised = re.split(r"\n(?=\S)", trace[1])[-1] if trace else message.partition("\n")[0]
-    return FruitsError(f"{stage}: a Spark task failed: {raised}")
+    return FruitsError(f"{asset}: a Spark task failed: {raised}")
 
 
 class _Sum(AccumulatorParam[int]):
@@ -107,26 +112,33 @@ def run_tasks(
     spark: SparkSession,
     stage: str,
     function: Callable[[Work], Result],
+    *,
     work: Sequence[Work],
     images: Callable[[Work], int],
     report: Reporter,
     reduce: Callable[[Result, Result], Result] | None = None,
 ) -> list[Result]:
-    """Runs `function` on every piece of work, one Spark task each; returns the results in order.
+    """Runs `function` on every piece of work, in one Spark task each; returns the results in order.
 
-    With `reduce`, the results are combined as a tree of two levels, the upper one by the driver, to one.
-    Progress counts `images(piece)` of every finished task. When the calling thread is interrupted,
-    the Spark job is cancelled, its running tasks are killed, and the interruption goes on.
+    `stage` is the asset, a colon, and what the tasks do, as in `raw_images: ingest, 3 classes`. Spark's UI
+    shows all of it; progress and errors begin with the asset.
 
-    Raises `FruitsError` when a task has failed for good.
+    With `reduce`, the executors combine the results of their tasks, and the driver combines the rest: the
+    list that is returned holds one result (`RDD.treeReduce`).
+
+    Progress counts `images(piece)` of every finished task. When the calling thread is interrupted, the
+    Spark job is cancelled, its running tasks are killed, and the interruption is raised again.
+
+    Raises `FruitsError` when a task has failed as often as Spark allows.
     """
     if not work:
         return []
     context = spark.sparkContext
     done = context.accumulator(0, _Sum())
     total = sum(images(piece) for piece in work)
+    asset = stage.partition(":")[0]
     group = f"{stage} {uuid.uuid4().hex[:8]}"
-    outcome: dict[str, Any] = {}
+    started = time.monotonic()
 
     def run_one(piece: Work) -> Result:
         result = function(piece)
@@ -134,32 +146,50 @@ def run_tasks(
         spare_next_tasks(stage)
         return result
 
-    def run_job() -> None:
-        # In a thread of its own, so that the calling thread stays free to report and to be interrupted.
-        context.setJobGroup(group, f"{stage}, {total:,} images", interruptOnCancel=True)
-        try:
-            results = context.parallelize(work, len(work)).map(run_one)
-            outcome["results"] = results.collect() if reduce is None else [results.treeReduce(reduce)]
-        except BaseException as error:
-            outcome["error"] = error
+    def run_job() -> list[Result]:
+        context.setJobGroup(group, f"{stage}, {counted(total, 'image', 'images')}", interruptOnCancel=True)
+        results = context.parallelize(work, len(work)).map(run_one)
+        return results.collect() if reduce is None else [results.treeReduce(reduce)]
 
-    started = time.monotonic()
-    reported = started
-    thread = InheritableThread(target=run_job, name=group, daemon=True)
-    thread.start()
+    def report_progress(images_done: int) -> None:
+        seconds = time.monotonic() - started
+        report(Progress(stage=asset, done=images_done, total=total, seconds=seconds))
+
+    outcome = _run_in_thread(group, run_job)
     try:
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-            now = time.monotonic()
-            if now - reported >= max(REPORT_SECONDS, (now - started) / REPORT_SHARE):
-                report(Progress(stage=stage, done=done.value, total=total, seconds=now - started))
-                reported = now
+        _report_until_done(outcome, lambda: report_progress(done.value))
     except BaseException:
         context.cancelJobGroup(group)
-        thread.join(10)
+        wait([outcome], timeout=10)
         raise
-    if "error" in outcome:
-        error = outcome["error"]
-        raise (_task_error(stage, error) if isinstance(error, Py4JJavaError) else error) from error
-    report(Progress(stage=stage, done=total, total=total, seconds=time.monotonic() - started))
-    return outcome["results"]
+    try:
+        results = outcome.result()
+    except Py4JJavaError as error:
+        raise _task_error(asset, error) from error
+    report_progress(total)
+    return results
+
+
+def _run_in_thread(name: str, job: Callable[[], Result]) -> Future[Result]:
+    """Starts the job in its own thread, so that the calling thread can report progress and be interrupted."""
+    outcome: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(job())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    InheritableThread(target=run, name=name, daemon=True).start()
+    return outcome
+
+
+def _report_until_done(outcome: Future[Result], report_progress: Callable[[], None]) -> None:
+    """Waits for the outcome, and reports progress at the intervals set above."""
+    started = reported = time.monotonic()
+    while not outcome.done():
+        wait([outcome], timeout=POLL_SECONDS)
+        now = time.monotonic()
+        if now - reported >= max(REPORT_SECONDS, (now - started) / REPORT_SHARE):
+            report_progress()
+            reported = now

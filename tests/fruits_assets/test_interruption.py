@@ -234,7 +234,7 @@ def test_an_interrupted_stage_stops_its_tasks_and_the_session_goes_on(
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        tasks.run_tasks(spark, "sleep", beat, [1, 2, 3, 4], lambda _: 1, lambda _: None)
+        tasks.run_tasks(spark, "sleep", beat, work=[1, 2, 3, 4], images=lambda _: 1, report=lambda _: None)
     thread.join()
     wait_for(lambda: not spark.sparkContext.statusTracker().getActiveJobsIds())
 
@@ -245,7 +245,10 @@ def test_an_interrupted_stage_stops_its_tasks_and_the_session_goes_on(
 
     wait_for(silent)
     assert len(beats()) == 2
-    assert tasks.run_tasks(spark, "add", lambda n: n + 1, [1, 2], lambda _: 1, lambda _: None) == [2, 3]
+    added = tasks.run_tasks(
+        spark, "add", lambda n: n + 1, work=[1, 2], images=lambda _: 1, report=lambda _: None
+    )
+    assert added == [2, 3]
 
 
 @pytest.fixture(scope="module")

@@ -605,7 +605,9 @@ def test_too_few_images_are_refused_by_a_sentence(
     spark: SparkSession, store: str, images: int, components: int
 ) -> None:
     publish_features(store, made_up_features(images=images) if images else {})
-    sentence = rf"{components + 1} images.*there are {3 * images} images in .* classes. Materialize.*or ask"
+    sentence = (
+        rf"{components + 1} images.*number of images is {3 * images}, in .* classes. Materialize.*or ask"
+    )
     with pytest.raises(FruitsError, match=sentence):
         fit(spark, store, CLASSES, components)
     assert current_one(open_root(store), PCA_MODEL) is None

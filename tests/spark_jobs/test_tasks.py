@@ -1,4 +1,4 @@
-"""Spark tasks in Python workers: what one leaves for the next, and how far a stage says that it is."""
+"""Spark tasks in Python workers, the division of work among them, and their progress."""
 
 import gc
 import os
@@ -10,19 +10,21 @@ from zipimport import zipimporter
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_jobs.tasks import run_tasks, spread
+from spark_jobs.tasks import Progress, run_tasks, spread
 from tests.support import quiet
 
 
-def test_a_worker_collects_and_reads_again_little_between_two_tasks(spark: SparkSession) -> None:
+def test_between_tasks_a_worker_keeps_no_zip_importer_and_freezes_its_objects(spark: SparkSession) -> None:
     def look(number: int) -> tuple[int, int, int]:
-        archives = [one for one in sys.path_importer_cache.values() if isinstance(one, zipimporter)]
+        importers = sys.path_importer_cache.values()
+        archives = [importer for importer in importers if isinstance(importer, zipimporter)]
         return os.getpid(), len(archives), gc.get_freeze_count()
 
     by_worker = defaultdict(list)
-    for worker, archives, frozen in run_tasks(spark, "look", look, range(8), lambda _: 1, quiet):
+    looks = run_tasks(spark, "look", look, work=range(8), images=lambda _: 1, report=quiet)
+    for worker, archives, frozen in looks:
         by_worker[worker].append((archives, frozen))
-    assert sum(len(looks) for looks in by_worker.values()) == 8
+    assert sum(map(len, by_worker.values())) == 8
     for _, *later in by_worker.values():
         for archives, frozen in later:
             assert archives == 0
@@ -31,15 +33,33 @@ def test_a_worker_collects_and_reads_again_little_between_two_tasks(spark: Spark
 
 @pytest.mark.parametrize("parts", [1, 2, 7, 64])
 @pytest.mark.parametrize("seed", range(10))
-def test_spread_pieces_keep_their_order_in_no_more_lists_than_asked_for(parts: int, seed: int) -> None:
-    draw = random.Random(seed)
-    pieces = [draw.randint(1, 128) for _ in range(draw.randint(1, 100))]
+def test_spread_keeps_the_order_and_fills_at_most_the_given_number_of_lists(parts: int, seed: int) -> None:
+    generator = random.Random(seed)
+    pieces = [generator.randint(1, 128) for _ in range(generator.randint(1, 100))]
     lists = spread(pieces, lambda piece: piece, parts)
-    assert [piece for one in lists for piece in one] == pieces
+    assert [piece for pieces_of_task in lists for piece in pieces_of_task] == pieces
     assert all(lists)
     assert len(lists) <= parts
-    assert all(sum(one) < sum(pieces) / parts + one[-1] for one in lists)
+    share = sum(pieces) / parts
+    assert all(sum(pieces_of_task) < share + pieces_of_task[-1] for pieces_of_task in lists)
 
 
-def test_pieces_that_can_be_spread_evenly_are() -> None:
+def test_equal_pieces_are_spread_evenly() -> None:
     assert spread([2] * 6, lambda piece: piece, 3) == [[2, 2]] * 3
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "text"),
+    [
+        (1024, 5928, 3.3, "raw_images: 1,024 of 5,928 images, 310 images/s, 16 s left"),
+        (0, 5928, 2.0, "raw_images: 0 of 5,928 images"),
+        (1, 3, 4.0, "raw_images: 1 of 3 images, 0.2 images/s, 8 s left"),
+        (5928, 5928, 19.0, "raw_images: 5,928 of 5,928 images, 312 images/s"),
+        (1, 1, 0.0, "raw_images: 1 of 1 image"),
+    ],
+    ids=["under way", "nothing done", "slow", "finished", "one image"],
+)
+def test_progress_tells_the_images_then_the_rate_and_the_time_left(
+    done: int, total: int, seconds: float, text: str
+) -> None:
+    assert str(Progress(stage="raw_images", done=done, total=total, seconds=seconds)) == text
