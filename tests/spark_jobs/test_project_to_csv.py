@@ -1,0 +1,153 @@
+"""`project_to_csv`: the CSV of each class, on a local Spark session."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.ml.feature import PCAModel
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import SparkSession
+from pyspark.sql.functions import col
+
+from spark_jobs.project_to_csv import csv_path
+from spark_jobs.store.schemas import (
+    MOBILENET_FEATURES,
+    PCA_FEATURES_CSV,
+)
+from spark_jobs.store.tables import files
+from tests.conftest import CLASSES, IMAGES_PER_CLASS
+from tests.spark_jobs.support import Fitted, pointers
+from tests.support import (
+    extract,
+    fit,
+    ingest,
+    project,
+    publish_extractor,
+    publish_features,
+    table,
+)
+
+LONGEST = "é" * 127 + "x"  # 255 bytes
+AWKWARD = [
+    "=cmd()",
+    "-lead",
+    "a b",
+    "😀" * 60,
+    LONGEST,
+    LONGEST[:-1] + "y",
+    '50% "off", #1 a=b',
+    "current",
+    "version=1",
+    "l'été",
+]
+
+
+def test_a_csv_is_what_sparks_own_model_projects(spark: SparkSession, fitted: Fitted) -> None:
+    model = PCAModel.load(str(Path(fitted.store) / fitted.report.directory / "spark"))
+    for label in CLASSES:
+        frame = spark.read.parquet(*files(fitted.store, MOBILENET_FEATURES, [label]))
+        vectors = frame.select("path", array_to_vector(col("features")).alias("features"))
+        expected = np.stack([row[2].toArray() for row in model.transform(vectors).orderBy("path").collect()])
+        rows = pd.read_csv(Path(fitted.store) / csv_path(label))
+        np.testing.assert_allclose(rows.iloc[:, 2:].to_numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_csv_has_a_header_and_one_row_for_each_image_in_the_order_of_paths(pipeline: str) -> None:
+    for label in CLASSES:
+        rows = pd.read_csv(Path(pipeline) / f"pca_features_csv/{label}.csv")
+        assert list(rows.columns) == ["path", "label", *(f"pc{number}" for number in range(1, 16))]
+        assert list(rows["path"]) == list(table(pipeline, MOBILENET_FEATURES, [label])["path"])
+        assert set(rows["label"]) == {label}
+        assert rows.notna().all(axis=None)
+
+
+def test_the_pointer_of_a_csv_tells_its_name_rows_and_size(pipeline: str) -> None:
+    for label, pointer in pointers(pipeline, PCA_FEATURES_CSV).items():
+        [part] = pointer.parts
+        assert part.path == f"pca_features_csv/{label}.csv"
+        assert part.rows == IMAGES_PER_CLASS
+        assert part.bytes == (Path(pipeline) / part.path).stat().st_size
+
+
+def test_nothing_but_the_csvs_and_their_pointers_is_left(pipeline: str) -> None:
+    found = sorted(path.name for path in (Path(pipeline) / PCA_FEATURES_CSV).iterdir())
+    assert found == sorted(["current", *(f"{label}.csv" for label in CLASSES)])
+
+
+def test_classes_of_any_name_go_through_all_jobs(
+    spark: SparkSession, sample_photos: Path, tmp_path: Path, store: str, extractor: Path
+) -> None:
+    root = tmp_path / "awkward"
+    for number, label in enumerate(AWKWARD):
+        (root / label).mkdir(parents=True)
+        for name in (f"{number % 8}_100.jpg", f"{(number + 3) % 8}_100.jpg"):
+            shutil.copy(sample_photos / CLASSES[number % 3] / name, root / label)
+    publish_extractor(store, extractor)
+    reports = [
+        ingest(spark, root, store, AWKWARD),
+        extract(spark, store, AWKWARD),
+        fit(spark, store, AWKWARD, 2),
+        project(spark, store, AWKWARD),
+    ]
+    assert [getattr(report, "failed", {}) for report in reports] == [{}] * 4
+    names = {label: csv_path(label) for label in AWKWARD}
+    assert len(set(names.values())) == len(AWKWARD)
+    for label, name in names.items():
+        path = Path(store) / name
+        assert len(path.name.encode()) <= 255
+        assert path.name == f"{label}.csv" or (label.startswith("ééé") and path.name.startswith("ééé"))
+        rows = pd.read_csv(path)
+        shown = f"'{label}" if label[0] in "=-" else label
+        assert list(rows["label"]) == [shown] * 2
+        assert [text.rpartition("/")[0] for text in rows["path"]] == [shown] * 2
+
+
+@pytest.fixture
+def copied(fitted: Fitted, store: str) -> str:
+    """A store like that of `fitted`, of the test's own to change."""
+    return str(shutil.copytree(fitted.store, store))
+
+
+def test_only_text_that_starts_a_formula_gets_an_apostrophe(
+    spark: SparkSession, copied: str, fitted: Fitted
+) -> None:
+    formulas = ["=cmd()", "+1", "-1", "@SUM(A1)", "\tx", "\rx", '=HYPERLINK("http:", "y")']
+    plain = ["a=b", "1+1", "'quoted'", " x", "é", '"', "a,b", "x-"]
+    vectors = fitted.features["Kiwi"][:5]
+    publish_features(copied, dict.fromkeys(formulas + plain, vectors))
+    project(spark, copied, formulas + plain)
+    for label in formulas + plain:
+        with (Path(copied) / csv_path(label)).open(encoding="utf-8", newline="") as file:
+            _, *rows = csv.reader(file)
+        shown = f"'{label}" if label in formulas else label
+        assert [row[1] for row in rows] == [shown] * 5
+        assert [row[0] for row in rows] == [f"{shown}/{number:05}.jpg" for number in range(5)]
+        numbers = [[float(cell) for cell in row[2:]] for row in rows]
+        np.testing.assert_allclose(numbers, vectors.astype(np.float64) @ fitted.components, rtol=1e-9)
+
+
+def csvs(store: str) -> dict[str, bytes]:
+    return {label: (Path(store) / csv_path(label)).read_bytes() for label in CLASSES}
+
+
+def test_a_class_is_replaced_whole_and_alone(spark: SparkSession, copied: str, fitted: Fitted) -> None:
+    before = csvs(copied)
+    publish_features(copied, {label: vectors[:4] for label, vectors in fitted.features.items()})
+    report = project(spark, copied, ["Kiwi"])
+    after = csvs(copied)
+    assert {label for label in CLASSES if before[label] != after[label]} == {"Kiwi"}
+    assert before["Kiwi"].splitlines()[:5] == after["Kiwi"].splitlines()
+    assert report.classes["Kiwi"].images == 4
+
+
+def test_a_class_without_features_fails_by_name_and_the_others_are_done(
+    spark: SparkSession, copied: str
+) -> None:
+    report = project(spark, copied, ["Kiwi", "none"])
+    assert list(report.classes) == ["Kiwi"]
+    assert report.failed == {
+        "none": "it has no mobilenet_features yet; materialize mobilenet_features for it first"
+    }
