@@ -1,5 +1,5 @@
-"""The sizes that all stages share. It imports nothing, so that `--help` is quick."""
+"""The sizes that all stages share. This module imports nothing, so that `--help` starts quickly."""
 
-IMAGE_SIDE = 224  # of the square that MobileNetV2 takes, in pixels
+IMAGE_SIDE = 224  # pixels: the side of the square input of MobileNetV2
 FEATURES = 1280  # outputs of MobileNetV2 1.0 after average pooling (Sandler et al. 2018, table 2)
-DEFAULT_COMPONENTS = 15  # of the PCA
+DEFAULT_COMPONENTS = 15  # principal components that the model keeps

@@ -1,11 +1,11 @@
-"""The one family of errors that a user sees."""
+"""The error class for messages to users."""
 
 
 class FruitsError(Exception):
-    """An error that its reader can act on.
+    """An error that a user can correct.
 
-    Its message is a sentence: the offending value, the reason and the remedy. `retry_helps` tells whether the
-    same call may succeed later without a change, as after a throttled request.
+    The message is a sentence with the offending value, the reason and the remedy. `retry_helps` is true if
+    the same call may succeed later without a change, for example after a throttled request.
     """
 
     def __init__(self, message: str, retry_helps: bool = False) -> None:

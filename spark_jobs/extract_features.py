@@ -63,7 +63,11 @@ class ExtractParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFeatures(ClassFigures):
-    """Figures of one class. `non_finite` and `constant` count such feature vectors, and should be 0."""
+    """Figures of one class.
+
+    `non_finite` counts the feature vectors with NaN or infinity, `constant` those whose values are all the
+    same. Both should be 0.
+    """
 
     non_finite: int
     constant: int

@@ -128,8 +128,8 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     components = params.components if params.variance is None else 1
     if components > min(images - 1, FEATURES):
         raise FruitsError(
-            f"{counted(components, 'component needs', 'components need')} at least {components + 1} images "
-            f"(and at most {FEATURES} components exist), but the number of images is {images:,}, in "
+            f"{counted(components, 'component needs', 'components need')} at least {components + 1:,} images "
+            f"(and at most {FEATURES:,} components exist), but the number of images is {images:,}, in "
             f"{counted(len(features), 'class', 'classes')}. Materialize mobilenet_features for more classes, "
             "or ask for fewer components."
         )

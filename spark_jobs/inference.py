@@ -1,4 +1,4 @@
-"""The feature extractor on an executor: OpenVINO, one compiled model for each Python worker."""
+"""The feature extractor on an executor: one model, compiled by OpenVINO, for each Python worker."""
 
 import hashlib
 from functools import lru_cache
@@ -14,9 +14,9 @@ from spark_jobs.store.root import open_root
 MODEL_XML, MODEL_BIN = "model.xml", "model.bin"
 
 _CPU = {
-    # CPUs with AMX would choose bfloat16 by themselves: twice as fast, and wrong (cosine 0.92).
+    # On CPUs with AMX, OpenVINO would choose bfloat16: twice as fast, but with wrong features (cosine 0.92).
     "INFERENCE_PRECISION_HINT": "f32",
-    # Spark runs one task a core, in processes of their own. Pinned, all of them would sit on one core.
+    # Spark runs one task per core, each in its own process. With pinning, all processes would use one core.
     "INFERENCE_NUM_THREADS": 1,
     "NUM_STREAMS": 1,
     "ENABLE_CPU_PINNING": False,
@@ -24,20 +24,20 @@ _CPU = {
 
 
 class Extractor(Protocol):
-    """One image, (224, 224, 3) float32 in [-1, 1], to its features, (1280,) float32."""
+    """Computes the features of one image: (224, 224, 3) float32 in [-1, 1] to (1280,) float32."""
 
     def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
 def sha256_of(xml: bytes, weights: bytes) -> str:
-    """The name of an IR: SHA-256 of its topology and its weights."""
+    """The SHA-256 of an OpenVINO IR: of its topology followed by its weights, in hexadecimal."""
     return hashlib.sha256(xml + weights).hexdigest()
 
 
 def compile_ir(xml: bytes, weights: bytes) -> Extractor:
-    """Compiles an IR for one core in float32, for one image a call.
+    """Compiles an OpenVINO IR for one core in float32, with one image per call.
 
-    What the layers hand on for one image stays in a core's cache: batches of 8 take a fifth longer an image.
+    The activations of one image fit into the cache of a core. Batches of 8 take a fifth longer per image.
     """
     import openvino
 
@@ -55,9 +55,9 @@ def compile_ir(xml: bytes, weights: bytes) -> Extractor:
 
 @lru_cache(maxsize=1)
 def load_extractor(store_uri: str, directory: str, sha256: str) -> Extractor:
-    """The extractor that stands in a directory of the store, read and compiled once a process.
+    """The extractor in a directory of the store, read and compiled once per process.
 
-    Raises `FruitsError` where the files are not those that `sha256` names.
+    Raises `FruitsError` if the SHA-256 of the files is not `sha256`.
     """
     store = open_root(store_uri)
     xml, weights = store.read_many([f"{directory}/{MODEL_XML}", f"{directory}/{MODEL_BIN}"])

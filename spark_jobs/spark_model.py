@@ -1,7 +1,7 @@
-"""A PCA model in the files of Spark ML, written and read without a Spark session.
+"""Writes and reads a PCA model in the file format of Spark ML, without a Spark session.
 
-`pyspark.ml.feature.PCAModel.load` reads them. Saved by Spark they are the session's first SQL, which takes
-its JVM 3 s, twice as long as the fit on 5,928 images.
+`pyspark.ml.feature.PCAModel.load` reads the files. Saving the model by Spark would be the first SQL of the
+session, which takes the JVM 3 s: twice as long as the fit on 5,928 images.
 """
 
 import json
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from spark_jobs.store.root import Root, open_root
 
-SPARK_MODEL = "spark"  # its folder in the directory of a model
+SPARK_MODEL = "spark"  # the folder of these files in the directory of a model
 
 
 def write_spark_model(
     store: Root, model_directory: str, components: NDArray[np.float64], shares: NDArray[np.float64]
 ) -> None:
-    """Saves components (1280, k) and each one's share of the variance (k,).
+    """Saves the components (1280, k) and the share of the variance (k,) of each component.
 
-    As Spark 3.5 does it: `metadata/` holds the parameters, one line of JSON (DefaultParamsWriter), and
-    `data/` one Parquet row of a matrix, stored by columns, and a vector (PCAModelWriter), whose types Spark
-    reads from the file's metadata.
+    The files are those of Spark 3.5. `metadata/` holds the parameters as one line of JSON
+    (DefaultParamsWriter). `data/` holds one Parquet row with a matrix, stored by columns, and a vector
+    (PCAModelWriter). Spark reads their types from the metadata of the Parquet file.
     """
     import pyspark
     from pyspark.ml.linalg import DenseMatrix, DenseVector, MatrixUDT, VectorUDT
@@ -59,7 +59,7 @@ def write_spark_model(
 
 @lru_cache(maxsize=1)
 def read_components(store_uri: str, model_directory: str) -> NDArray[np.float64]:
-    """The components of a saved model, (1280, k) float64."""
+    """The components of a saved model: (1280, k) float64. The last model is cached per process."""
     store = open_root(store_uri)
     data = store.list(f"{model_directory}/{SPARK_MODEL}/data")
     [path] = [info.path for info in data if info.path.endswith(".parquet")]

@@ -1,4 +1,4 @@
-"""Parameters and reports of jobs as JSON, and what the driver of a job measures."""
+"""Converts parameters and reports of jobs to JSON and back, and measures a job on its driver."""
 
 import dataclasses
 import json
@@ -14,38 +14,46 @@ from pyspark.sql import SparkSession
 
 from spark_jobs.tasks import Reporter
 
-# What a step on a cluster reads, and what it leaves, in its folder of the store.
+# The files that a step on a cluster reads from its folder of the store (parameters) and writes there.
 PARAMS, REPORT, MEASURED = "params.json", "report.json", "measured.json"
 
 T = TypeVar("T")
 
 
 def to_json(value: Any) -> bytes:
-    """A dataclass as JSON in UTF-8. Raises `TypeError` where it holds anything but plain types."""
+    """The JSON, in UTF-8, of a dataclass whose values have types of JSON or are dataclasses.
+
+    Raises `TypeError` if a value has another type.
+    """
     return json.dumps(dataclasses.asdict(value), ensure_ascii=False).encode()
 
 
 def from_json(kind: type[T], content: bytes) -> T:
-    """The dataclass that `to_json` wrote. Raises `TypeError` where fields are missing or unknown."""
+    """The dataclass of type `kind` that `to_json` wrote.
+
+    Raises `TypeError` if the JSON lacks a required field of `kind`, or has a field that `kind` does not have.
+    """
     return _typed(kind, json.loads(content))
 
 
 def _typed(kind: Any, value: Any) -> Any:
+    """The value with its dataclasses restored, by the type hints alone: cluster nodes have no pydantic."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
         if unknown := value.keys() - hints.keys():
             raise TypeError(
-                f"{kind.__name__} has no field {sorted(unknown)[0]!r}; the code and the JSON differ"
+                f"{kind.__name__} has no field {sorted(unknown)[0]!r}: "
+                "the JSON was written by another version of the code"
             )
-        return kind(**{name: _typed(hints[name], one) for name, one in value.items()})
+        return kind(**{name: _typed(hints[name], field) for name, field in value.items()})
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is dict:
-        return {key: _typed(arguments[1], one) for key, one in value.items()}
+        return {key: _typed(arguments[1], item) for key, item in value.items()}
     if origin is list:
-        return [_typed(arguments[0], one) for one in value]
+        return [_typed(arguments[0], item) for item in value]
     if origin in (Union, types.UnionType):
-        [other] = [argument for argument in arguments if argument is not type(None)]
-        return None if value is None else _typed(other, value)
+        [inner] = [argument for argument in arguments if argument is not type(None)]
+        return None if value is None else _typed(inner, value)
     return value
 
 
@@ -57,9 +65,9 @@ Job = Callable[[SparkSession, Params, Reporter], Report]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFigures:
-    """What a job tells of one class: the images and bytes that it wrote, and the version of the data.
+    """The figures of one class in the report of a job: images, bytes written, and the data version.
 
-    `gone` is true for a class that has no photos any more, of which the last version was kept.
+    `gone` is true if the class has no photos any more; its last version stays current.
     """
 
     images: int
@@ -68,13 +76,13 @@ class ClassFigures:
     gone: bool = False
 
 
-# What decides about speed and results, beside Spark and Python.
+# The packages whose versions affect speed and results, besides Spark and Python.
 _PACKAGES = ("openvino", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of the job alone, Spark's id of the application, and versions by name on its driver."""
+    """The seconds of the job without Spark's start, Spark's application id, and versions on the driver."""
 
     seconds: float
     application: str
@@ -84,7 +92,7 @@ class Measured:
 def run_measured(
     spark: SparkSession, job: Job[Params, Report], params: Params, report: Reporter
 ) -> tuple[Report, Measured]:
-    """Runs a job in a session that has started. Raises what the job raises."""
+    """Runs a job in a Spark session that has already started, and passes on every error of the job."""
     started = time.monotonic()
     result = job(spark, params, report)
     seconds = round(time.monotonic() - started, 2)

@@ -1,4 +1,4 @@
-"""The folders of labelled photos as they are: what is there, and what is passed over."""
+"""Lists the folders of labelled photos, and names the files and folders that are skipped or refused."""
 
 import os
 import unicodedata
@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import IO_THREADS, Root, open_root
 from spark_jobs.store.tables import combined_version
+from spark_jobs.wording import counted
 
 
 class Photo(NamedTuple):
@@ -29,34 +30,33 @@ class Photo(NamedTuple):
 
 @dataclass
 class Listing:
-    """Photos by class, sorted by path; and by name, what was skipped or refused, with the reason."""
+    """Photos by class, sorted by path; the reason by skipped path; the reason by refused class name."""
 
     classes: dict[str, list[Photo]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
     def version(self, label: str) -> str:
-        """A data version of one class: its names, sizes and times."""
+        """A data version of one class, from the paths, sizes and times of its photos."""
         return combined_version(
             *(f"{path}\0{size}\0{modified.isoformat()}" for path, size, modified in self.classes[label])
         )
 
 
 def list_photos(uri: str) -> Listing:
-    """Lists a root of photos, one folder a class, at any depth.
+    """Lists a root of photos, with one folder for each class, at any depth.
 
-    The label of a photo is the name of the folder that it is in; folders of one name are one class.
-    Files and folders that begin with a dot or an underscore are skipped, and so are files outside
-    any folder and links that lead out of the root. A name that cannot be a Dagster partition is
-    refused.
+    The label of a photo is the name of its folder; all folders of the same name are one class. A file or
+    folder is skipped if its name begins with a dot or an underscore, if it is in no folder, or if it is a
+    link that leads out of the root. A folder name that cannot be a Dagster partition is refused.
 
-    Raises `FruitsError` where there is no such root, or it holds no photo in any folder.
+    Raises `FruitsError` if the root does not exist or holds no photo in any folder.
     """
     root = open_root(uri)
     if not root.exists():
-        what = "is a file" if root.is_local and os.path.isfile(uri) else "does not exist"
+        fault = "is a file" if root.is_local and os.path.isfile(uri) else "does not exist"
         raise FruitsError(
-            f"FRUITS_IMAGES={uri} {what}. Set it to the folder or s3:// prefix that holds one folder of "
+            f"FRUITS_IMAGES={uri} {fault}. Set it to the folder or s3:// prefix that holds one folder of "
             "photos for each fruit class."
         )
     listing = Listing()
@@ -70,24 +70,24 @@ def list_photos(uri: str) -> Listing:
             listing.skipped[name] = "is in no folder, so it has no label"
         else:
             label = folder.rpartition("/")[2]
-            reason = _unfit(label)
+            reason = _unfit_for_partition(label)
             if reason:
                 listing.refused[label] = reason
             else:
                 classes[label].append(photo)
     if not classes:
+        skipped = f"{counted(len(listing.skipped), 'entry was', 'entries were')} skipped, "
+        refused = f"{counted(len(listing.refused), 'class name was', 'class names were')} refused"
         raise FruitsError(
-            f"FRUITS_IMAGES={uri} holds no photo in a class folder"
-            + (f" ({len(listing.skipped)} entries were skipped, " if listing.skipped else " (")
-            + f"{len(listing.refused)} class names were refused). Put the photos of each fruit class "
-            "into a folder that is named after it."
+            f"FRUITS_IMAGES={uri} holds no photo in a class folder ({skipped if listing.skipped else ''}"
+            f"{refused}). Put the photos of each fruit class into a folder that is named after the class."
         )
     listing.classes = {label: sorted(classes[label]) for label in sorted(classes)}
     return listing
 
 
-def _unfit(label: str) -> str | None:
-    """Why a folder name cannot be a partition key, or None."""
+def _unfit_for_partition(label: str) -> str | None:
+    """The reason why a folder name cannot be a partition key, or None if it can."""
     if "..." in label:
         return "holds '...', which Dagster reads as a range of partitions"
     if any(unicodedata.category(character) == "Cc" for character in label):
@@ -96,6 +96,7 @@ def _unfit(label: str) -> str | None:
 
 
 def _walk(root: Root, skipped: dict[str, str]) -> Iterator[Photo]:
+    """Yields every file below a root, and adds the reason for each unreadable path to `skipped`."""
     if root.is_local:
         top = os.path.realpath(root.uri)
         yield from _walk_folder(Path(top), "", [top], skipped)
@@ -105,10 +106,10 @@ def _walk(root: Root, skipped: dict[str, str]) -> Iterator[Photo]:
 
 
 def _list_by_folder(root: Root) -> list[pafs.FileInfo]:
-    """Every file of a root on S3. Its folders at once: a listing is one page of 1,000 keys after another."""
+    """Every file of a root on S3. It lists the folders concurrently: S3 returns 1,000 keys per request."""
     try:
         top = root.fs.get_file_info(pafs.FileSelector(""))
-    except pa.ArrowException:  # pyarrow's word for a folder without a name, as in s3://bucket/photos//x.jpg
+    except pa.ArrowException:  # raised for a folder without a name, as in s3://bucket/photos//x.jpg
         return root.list("")
     folders = [info.path for info in top if info.type == pafs.FileType.Directory]
     with ThreadPoolExecutor(IO_THREADS) as pool:
@@ -117,7 +118,7 @@ def _list_by_folder(root: Root) -> list[pafs.FileInfo]:
 
 
 def _walk_folder(top: Path, folder: str, above: list[str], skipped: dict[str, str]) -> Iterator[Photo]:
-    """Files below one folder. `above` are the real paths of the folders that lead to it."""
+    """Yields the files below one folder. `above` holds the real paths of the folder and its parents."""
     try:
         entries = sorted(os.scandir(top / folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -126,7 +127,7 @@ def _walk_folder(top: Path, folder: str, above: list[str], skipped: dict[str, st
     for entry in entries:
         path = f"{folder}/{entry.name}" if folder else entry.name
         if any(unicodedata.category(character) == "Cs" for character in entry.name):
-            # Python gives a byte that is not UTF-8 as a lone surrogate, which only Python can open.
+            # Python reads a byte that is not UTF-8 as a lone surrogate; no other program can open the path.
             skipped[os.fsencode(path).decode(errors="backslashreplace")] = "has a name that is not UTF-8"
             continue
         if entry.name.startswith((".", "_")):
@@ -138,7 +139,7 @@ def _walk_folder(top: Path, folder: str, above: list[str], skipped: dict[str, st
                 skipped[path] = "is a link that leads out of FRUITS_IMAGES"
                 continue
             if target in above:
-                skipped[path] = "is a link to a folder that it is in"
+                skipped[path] = "is a link to a folder that contains it"
                 continue
         try:
             if entry.is_dir():

@@ -1,4 +1,4 @@
-"""A root of files, on local disk or on S3, behind one interface."""
+"""One interface to a root of files on local disk or on S3."""
 
 import os
 import uuid
@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-# Requests in flight at once. Reading small objects is bound by latency, not bandwidth: 32 threads
-# reach 4 times the rate of 8 behind 15 ms, and more gain little.
+# Concurrent requests. Latency, not bandwidth, limits the reading of small objects. At a latency of 15 ms,
+# 32 threads read 4 times as fast as 8 threads; more threads gain little.
 IO_THREADS = 32
 
 DEFAULT_REGION = "eu-west-3"
@@ -22,9 +22,9 @@ _REGION_VARIABLES = ("FRUITS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
 
 @dataclass(frozen=True)
 class Root:
-    """A folder or an S3 prefix; every path given to its methods is relative to it.
+    """A folder or an S3 prefix. All paths that its methods accept are relative to this root.
 
-    Paths are plain text, never percent-encoded, so that any class name can stand in them.
+    Paths are plain text and never percent-encoded, so they may contain any class name.
     """
 
     uri: str
@@ -32,14 +32,14 @@ class Root:
     is_local: bool
 
     def uri_of(self, path: str) -> str:
-        """The full name of a file under this root, as Spark and pandas take it."""
+        """The full name of a file under this root, for Spark and pandas."""
         return f"{self.uri}/{path}"
 
     def exists(self) -> bool:
         return self.fs.get_file_info("").type != pafs.FileType.NotFound
 
     def has(self, path: str) -> bool:
-        """Whether a file of that name is there."""
+        """Whether a file of this name exists."""
         return self.fs.get_file_info(path).type == pafs.FileType.File
 
     def read(self, path: str) -> bytes:
@@ -48,14 +48,14 @@ class Root:
             return stream.read()
 
     def read_many(self, paths: Iterable[str]) -> list[bytes]:
-        """The contents of several files, in their order, read concurrently."""
+        """The contents of several files, in the order of `paths`. It reads them concurrently."""
         with ThreadPoolExecutor(IO_THREADS) as pool:
             return list(pool.map(self.read, paths))
 
     def write(self, path: str, content: bytes) -> None:
-        """Puts one file whole or not at all; readers see the old content or the new, never a part.
+        """Writes one file as a whole or not at all. Readers see the old or the new content, never a part.
 
-        On S3 that is one PUT. On disk it is a rename over the old file, after an fsync.
+        On S3 this is one PUT. On disk it is an fsync and then a rename over the old file.
         """
         if not self.is_local:
             with self.fs.open_output_stream(path) as stream:
@@ -80,15 +80,15 @@ class Root:
             list(pool.map(lambda item: self.write(*item), contents))
 
     def create(self, path: str) -> pa.NativeFile:
-        """A stream to a new file, which nobody may read before it is closed and published."""
+        """A stream to a new file. No reader may open the file before it is closed and published."""
         if self.is_local:
             self.fs.create_dir(path.rpartition("/")[0], recursive=True)
         return self.fs.open_output_stream(path)
 
     def move(self, source: str, target: str) -> None:
-        """Puts a finished file under another name in one step, replacing what was there.
+        """Renames a finished file in one step, and replaces any file of the new name.
 
-        A rename on disk; on S3 a copy on the server, of 5 GB at most, and a delete.
+        On disk this is a rename; on S3 it is a copy on the server, of at most 5 GB, and a deletion.
         """
         if self.is_local:
             self.fs.create_dir(target.rpartition("/")[0], recursive=True)
@@ -100,23 +100,23 @@ class Root:
             list(pool.map(lambda pair: self.move(*pair), moves))
 
     def remove(self, path: str) -> None:
-        """Removes a directory, with the empty ones that it leaves above it on disk.
+        """Removes a directory and, on disk, its parents that become empty.
 
-        Another run may be removing the same one: what is gone already is no error.
+        A missing directory is no error: another run may remove it at the same time.
         """
         with suppress(FileNotFoundError):
             self.fs.delete_dir(path)
         if self.is_local:
-            with suppress(OSError):  # the first that is not empty
+            with suppress(OSError):  # raised by the first parent that is not empty
                 for folder in Path(path).parents[:-1]:
                     (Path(self.uri) / folder).rmdir()
 
     def list(self, prefix: str) -> list[pafs.FileInfo]:
-        """Every file below a prefix, at any depth; nothing where the prefix does not exist."""
+        """Every file below a prefix, at any depth. The list is empty if the prefix does not exist."""
         selector = pafs.FileSelector(prefix, recursive=True, allow_not_found=True)
         try:
             found = self.fs.get_file_info(selector)
-        except FileNotFoundError:  # all the same, where another process is making it just now
+        except FileNotFoundError:  # raised despite allow_not_found while another process creates the prefix
             return []
         return [info for info in found if info.type == pafs.FileType.File]
 
@@ -128,28 +128,28 @@ def split_s3_uri(uri: str) -> tuple[str, str]:
 
 
 def s3_endpoint() -> str | None:
-    """Where S3 is, if not at AWS: as AWS's own tools read it from the environment."""
+    """The address of an S3 server other than AWS, from the environment variables of AWS's own tools."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 @lru_cache(maxsize=16)
 def open_root(uri: str) -> Root:
-    """The root at a local path or an `s3://bucket/prefix`, opened once a process.
+    """The root at a local path or an `s3://bucket/prefix`, opened once per process.
 
-    Credentials and the endpoint come from AWS's own environment variables and files; the region
-    from `FRUITS_REGION`, `AWS_REGION` or `AWS_DEFAULT_REGION`, else Paris.
+    Credentials and the endpoint come from AWS's own environment variables and files. The region comes from
+    `FRUITS_REGION`, `AWS_REGION` or `AWS_DEFAULT_REGION`; the default is Paris.
     """
     uri = uri.rstrip("/") or "/"
     if not uri.startswith("s3://"):
         uri = os.path.abspath(uri)
         return Root(uri, pafs.SubTreeFileSystem(uri, pafs.LocalFileSystem()), is_local=True)
-    # pyarrow lists in threads of its own, 8 if nothing is said.
+    # pyarrow lists in its own threads, 8 by default.
     pa.set_io_thread_count(IO_THREADS)
     s3 = pafs.S3FileSystem(
         region=next(filter(None, map(os.environ.get, _REGION_VARIABLES)), DEFAULT_REGION),
-        # pyarrow itself reads the variables in `FileSystem.from_uri` only.
+        # pyarrow reads the environment variables only in `FileSystem.from_uri`.
         endpoint_override=s3_endpoint(),
-        # A small file then goes as one PUT, which is atomic, and cheaper than a multipart upload.
+        # With this, a small file is one PUT, which is atomic and cheaper than a multipart upload.
         allow_delayed_open=True,
         connect_timeout=10,
         request_timeout=30,

@@ -1,4 +1,4 @@
-"""The tables of the store: their names, and the schemas of those in Parquet."""
+"""The names of the tables of the store, and the schemas of the Parquet tables."""
 
 import pyarrow as pa
 
@@ -14,7 +14,7 @@ PCA_FEATURES_CSV = "pca_features_csv"
 FEATURE_QUALITY = "feature_quality"
 ENVIRONMENT_COMPARISON = "environment_comparison"
 
-# What a spreadsheet runs, at the beginning of a text: the characters are those of OWASP's "CSV Injection".
+# The first characters of a text that a spreadsheet runs as a formula, from OWASP's "CSV Injection".
 FORMULA_START = r"^([=+\-@\t\r])"
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -53,14 +53,14 @@ SCHEMAS: dict[str, pa.Schema] = {
 _DESCRIPTIONS = {
     "path": "Path of the photo, relative to FRUITS_IMAGES.",
     "label": "Fruit class: the name of the folder that the photo is in.",
-    "content": "The photo's bytes, as they were.",
+    "content": "The bytes of the photo, unchanged.",
     "sha256": "SHA-256 of the content, in hexadecimal.",
     "bytes": "Size of the content, in bytes.",
-    "width": "Width in pixels, EXIF orientation applied.",
-    "height": "Height in pixels, EXIF orientation applied.",
-    "format": "Format found in the content: JPEG, PNG, ...",
+    "width": "Width in pixels, after the EXIF orientation is applied.",
+    "height": "Height in pixels, after the EXIF orientation is applied.",
+    "format": "Format of the content: JPEG, PNG, ...",
     "modified": "Modification time of the file or object.",
-    "reason": "Why the photo was refused.",
+    "reason": "Reason why the photo was refused.",
     "features": "MobileNetV2 features, average-pooled: 1280 float32.",
 }
 

@@ -1,15 +1,17 @@
-"""Versioned tables of independent partitions, replaced whole and read whole, without a lock.
+"""Versioned tables of independent partitions, which are written and read as a whole, without a lock.
 
-A run writes the files of a class under `<table>/version=<run>/`, in a directory of its own that no
-reader looks at. The class becomes current when one small pointer, `<table>/current/<class>.json`,
-is put: one atomic PUT on S3, one rename on disk. Readers start from the pointers (`current`,
-`files`), so they see the old version of a class or the new one, never half of either. Two runs on
-different classes touch different pointers; two runs on the same class each put a whole version, and
-the last one stands. A run that dies leaves files that nothing points to, which `sweep` removes.
+A run writes the files of a class to a new directory under `<table>/version=<run>/`, which no reader opens
+yet. The class becomes current when the run writes one small pointer, `<table>/current/<class>.json`: one
+atomic PUT on S3, one rename on disk. Readers start from the pointers (`current`, `files`), so they see the
+old version of a class or the new version, never a part of either.
 
-Table formats (Delta, Iceberg, Hudi) do much more, and for it need a catalogue or a lock service
-where two writers meet on S3. The partitions here are independent and always replaced whole, so
-one pointer a class is enough.
+Two runs on different classes write different pointers. Two runs on the same class each write a whole
+version, and the pointer written last is current. A killed run leaves files without a pointer, which `sweep`
+removes.
+
+Table formats (Delta, Iceberg, Hudi) do much more, but need a catalogue or a lock service for concurrent
+writers on S3. The partitions here are independent and always replaced as a whole, so one pointer for each
+class is enough.
 """
 
 import hashlib
@@ -32,7 +34,7 @@ from spark_jobs.store.root import IO_THREADS, Root, open_root
 
 @dataclass(frozen=True)
 class Part:
-    """One finished file: path below the store, rows of each Parquet row group, size in bytes."""
+    """One finished file: path relative to the store, rows of each Parquet row group, size in bytes."""
 
     path: str
     row_groups: list[int]
@@ -45,10 +47,10 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """The current version of a class in a table, or of a table that has no classes.
+    """The current version of a class in a table, or of a table without classes.
 
-    `data_version` names the content: equal versions hold equal data. `inputs` are the data versions
-    of what it was made from, and `details` what else a reader may want to know.
+    `data_version` identifies the content: equal versions hold equal data. `inputs` holds the data version of
+    each input by its table. `details` holds further figures of this version.
     """
 
     label: str | None
@@ -68,7 +70,7 @@ class Pointer:
 
 
 class RowGroup(NamedTuple):
-    """One row group, by its number, of a class's Parquet file: a piece of a task's work."""
+    """One row group of a Parquet file of a class, by its number: the smallest piece of work of a task."""
 
     label: str
     path: str
@@ -77,9 +79,10 @@ class RowGroup(NamedTuple):
 
 
 def class_key(label: str) -> str:
-    """A name for a class that every file system, Spark and a glob take literally.
+    """A name for a class without characters that file systems, Spark or globs treat specially.
 
-    What is legible of the label, and 12 hexadecimal digits of its SHA-256, so that no two collide.
+    It joins the ASCII letters and digits of the label and 12 hexadecimal digits of the label's SHA-256,
+    which keep the names of different classes different.
     """
     ascii_label = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
     legible = re.sub(r"[^A-Za-z0-9]+", "-", ascii_label).strip("-")[:48]
@@ -87,7 +90,7 @@ def class_key(label: str) -> str:
 
 
 def new_directory(table: str, version: str) -> str:
-    """A directory for one attempt of one run at a table, below the store."""
+    """A new directory, relative to the store, for one attempt of a run to write a table."""
     return f"{table}/version={version}/{uuid.uuid4().hex[:8]}"
 
 
@@ -96,7 +99,7 @@ def pointer_path(table: str, label: str | None) -> str:
 
 
 def publish(store: Root, table: str, pointers: Iterable[Pointer]) -> None:
-    """Makes versions current, each in one step. Their files must be complete."""
+    """Makes each version current in one step. All files of the versions must be complete."""
     store.write_many(
         (pointer_path(table, pointer.label), json.dumps(asdict(pointer), ensure_ascii=False).encode())
         for pointer in pointers
@@ -104,20 +107,21 @@ def publish(store: Root, table: str, pointers: Iterable[Pointer]) -> None:
 
 
 def current(store: Root, table: str, labels: Iterable[str] | None = None) -> dict[str, Pointer]:
-    """The current version of every class of a table, or of the given ones that have any.
+    """The current version of every class of a table, or of each given class that has a version, by label.
 
-    Sorted by label. This is how all readers find files: what it does not name is not part of the
-    table.
+    The result is sorted by label. All readers find their files here: other files are not part of the table.
     """
     wanted = None if labels is None else {pointer_path(table, label) for label in labels}
     paths = [info.path for info in store.list(f"{table}/current") if info.path.endswith(".json")]
     chosen = [path for path in paths if wanted is None or path in wanted]
     pointers = [_parse(content) for content in store.read_many(chosen)]
-    return {str(pointer.label): pointer for pointer in sorted(pointers, key=lambda p: str(p.label))}
+    return {
+        str(pointer.label): pointer for pointer in sorted(pointers, key=lambda pointer: str(pointer.label))
+    }
 
 
 def current_one(store: Root, table: str) -> Pointer | None:
-    """The current version of a table without classes, or None before its first."""
+    """The current version of a table without classes, or None if no version was published."""
     try:
         return _parse(store.read(pointer_path(table, None)))
     except FileNotFoundError:
@@ -125,13 +129,13 @@ def current_one(store: Root, table: str) -> Pointer | None:
 
 
 def files(store_uri: str, table: str, labels: Iterable[str] | None = None) -> list[str]:
-    """Full names of the files that make up a table now, in the order of class and path.
+    """The full names of the current files of a table, sorted by class and path.
 
     For `pandas.read_parquet`, `spark.read.parquet(*files)` and pyarrow:
 
         pd.read_parquet(files("/data/store", "mobilenet_features", ["Lychee"]), partitioning=None)
 
-    Without `partitioning=None`, pyarrow takes `version=...` in their names for one more column.
+    Without `partitioning=None`, pyarrow would read `version=...` in the names as one more column.
     """
     store = open_root(store_uri)
     return [
@@ -147,14 +151,14 @@ def _parse(content: bytes) -> Pointer:
 
 
 class PartWriter:
-    """Writes one Parquet file, one row group a `write`; `close` returns what was written."""
+    """Writes one Parquet file. Each `write` adds one row group; `close` returns the finished file."""
 
     def __init__(self, store: Root, directory: str, schema: pa.Schema) -> None:
-        # The name is new for every attempt: a task that Spark runs twice never writes over itself.
+        # The name is new for every attempt, so a task that Spark runs twice never overwrites its own file.
         self.path = f"{directory}/part-{uuid.uuid4().hex}.parquet"
         self.row_groups: list[int] = []
         self._stream = store.create(self.path)
-        # Photos and features do not repeat, so a dictionary would only cost time (10 times slower).
+        # Photos and features do not repeat: a dictionary would only make the writing 10 times slower.
         self._writer = pq.ParquetWriter(
             self._stream, schema, compression="snappy", use_dictionary=["label", "format", "reason"]
         )
@@ -173,7 +177,7 @@ class PartWriter:
 def read_row_groups(
     store: Root, path: str, row_groups: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The chosen row groups of one Parquet file, one batch each, in their order."""
+    """Yields one record batch for each given row group of a Parquet file, in the given order."""
     with store.fs.open_input_file(path) as source:
         file = pq.ParquetFile(source, pre_buffer=True)
         for index in row_groups:
@@ -182,7 +186,7 @@ def read_row_groups(
 
 
 def row_groups(pointers: dict[str, Pointer]) -> list[RowGroup]:
-    """Every row group of some classes, in the order of class and path."""
+    """Every row group of the given classes, in the order of the classes and their parts."""
     return [
         RowGroup(label=label, path=part.path, number=number, rows=rows)
         for label, pointer in pointers.items()
@@ -196,11 +200,10 @@ def rows_in(groups: Iterable[RowGroup]) -> int:
 
 
 def sweep(store: Root, table: str, keep: timedelta) -> int:
-    """Removes the directories of a table that nothing points to; returns how many.
+    """Removes the directories of a table that no pointer names, and returns their number.
 
-    A directory goes once both its newest file and the pointer that replaced it are older than
-    `keep`: a run that is still writing keeps its directory young, and a reader that followed the
-    old pointer has `keep` to finish.
+    A directory is removed once both its newest file and the pointer that replaced it are older than `keep`.
+    So a directory that a run still writes to is kept, and a reader of the old pointer has `keep` to finish.
     """
     cutoff = datetime.now(UTC) - keep
     newest: dict[str, datetime] = defaultdict(lambda: datetime.min.replace(tzinfo=UTC))
@@ -229,5 +232,5 @@ def sweep(store: Root, table: str, keep: timedelta) -> int:
 
 
 def combined_version(*parts: str) -> str:
-    """A data version that is made of others, in their order: 16 hexadecimal digits of a SHA-256."""
+    """A data version from other versions, in their order: 16 hexadecimal digits of a SHA-256."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

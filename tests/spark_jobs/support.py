@@ -27,12 +27,12 @@ def pointers(store: str, name: str) -> dict[str, Pointer]:
 
 
 def images_in(photos: Path, label: str) -> dict[str, bytes]:
-    """Contents of a class's photos by path, in the order of their paths."""
+    """The contents of the photos of a class by path, sorted by path."""
     return {f"{label}/{path.name}": path.read_bytes() for path in sorted((photos / label).iterdir())}
 
 
 class Fitted(NamedTuple):
-    """A model on made-up features, which no test may change, and what it was fitted on."""
+    """A store with a model, and the random features that it was fitted on. No test may change the store."""
 
     store: str
     features: dict[str, NDArray[np.float32]]
@@ -43,12 +43,12 @@ class Fitted(NamedTuple):
 
 @lru_cache
 def directions() -> NDArray[np.float64]:
-    """1280 orthonormal directions, at random."""
+    """1280 random orthonormal directions."""
     return np.linalg.qr(np.random.default_rng(0).normal(size=(FEATURES, FEATURES)))[0]
 
 
 def made_up_features(images: int = 100) -> dict[str, NDArray[np.float32]]:
-    """Vectors of three classes, whose variances fall by a tenth from one direction to the next."""
+    """Random vectors of three classes; their variance falls by a tenth from each direction to the next."""
     rng = np.random.default_rng(1)
     scale = 0.95 ** np.arange(FEATURES)
     return {

@@ -27,18 +27,18 @@ from tests.support import (
 
 
 @pytest.mark.parametrize("name", [RAW_IMAGES, MOBILENET_FEATURES])
-def test_a_table_has_the_columns_that_it_declares(pipeline: str, name: str) -> None:
+def test_the_files_of_a_table_have_the_declared_schema(pipeline: str, name: str) -> None:
     for file in files(pipeline, name):
         assert pq.read_schema(file).equals(SCHEMAS[name])
 
 
-def test_spark_reads_the_files_of_a_table_with_no_column_more(spark: SparkSession, pipeline: str) -> None:
+def test_spark_reads_exactly_the_declared_columns(spark: SparkSession, pipeline: str) -> None:
     frame = spark.read.parquet(*files(pipeline, MOBILENET_FEATURES))
     assert frame.columns == SCHEMAS[MOBILENET_FEATURES].names
     assert frame.count() == len(CLASSES) * IMAGES_PER_CLASS
 
 
-def test_features_are_those_of_a_plain_loop_to_the_last_bit(
+def test_features_are_bit_identical_to_those_of_a_plain_loop(
     pipeline: str, sample_photos: Path, extractor: Path
 ) -> None:
     network = compile_ir((extractor / MODEL_XML).read_bytes(), (extractor / MODEL_BIN).read_bytes())
@@ -50,7 +50,7 @@ def test_features_are_those_of_a_plain_loop_to_the_last_bit(
         assert np.array_equal(features, expected)
 
 
-def test_a_photos_features_do_not_depend_on_its_neighbours(
+def test_features_of_a_photo_do_not_depend_on_other_photos(
     spark: SparkSession, photos: Path, store: str, pipeline: str, extractor: Path
 ) -> None:
     for number in range(IMAGES_PER_CLASS - 1):
@@ -63,20 +63,20 @@ def test_a_photos_features_do_not_depend_on_its_neighbours(
     np.testing.assert_array_equal(alone, among)
 
 
-def test_features_are_in_the_order_of_the_paths_with_the_photos_sha256(pipeline: str) -> None:
+def test_features_keep_the_order_and_the_sha256_of_raw_images(pipeline: str) -> None:
     raw, features = table(pipeline, RAW_IMAGES), table(pipeline, MOBILENET_FEATURES)
     for column in ("path", "label", "sha256"):
         assert list(features[column]) == list(raw[column])
 
 
-def test_features_tell_what_they_were_made_from(pipeline: str) -> None:
+def test_the_pointer_of_features_names_the_version_of_raw_images(pipeline: str) -> None:
     raw, features = pointers(pipeline, RAW_IMAGES), pointers(pipeline, MOBILENET_FEATURES)
     for label in CLASSES:
         assert features[label].inputs[RAW_IMAGES] == raw[label].data_version
         assert features[label].details == {"non_finite": 0, "constant": 0}
 
 
-def test_an_extractor_that_was_changed_is_refused_by_its_sha256(
+def test_a_changed_extractor_is_refused_by_its_sha256(
     spark: SparkSession, photos: Path, store: str, extractor: Path
 ) -> None:
     pointer = publish_extractor(store, extractor)
@@ -90,7 +90,7 @@ def test_an_extractor_that_was_changed_is_refused_by_its_sha256(
     assert pointers(store, MOBILENET_FEATURES) == {}
 
 
-def test_a_class_without_raw_images_fails_by_name_and_the_others_are_done(
+def test_a_class_without_raw_images_fails_and_other_classes_succeed(
     spark: SparkSession, photos: Path, store: str, extractor: Path
 ) -> None:
     publish_extractor(store, extractor)
@@ -100,7 +100,7 @@ def test_a_class_without_raw_images_fails_by_name_and_the_others_are_done(
     assert report.failed == {"Banana": "it has no raw_images yet; materialize raw_images for it first"}
 
 
-def test_another_extractor_gives_other_data_versions(
+def test_a_new_extractor_version_changes_the_data_version(
     spark: SparkSession, photos: Path, store: str, extractor: Path
 ) -> None:
     publish_extractor(store, extractor)

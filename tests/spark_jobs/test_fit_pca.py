@@ -32,12 +32,12 @@ from tests.support import (
 )
 
 
-def subspace_error(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """The largest difference of the projections onto two subspaces with orthonormal columns."""
-    return float(np.abs(one @ one.T - other @ other.T).max())
+def subspace_error(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """The largest difference between the projections onto two subspaces, each with orthonormal columns."""
+    return float(np.abs(first @ first.T - second @ second.T).max())
 
 
-def test_the_pca_is_scikit_learns(fitted: Fitted) -> None:
+def test_the_pca_equals_the_pca_of_scikit_learn(fitted: Fitted) -> None:
     features = np.concatenate(list(fitted.features.values())).astype(np.float64)
     reference = SklearnPCA(n_components=15, svd_solver="full").fit(features)
     shares = fitted.report.explained_variance
@@ -49,7 +49,7 @@ def test_the_pca_is_scikit_learns(fitted: Fitted) -> None:
     np.testing.assert_allclose(fitted.components * signs, reference.components_.T, atol=1e-9)
 
 
-def test_the_pca_is_that_of_spark(spark: SparkSession, fitted: Fitted) -> None:
+def test_the_pca_equals_the_pca_of_spark_ml(spark: SparkSession, fitted: Fitted) -> None:
     frame = spark.read.parquet(*files(fitted.store, MOBILENET_FEATURES))
     vectors = frame.select(array_to_vector(col("features")).alias("features"))
     reference = PCA(k=15, inputCol="features", outputCol="pca").fit(vectors)
@@ -66,7 +66,7 @@ def test_components_are_orthonormal_with_their_largest_entry_positive(fitted: Fi
     assert (largest > 0).all()
 
 
-def test_the_same_features_in_other_pieces_give_the_same_model_and_others_another(
+def test_the_model_depends_on_the_features_and_not_on_their_row_groups(
     spark: SparkSession, store: str, fitted: Fitted
 ) -> None:
     publish_features(store, dict(reversed(fitted.features.items())), group=7)
@@ -87,7 +87,7 @@ def test_spark_ml_loads_the_model(spark: SparkSession, fitted: Fitted) -> None:
     assert (model.getK(), model.getInputCol()) == (15, "features")
 
 
-def test_a_model_is_in_the_files_that_spark_ml_writes(fitted: Fitted, tmp_path: Path) -> None:
+def test_the_model_files_equal_those_that_spark_ml_writes(fitted: Fitted, tmp_path: Path) -> None:
     ours = Path(fitted.store) / fitted.report.directory / "spark"
     PCAModel.load(str(ours)).write().save(str(tmp_path / "model"))
 
@@ -97,7 +97,7 @@ def test_a_model_is_in_the_files_that_spark_ml_writes(fitted: Fitted, tmp_path: 
 
     def parameters(model: Path) -> dict[str, Any]:
         [line] = (model / "metadata/part-00000").read_text().splitlines()
-        # Python puts its own default into a model that it loads.
+        # PySpark adds its own default parameter to a model that it loads.
         return {**json.loads(line), "timestamp": None, "defaultParamMap": None}
 
     assert data(ours).equals(data(tmp_path / "model"))
@@ -109,7 +109,7 @@ def test_a_model_is_in_the_files_that_spark_ml_writes(fitted: Fitted, tmp_path: 
     assert parameters(ours) == parameters(tmp_path / "model")
 
 
-def test_the_json_beside_the_model_is_complete(fitted: Fitted) -> None:
+def test_model_json_describes_the_model(fitted: Fitted) -> None:
     description = fitted.description
     assert description.keys() == {
         "components",
@@ -132,7 +132,7 @@ def test_the_json_beside_the_model_is_complete(fitted: Fitted) -> None:
     np.testing.assert_allclose(variances[:15] / variances.sum(), description["explained_variance"])
 
 
-def test_the_pointer_to_the_model_sums_it_up(fitted: Fitted) -> None:
+def test_the_pointer_holds_a_summary_of_the_model(fitted: Fitted) -> None:
     pointer = current_one(open_root(fitted.store), PCA_MODEL)
     assert pointer is not None
     assert pointer.details == {
@@ -167,9 +167,7 @@ def test_a_share_of_the_variance_keeps_the_fewest_components_that_reach_it(
     assert kept == 1 or reached[kept - 2] < share
 
 
-def test_a_share_of_the_variance_decides_over_the_number_of_components(
-    spark: SparkSession, store: str
-) -> None:
+def test_a_share_of_the_variance_determines_the_number_of_components(spark: SparkSession, store: str) -> None:
     publish_features(store, made_up_features(images=4))
     report = fit(spark, store, CLASSES, components=15, variance=0.5)  # 15 components need 16 images
     assert report.components < 12
@@ -177,7 +175,7 @@ def test_a_share_of_the_variance_decides_over_the_number_of_components(
 
 
 @pytest.mark.parametrize(("images", "components"), [(5, 15), (0, 1)])
-def test_too_few_images_are_refused_by_a_sentence(
+def test_too_few_images_are_refused_with_the_remedy(
     spark: SparkSession, store: str, images: int, components: int
 ) -> None:
     publish_features(store, made_up_features(images=images) if images else {})

@@ -31,7 +31,7 @@ from tests.support import (
 )
 
 
-def test_raw_images_hold_every_photo_as_it_is(pipeline: str, sample_photos: Path) -> None:
+def test_raw_images_hold_every_photo_unchanged(pipeline: str, sample_photos: Path) -> None:
     rows = table(pipeline, RAW_IMAGES)
     expected = {
         path: content for label in CLASSES for path, content in images_in(sample_photos, label).items()
@@ -46,7 +46,7 @@ def test_raw_images_hold_every_photo_as_it_is(pipeline: str, sample_photos: Path
     assert set(zip(rows["width"], rows["height"], rows["format"], strict=True)) == {(100, 100, "JPEG")}
 
 
-def test_the_report_counts_each_class(spark: SparkSession, photos: Path, store: str) -> None:
+def test_the_report_counts_the_photos_of_each_class(spark: SparkSession, photos: Path, store: str) -> None:
     (photos / "Kiwi/bad.jpg").write_text("no image")
     report = ingest(spark, photos, store, CLASSES, max_bad_share=0.5)
     assert report.failed == {}
@@ -64,7 +64,7 @@ def picture(size: tuple[int, int] = (20, 20), colour: tuple[int, int, int] = (20
     return buffer.getvalue()
 
 
-def test_each_bad_photo_is_quarantined_with_its_reason_and_the_good_ones_stay(
+def test_bad_photos_are_quarantined_with_a_reason_and_good_photos_are_kept(
     spark: SparkSession, photos: Path, store: str
 ) -> None:
     good = images_in(photos, "Kiwi")
@@ -90,12 +90,12 @@ def test_each_bad_photo_is_quarantined_with_its_reason_and_the_good_ones_stay(
         assert reason in row["reason"]
         assert row["bytes"] == len(content)
         if name == "long.jpg":
-            assert pd.isna(row["sha256"])  # it is not read at all
+            assert pd.isna(row["sha256"])  # a photo over the limit is not read
         else:
             assert row["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-# Spark's workers cannot be made to lose root's powers, so a loop stands in for Spark.
+# Spark's workers cannot drop the privileges of root, so a loop in a process without them replaces Spark.
 UNREADABLE = """
 import json, sys
 from types import SimpleNamespace
@@ -108,7 +108,7 @@ print(json.dumps([report.failed, report.classes["Kiwi"].images]))
 """
 
 
-def test_a_photo_that_may_not_be_read_is_quarantined(photos: Path, store: str) -> None:
+def test_a_photo_without_read_permission_is_quarantined(photos: Path, store: str) -> None:
     (photos / "Kiwi/3_100.jpg").chmod(0)
     result = subprocess.run(
         [sys.executable, "-c", UNREADABLE, str(photos), store],
@@ -123,7 +123,7 @@ def test_a_photo_that_may_not_be_read_is_quarantined(photos: Path, store: str) -
     assert (row["path"], row["reason"]) == ("Kiwi/3_100.jpg", "cannot be read: Permission denied")
 
 
-def test_a_class_with_too_many_bad_photos_fails_by_name_and_keeps_its_last_version(
+def test_a_class_with_too_many_bad_photos_fails_and_keeps_its_last_version(
     spark: SparkSession, photos: Path, store: str
 ) -> None:
     ingest(spark, photos, store, CLASSES)
@@ -142,7 +142,7 @@ def test_a_class_with_too_many_bad_photos_fails_by_name_and_keeps_its_last_versi
     assert list(table(store, QUARANTINED_IMAGES, ["Kiwi"])["reason"]) == ["empty file"] * 4
 
 
-def test_a_class_that_is_all_bad_fails_whatever_share_is_allowed(
+def test_a_class_without_a_good_photo_fails_at_any_allowed_share(
     spark: SparkSession, photos: Path, store: str
 ) -> None:
     for path in (photos / "Kiwi").iterdir():
@@ -152,7 +152,7 @@ def test_a_class_that_is_all_bad_fails_whatever_share_is_allowed(
     assert sorted(pointers(store, RAW_IMAGES)) == ["Apple Red 1", "Banana"]
 
 
-def test_a_repaired_class_leaves_nothing_in_quarantine(spark: SparkSession, photos: Path, store: str) -> None:
+def test_the_quarantine_of_a_repaired_class_is_empty(spark: SparkSession, photos: Path, store: str) -> None:
     photo = photos / "Kiwi/0_100.jpg"
     content = photo.read_bytes()
     photo.write_bytes(b"")
@@ -163,7 +163,7 @@ def test_a_repaired_class_leaves_nothing_in_quarantine(spark: SparkSession, phot
     assert pointers(store, QUARANTINED_IMAGES)["Kiwi"].rows == 0
 
 
-def test_a_class_whose_photos_are_gone_keeps_its_last_version_and_says_so(
+def test_a_class_whose_photos_were_deleted_keeps_its_last_version(
     spark: SparkSession, photos: Path, store: str
 ) -> None:
     ingest(spark, photos, store, CLASSES)
@@ -180,7 +180,7 @@ def test_a_class_whose_photos_are_gone_keeps_its_last_version_and_says_so(
     assert pointers(store, RAW_IMAGES)["Kiwi"] == before["Kiwi"]
 
 
-def test_a_class_that_never_was_or_is_refused_fails_by_name(
+def test_a_missing_class_and_a_refused_class_fail_with_the_reason(
     spark: SparkSession, photos: Path, store: str
 ) -> None:
     shutil.copytree(photos / "Kiwi", photos / "a...b")
@@ -190,7 +190,7 @@ def test_a_class_that_never_was_or_is_refused_fails_by_name(
     assert f"there are no photos of it under FRUITS_IMAGES={photos}" in report.failed["none"]
 
 
-def test_nothing_is_written_where_the_root_is_unusable(
+def test_nothing_is_written_when_the_root_of_the_photos_is_refused(
     spark: SparkSession, tmp_path: Path, store: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -200,7 +200,7 @@ def test_nothing_is_written_where_the_root_is_unusable(
     assert not Path(store).exists()
 
 
-def test_the_same_photos_give_the_same_data_version_in_any_order_and_any_pieces(
+def test_the_data_version_depends_on_neither_order_nor_chunks(
     spark: SparkSession, photos: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ingest(spark, photos, store, ["Kiwi"]).classes["Kiwi"].data_version
@@ -216,7 +216,7 @@ def test_the_same_photos_give_the_same_data_version_in_any_order_and_any_pieces(
 
 
 @pytest.mark.parametrize("change", ["new", "changed", "renamed", "gone"])
-def test_a_change_to_one_photo_changes_the_data_version_of_its_class_alone(
+def test_a_changed_photo_changes_only_the_data_version_of_its_class(
     spark: SparkSession, photos: Path, store: str, change: str
 ) -> None:
     before = ingest(spark, photos, store, CLASSES)
@@ -236,7 +236,7 @@ def test_a_change_to_one_photo_changes_the_data_version_of_its_class_alone(
     assert changed == {"Kiwi"}
 
 
-def test_a_run_of_one_class_leaves_the_others_untouched(
+def test_a_run_of_one_class_does_not_change_other_classes(
     spark: SparkSession, photos: Path, store: str
 ) -> None:
     ingest(spark, photos, store, CLASSES)
@@ -246,7 +246,7 @@ def test_a_run_of_one_class_leaves_the_others_untouched(
     assert {label for label in CLASSES if before[label] != after[label]} == {"Kiwi"}
 
 
-def test_row_groups_are_small_enough_to_split(spark: SparkSession, photos: Path, store: str) -> None:
+def test_a_row_group_has_at_most_128_images(spark: SparkSession, photos: Path, store: str) -> None:
     photo = photos / "Kiwi/0_100.jpg"
     for number in range(300):
         os.link(photo, photos / f"Kiwi/more-{number}.jpg")

@@ -45,7 +45,7 @@ AWKWARD = [
 ]
 
 
-def test_a_csv_is_what_sparks_own_model_projects(spark: SparkSession, fitted: Fitted) -> None:
+def test_a_csv_equals_the_projection_of_the_spark_ml_model(spark: SparkSession, fitted: Fitted) -> None:
     model = PCAModel.load(str(Path(fitted.store) / fitted.report.directory / "spark"))
     for label in CLASSES:
         frame = spark.read.parquet(*files(fitted.store, MOBILENET_FEATURES, [label]))
@@ -55,7 +55,7 @@ def test_a_csv_is_what_sparks_own_model_projects(spark: SparkSession, fitted: Fi
         np.testing.assert_allclose(rows.iloc[:, 2:].to_numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_csv_has_a_header_and_one_row_for_each_image_in_the_order_of_paths(pipeline: str) -> None:
+def test_a_csv_has_a_header_and_one_row_per_image_sorted_by_path(pipeline: str) -> None:
     for label in CLASSES:
         rows = pd.read_csv(Path(pipeline) / f"pca_features_csv/{label}.csv")
         assert list(rows.columns) == ["path", "label", *(f"pc{number}" for number in range(1, 16))]
@@ -64,7 +64,7 @@ def test_a_csv_has_a_header_and_one_row_for_each_image_in_the_order_of_paths(pip
         assert rows.notna().all(axis=None)
 
 
-def test_the_pointer_of_a_csv_tells_its_name_rows_and_size(pipeline: str) -> None:
+def test_the_pointer_of_a_csv_holds_its_path_rows_and_size(pipeline: str) -> None:
     for label, pointer in pointers(pipeline, PCA_FEATURES_CSV).items():
         [part] = pointer.parts
         assert part.path == f"pca_features_csv/{label}.csv"
@@ -72,12 +72,12 @@ def test_the_pointer_of_a_csv_tells_its_name_rows_and_size(pipeline: str) -> Non
         assert part.bytes == (Path(pipeline) / part.path).stat().st_size
 
 
-def test_nothing_but_the_csvs_and_their_pointers_is_left(pipeline: str) -> None:
+def test_only_the_csvs_and_their_pointers_remain(pipeline: str) -> None:
     found = sorted(path.name for path in (Path(pipeline) / PCA_FEATURES_CSV).iterdir())
     assert found == sorted(["current", *(f"{label}.csv" for label in CLASSES)])
 
 
-def test_classes_of_any_name_go_through_all_jobs(
+def test_all_jobs_accept_classes_of_any_name(
     spark: SparkSession, sample_photos: Path, tmp_path: Path, store: str, extractor: Path
 ) -> None:
     root = tmp_path / "awkward"
@@ -107,7 +107,7 @@ def test_classes_of_any_name_go_through_all_jobs(
 
 @pytest.fixture
 def copied(fitted: Fitted, store: str) -> str:
-    """A store like that of `fitted`, of the test's own to change."""
+    """A copy of the store of `fitted`, which the test may change."""
     return str(shutil.copytree(fitted.store, store))
 
 
@@ -133,7 +133,7 @@ def csvs(store: str) -> dict[str, bytes]:
     return {label: (Path(store) / csv_path(label)).read_bytes() for label in CLASSES}
 
 
-def test_a_class_is_replaced_whole_and_alone(spark: SparkSession, copied: str, fitted: Fitted) -> None:
+def test_only_the_given_class_is_replaced(spark: SparkSession, copied: str, fitted: Fitted) -> None:
     before = csvs(copied)
     publish_features(copied, {label: vectors[:4] for label, vectors in fitted.features.items()})
     report = project(spark, copied, ["Kiwi"])
@@ -143,9 +143,7 @@ def test_a_class_is_replaced_whole_and_alone(spark: SparkSession, copied: str, f
     assert report.classes["Kiwi"].images == 4
 
 
-def test_a_class_without_features_fails_by_name_and_the_others_are_done(
-    spark: SparkSession, copied: str
-) -> None:
+def test_a_class_without_features_fails_and_other_classes_succeed(spark: SparkSession, copied: str) -> None:
     report = project(spark, copied, ["Kiwi", "none"])
     assert list(report.classes) == ["Kiwi"]
     assert report.failed == {

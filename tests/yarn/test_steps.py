@@ -158,7 +158,7 @@ def test_what_the_job_raised_is_the_error(
 ) -> None:
     run = start(both[2], "--components", "1000", **on_emr(ground, images_on_s3, "store"))
     out = finish(run, 1)
-    assert "1000 components need at least 1001 images" in out
+    assert "1,000 components need at least 1,001 images" in out
     assert re.search(r"\(Step s-\w+, with its logs: https://eu-west-3\.console\.aws\.amazon\.com/", out)
 
 

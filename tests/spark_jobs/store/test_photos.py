@@ -1,4 +1,4 @@
-"""Which files under a root of photos count, under which label, and what is said of the others."""
+"""`list_photos` on disk: labels, data versions, and the files that are skipped or refused with a reason."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from spark_jobs.store.photos import list_photos
 from tests.support import without_roots_powers
 
 LONG_EMOJI = "😀" * 60  # 240 bytes
-LONGEST = "é" * 127 + "x"  # 255 bytes: what Linux's file systems allow
+LONGEST = "é" * 127 + "x"  # 255 bytes: the limit of Linux file systems
 AWKWARD = [
     "Apple Red",
     " leading and trailing ",
@@ -58,7 +58,7 @@ def paths_by_class(root: Path) -> dict[str, list[str]]:
 # Labels.
 
 
-def test_the_label_is_the_folder_of_the_photo_at_any_depth(root: Path) -> None:
+def test_the_label_is_the_name_of_the_nearest_folder(root: Path) -> None:
     put(root, "Kiwi/1.jpg", "test/2024/Banana/2.jpg", "Kiwi/Gold/3.jpg")
     assert paths_by_class(root) == {
         "Banana": ["test/2024/Banana/2.jpg"],
@@ -67,14 +67,14 @@ def test_the_label_is_the_folder_of_the_photo_at_any_depth(root: Path) -> None:
     }
 
 
-def test_folders_of_one_name_are_one_class_sorted_by_path(root: Path) -> None:
+def test_folders_of_the_same_name_are_one_class_sorted_by_path(root: Path) -> None:
     put(root, "train/Kiwi/2.jpg", "Kiwi/9.jpg", "test/Kiwi/1.jpg", "test/Kiwi/10.jpg")
     assert paths_by_class(root) == {
         "Kiwi": ["Kiwi/9.jpg", "test/Kiwi/1.jpg", "test/Kiwi/10.jpg", "train/Kiwi/2.jpg"]
     }
 
 
-def test_size_and_time_are_the_files(root: Path) -> None:
+def test_a_photo_has_the_size_and_time_of_its_file(root: Path) -> None:
     put(root, "Kiwi/1.jpg")
     os.utime(root / "Kiwi/1.jpg", (1_700_000_000, 1_700_000_000))
     [photo] = list_photos(str(root)).classes["Kiwi"]
@@ -82,7 +82,7 @@ def test_size_and_time_are_the_files(root: Path) -> None:
 
 
 @pytest.mark.parametrize("label", AWKWARD)
-def test_an_awkward_folder_name_is_a_label_as_it_is(root: Path, label: str) -> None:
+def test_an_unusual_folder_name_becomes_the_label_unchanged(root: Path, label: str) -> None:
     put(root, f"{label}/1.jpg", f"deep/{label}/{label[:20]}.jpg")
     assert paths_by_class(root) == {label: sorted([f"{label}/1.jpg", f"deep/{label}/{label[:20]}.jpg"])}
 
@@ -90,35 +90,35 @@ def test_an_awkward_folder_name_is_a_label_as_it_is(root: Path, label: str) -> N
 # The data version of a class.
 
 
-def test_a_new_a_changed_and_a_renamed_photo_change_the_version_of_their_class_alone(root: Path) -> None:
+def test_a_changed_photo_changes_only_the_version_of_its_class(root: Path) -> None:
     put(root, "Kiwi/1.jpg", "Banana/1.jpg")
     versions = []
 
-    def look() -> None:
+    def record_versions() -> None:
         listing = list_photos(str(root))
         versions.append((listing.version("Kiwi"), listing.version("Banana")))
 
-    look()
-    look()
+    record_versions()
+    record_versions()
     put(root, "Kiwi/2.jpg")
-    look()
+    record_versions()
     os.utime(root / "Kiwi/2.jpg", (1, 1))
-    look()
+    record_versions()
     (root / "Kiwi/2.jpg").rename(root / "Kiwi/3.jpg")
-    look()
+    record_versions()
     kiwi, banana = zip(*versions, strict=True)
     assert len(set(banana)) == 1
     assert kiwi[0] == kiwi[1]
     assert len(set(kiwi)) == 4
 
 
-# What is refused or skipped, by name, while the rest goes on.
+# Names that are refused and files that are skipped, each with the reason.
 
 
 @pytest.mark.parametrize(
     "label", ["a...b", "trailing...", "new\nline", "tab\t", "\x01", "delete\x7f", "\x85"]
 )
-def test_a_folder_name_that_cannot_be_a_partition_is_refused_by_name(root: Path, label: str) -> None:
+def test_a_folder_name_that_cannot_be_a_partition_is_refused(root: Path, label: str) -> None:
     put(root, f"{label}/1.jpg", "Kiwi/1.jpg", f"{label}/Banana/1.jpg")
     listing = list_photos(str(root))
     assert list(listing.classes) == ["Banana", "Kiwi"]
@@ -127,7 +127,7 @@ def test_a_folder_name_that_cannot_be_a_partition_is_refused_by_name(root: Path,
 
 
 @pytest.mark.parametrize("path", [".cache/1.jpg", "_old/1.jpg", "Kiwi/_bad/Banana/2.jpg", "Kiwi/.DS_Store"])
-def test_what_begins_with_a_dot_or_underscore_is_skipped_and_named(root: Path, path: str) -> None:
+def test_a_name_with_a_leading_dot_or_underscore_is_skipped(root: Path, path: str) -> None:
     put(root, path, "Kiwi/1.jpg")
     listing = list_photos(str(root))
     assert paths_by_class(root) == {"Kiwi": ["Kiwi/1.jpg"]}
@@ -137,14 +137,14 @@ def test_what_begins_with_a_dot_or_underscore_is_skipped_and_named(root: Path, p
     assert reason == "begins with . or _"
 
 
-def test_a_file_in_no_folder_is_skipped_and_named(root: Path) -> None:
+def test_a_file_outside_any_folder_is_skipped(root: Path) -> None:
     put(root, "readme.txt", "Kiwi/1.jpg")
     listing = list_photos(str(root))
     assert list(listing.classes) == ["Kiwi"]
     assert listing.skipped == {"readme.txt": "is in no folder, so it has no label"}
 
 
-def test_a_pipe_is_skipped_and_named(root: Path) -> None:
+def test_a_pipe_is_skipped(root: Path) -> None:
     put(root, "Kiwi/1.jpg")
     os.mkfifo(root / "Kiwi/pipe.jpg")
     assert list(list_photos(str(root)).skipped) == ["Kiwi/pipe.jpg"]
@@ -153,7 +153,7 @@ def test_a_pipe_is_skipped_and_named(root: Path) -> None:
 @pytest.mark.parametrize(
     "path", [b"Kiwi/\xff.jpg", b"\xffpple/1.jpg", b"\xff/Banana/1.jpg"], ids=["file", "label", "parent"]
 )
-def test_a_name_that_is_not_utf8_is_left_out_and_named_in_utf8(root: Path, path: bytes) -> None:
+def test_a_name_that_is_not_utf8_is_skipped_and_reported_in_utf8(root: Path, path: bytes) -> None:
     put(root, "Kiwi/1.jpg", os.fsdecode(path))
     listing = list_photos(str(root))
     assert paths_by_class(root) == {"Kiwi": ["Kiwi/1.jpg"]}
@@ -162,7 +162,7 @@ def test_a_name_that_is_not_utf8_is_left_out_and_named_in_utf8(root: Path, path:
     assert reason == "has a name that is not UTF-8"
 
 
-def test_a_folder_that_may_not_be_listed_is_skipped_and_named(root: Path) -> None:
+def test_a_folder_without_read_permission_is_skipped(root: Path) -> None:
     put(root, "Kiwi/1.jpg", "Closed/1.jpg")
     (root / "Closed").chmod(0)
     program = (
@@ -183,7 +183,7 @@ def test_a_folder_that_may_not_be_listed_is_skipped_and_named(root: Path) -> Non
 
 
 def test_links_out_of_the_root_are_not_followed(root: Path, tmp_path: Path) -> None:
-    # A name that begins like the root's own: a comparison of texts would take it for inside.
+    # Its path begins with the path of the root: a comparison of text alone would accept it.
     outside = tmp_path / "root-of-others"
     put(outside, "secret.jpg", "Banana/1.jpg")
     put(root, "Kiwi/1.jpg")
@@ -208,7 +208,7 @@ def test_links_inside_the_root_are_followed(root: Path) -> None:
     }
 
 
-def test_loops_of_links_end(root: Path) -> None:
+def test_loops_of_links_are_not_followed(root: Path) -> None:
     put(root, "a/1.jpg", "b/1.jpg")
     (root / "a/self").symlink_to("self")
     (root / "a/above").symlink_to("..")
@@ -222,13 +222,13 @@ def test_loops_of_links_end(root: Path) -> None:
     assert {"a/self", "a/above", "a/b/a", "b/a/b"} <= listing.skipped.keys()
 
 
-def test_a_broken_link_is_skipped_and_named(root: Path) -> None:
+def test_a_broken_link_is_skipped(root: Path) -> None:
     put(root, "Kiwi/1.jpg")
     (root / "Kiwi/broken.jpg").symlink_to("none.jpg")
     assert list(list_photos(str(root)).skipped) == ["Kiwi/broken.jpg"]
 
 
-def test_a_root_that_is_itself_a_link_is_followed(root: Path, tmp_path: Path) -> None:
+def test_a_root_that_is_a_link_is_followed(root: Path, tmp_path: Path) -> None:
     put(root, "Kiwi/1.jpg")
     (tmp_path / "link").symlink_to(root)
     assert paths_by_class(tmp_path / "link") == {"Kiwi": ["Kiwi/1.jpg"]}
@@ -243,12 +243,15 @@ def test_a_root_that_is_itself_a_link_is_followed(root: Path, tmp_path: Path) ->
         (None, "does not exist. Set it to the folder or s3:// prefix that holds"),
         ([], "holds no photo in a class folder.*Put the photos of each fruit class into a folder"),
         (["1.jpg", "2.jpg"], r"holds no photo in a class folder \(2 entries were skipped.*Put the photos"),
-        ([".cache/1.jpg"], r"holds no photo in a class folder \(1 entries were skipped"),
-        (["a...b/1.jpg"], r"holds no photo in a class folder \(1 class names were refused\)"),
+        ([".cache/1.jpg"], r"holds no photo in a class folder \(1 entry was skipped"),
+        (
+            ["a...b/1.jpg"],
+            r"holds no photo in a class folder \(1 class name was refused\)",
+        ),
     ],
     ids=["missing", "empty", "files without folders", "hidden folders", "refused folders"],
 )
-def test_a_root_without_photos_is_refused_by_a_sentence(
+def test_a_root_without_photos_is_refused_with_the_remedy(
     root: Path, paths: list[str] | None, sentence: str
 ) -> None:
     if paths is not None:
@@ -258,13 +261,13 @@ def test_a_root_without_photos_is_refused_by_a_sentence(
         list_photos(str(root))
 
 
-def test_a_root_that_is_a_file_is_refused_by_a_sentence(root: Path) -> None:
+def test_a_root_that_is_a_file_is_refused_with_the_remedy(root: Path) -> None:
     root.write_text("no folder")
     with pytest.raises(FruitsError, match=f"^FRUITS_IMAGES={root} is a file. Set it to"):
         list_photos(str(root))
 
 
-def test_a_root_of_folders_without_files_is_refused_by_a_sentence(root: Path) -> None:
+def test_a_root_of_empty_folders_is_refused_with_the_remedy(root: Path) -> None:
     (root / "Kiwi").mkdir(parents=True)
     with pytest.raises(FruitsError, match="holds no photo in a class folder"):
         list_photos(str(root))

@@ -1,4 +1,4 @@
-"""Photos and store on S3: moto's server stands in for it, over HTTP on this machine."""
+"""Photos and store on S3, which moto's server replaces over HTTP on this machine."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ AWKWARD = [
 
 @pytest.fixture(scope="module", autouse=True)
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A client of an S3 server with the bucket `fruits`, which all of AWS's variables lead to."""
+    """A client of a local S3 server with the bucket `fruits`. AWS's variables point to this server."""
     logging.getLogger("werkzeug").disabled = True
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -69,14 +69,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> str:
-    """A prefix of the test's own, where there is nothing yet."""
+    """An empty prefix that only this test uses."""
     return f"s3://fruits/{tmp_path.name}"
 
 
 # The store, in this process.
 
 
-def test_photos_are_listed_by_class_whatever_their_names(prefix: str) -> None:
+def test_photos_of_any_name_are_listed_by_class(prefix: str) -> None:
     root = open_root(prefix)
     paths = [f"{label}/1.jpg" for label in AWKWARD] + ["deep/er/a b/2.jpg"]
     skipped = ["readme.txt", ".cache/1.jpg", "a b/_old/1.jpg"]
@@ -89,14 +89,14 @@ def test_photos_are_listed_by_class_whatever_their_names(prefix: str) -> None:
     assert {photo.bytes for photos in listing.classes.values() for photo in photos} == {5}
 
 
-def test_a_folder_that_a_console_made_is_no_photo(prefix: str, s3: Any) -> None:
+def test_a_folder_object_of_the_s3_console_is_no_photo(prefix: str, s3: Any) -> None:
     root = open_root(prefix)
     root.write("Kiwi/1.jpg", b"photo")
     s3.put_object(Bucket="fruits", Key=f"{prefix.rpartition('/')[2]}/Banana/")
     assert list(list_photos(prefix).classes) == ["Kiwi"]
 
 
-def test_a_key_with_a_nameless_folder_hides_no_other_photo(prefix: str, s3: Any) -> None:
+def test_a_key_with_an_empty_folder_name_hides_no_other_photo(prefix: str, s3: Any) -> None:
     open_root(prefix).write("Kiwi/1.jpg", b"photo")
     s3.put_object(Bucket="fruits", Key=f"{prefix.rpartition('/')[2]}//2.jpg")
     listing = list_photos(prefix)
@@ -105,12 +105,12 @@ def test_a_key_with_a_nameless_folder_hides_no_other_photo(prefix: str, s3: Any)
 
 
 @pytest.mark.parametrize("uri", ["s3://fruits/no-such-prefix", "s3://no-such-bucket/photos"])
-def test_a_root_that_does_not_exist_is_refused_by_a_sentence(uri: str) -> None:
+def test_a_missing_root_is_refused_with_the_remedy(uri: str) -> None:
     with pytest.raises(FruitsError, match=f"^FRUITS_IMAGES={uri} does not exist. Set it to"):
         list_photos(uri)
 
 
-def test_what_is_written_is_read_and_moved_under_any_name(prefix: str) -> None:
+def test_files_of_any_name_are_written_read_and_moved(prefix: str) -> None:
     root = open_root(prefix)
     for label in AWKWARD:
         content = f"{label}\n".encode() * 100
@@ -122,13 +122,13 @@ def test_what_is_written_is_read_and_moved_under_any_name(prefix: str) -> None:
         root.read("to/none.csv")
 
 
-def test_a_whole_file_is_one_put(prefix: str, s3: Any) -> None:
+def test_a_file_is_written_by_one_put(prefix: str, s3: Any) -> None:
     open_root(prefix).write("pointer.json", b"{}" * 100_000)
     etag = s3.head_object(Bucket="fruits", Key=f"{prefix.rpartition('/')[2]}/pointer.json")["ETag"]
-    assert "-" not in etag  # of a multipart upload it ends in the number of parts
+    assert "-" not in etag  # the ETag of a multipart upload ends in "-" and the number of parts
 
 
-def test_pointers_are_published_followed_and_swept(prefix: str) -> None:
+def test_versions_on_s3_are_published_read_and_removed(prefix: str) -> None:
     root = open_root(prefix)
     assert current(root, "raw") == {}
     assert current_one(root, "model") is None
@@ -146,7 +146,7 @@ def test_pointers_are_published_followed_and_swept(prefix: str) -> None:
     root.remove("raw/version=none")
 
 
-def test_weights_come_from_s3_pinned_or_not(prefix: str, tmp_path: Path) -> None:
+def test_weights_on_s3_are_read_with_and_without_a_sha256(prefix: str, tmp_path: Path) -> None:
     open_root(prefix).write("some weights.npz", b"weights")
     weights = find_weights(f"{prefix}/some weights.npz")
     assert weights.file is not None
@@ -158,7 +158,7 @@ def test_weights_come_from_s3_pinned_or_not(prefix: str, tmp_path: Path) -> None
         find_weights(f"{prefix}/none.npz")
 
 
-# The jobs, with Spark's own S3 jars, in a process of their own: the suite's session has none.
+# The jobs run with Spark's S3 jars, in their own process: the session of the suite has no such jars.
 
 JOBS = """
 import json, sys
@@ -187,8 +187,8 @@ print(json.dumps({"failed": failed, "pc": model.pc.toArray().tolist(), "rows": r
 def test_all_jobs_run_with_photos_and_store_on_s3(prefix: str, sample_photos: Path, extractor: Path) -> None:
     images, store = f"{prefix}/photos", f"{prefix}/store"
     labels = ["=cmd()", "100% #1, a=b", "l'été 😀"]
-    for label, drawn in zip(labels, CLASSES, strict=True):
-        for path in sorted((sample_photos / drawn).iterdir())[:3]:
+    for label, sample_class in zip(labels, CLASSES, strict=True):
+        for path in sorted((sample_photos / sample_class).iterdir())[:3]:
             open_root(images).write(f"{label}/{path.name}", path.read_bytes())
     publish_extractor(store, extractor)
     result = subprocess.run(
@@ -208,14 +208,14 @@ def test_all_jobs_run_with_photos_and_store_on_s3(prefix: str, sample_photos: Pa
     output = result.stdout + result.stderr
     assert SECRET not in output
     if re.search("(unresolved dependency|download failed): org.apache.hadoop#hadoop-aws", output):
-        pytest.skip("Spark's S3 jars are neither in ~/.ivy2 nor to be had from Maven Central")
+        pytest.skip("Spark's S3 jars are not in ~/.ivy2 and cannot be downloaded from Maven Central")
     assert result.returncode == 0, output
-    said = json.loads(result.stdout.splitlines()[-1])
-    assert said["failed"] == [{}, {}, {}]
-    assert said["rows"] == 9
+    printed = json.loads(result.stdout.splitlines()[-1])
+    assert printed["failed"] == [{}, {}, {}]
+    assert printed["rows"] == 9
     model = current_one(open_root(store), PCA_MODEL)
     assert model is not None
-    assert said["pc"] == read_components(store, model.directory).tolist()
+    assert printed["pc"] == read_components(store, model.directory).tolist()
     for label in labels:
         with open_root(store).fs.open_input_stream(csv_path(label)) as stream:
             rows = pd.read_csv(stream)

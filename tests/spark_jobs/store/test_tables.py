@@ -1,11 +1,8 @@
-"""The versioned tables: pointers, concurrent writers and readers, sweeping, writes that are whole."""
+"""The versioned tables: pointers, concurrent writers and readers, removal of old versions."""
 
 import json
 import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +52,7 @@ SCHEMA = pa.schema([("path", pa.string()), ("label", pa.string())])
 
 
 def put_version(store: str, table: str, label: str, paths: list[list[str]]) -> Pointer:
-    """Writes a version of a class, one file of some row groups, without publishing it."""
+    """Writes a version of a class without publishing it: one file, with one row group per list of paths."""
     root = open_root(store)
     directory = f"{new_directory(table, 'run')}/{class_key(label)}"
     writer = PartWriter(root, directory, SCHEMA)
@@ -66,10 +63,10 @@ def put_version(store: str, table: str, label: str, paths: list[list[str]]) -> P
     )
 
 
-# Pointers and what they name.
+# Pointers and their files.
 
 
-def test_what_was_published_is_current_and_sorted_by_label(store: str) -> None:
+def test_published_classes_are_current_and_sorted_by_label(store: str) -> None:
     root = open_root(store)
     pointers = [
         Pointer(
@@ -88,7 +85,7 @@ def test_what_was_published_is_current_and_sorted_by_label(store: str) -> None:
     assert (found["é"].rows, found["é"].bytes) == (7, 5)
 
 
-def test_given_classes_are_those_of_them_that_exist(store: str) -> None:
+def test_current_returns_the_given_classes_that_exist(store: str) -> None:
     root = open_root(store)
     publish(
         root,
@@ -119,7 +116,7 @@ def test_a_table_without_classes_has_one_pointer(store: str) -> None:
 
 
 @pytest.mark.parametrize("label", AWKWARD)
-def test_a_class_key_is_short_and_plain(label: str) -> None:
+def test_a_class_key_is_short_and_alphanumeric(label: str) -> None:
     key = class_key(label)
     assert key.replace("-", "").isalnum()
     assert key.isascii()
@@ -127,11 +124,11 @@ def test_a_class_key_is_short_and_plain(label: str) -> None:
     assert len(key) <= 61
 
 
-def test_classes_that_look_alike_have_different_keys() -> None:
+def test_similar_class_names_have_different_keys() -> None:
     assert len({class_key(label).lower() for label in AWKWARD}) == len(AWKWARD)
 
 
-def test_files_are_named_in_full_for_pandas_in_the_order_of_class_and_path(store: str) -> None:
+def test_files_are_absolute_paths_sorted_by_class_and_path(store: str) -> None:
     versions = [
         put_version(store, "raw", label, [[f"{label}/1"], [f"{label}/2"]]) for label in ("b=%", "a #")
     ]
@@ -144,7 +141,7 @@ def test_files_are_named_in_full_for_pandas_in_the_order_of_class_and_path(store
     assert unpublished.parts[0].path not in str(names)
 
 
-def test_a_part_tells_its_row_groups_and_size_and_is_read_by_them(store: str) -> None:
+def test_a_part_holds_its_size_and_its_row_groups_are_read_by_number(store: str) -> None:
     pointer = put_version(store, "raw", "Kiwi", [["1", "2"], ["3"], ["4", "5", "6"]])
     [part] = pointer.parts
     assert part.row_groups == [2, 1, 3]
@@ -165,7 +162,7 @@ def test_a_combined_version_depends_on_every_part_and_their_order() -> None:
 # Several writers and readers.
 
 PUBLICATIONS = 40
-LENGTH = 50_000  # a pointer of so many bytes takes several writes, so that a half could be seen
+LENGTH = 50_000  # bytes; a pointer of this size takes several writes, so a reader could see a part of it
 
 
 def long_pointer(label: str, version: str) -> Pointer:
@@ -188,7 +185,7 @@ def publish_often(together: Barrier, store: str, name: str) -> None:
 
 
 def read_often(together: Barrier, store: str, finished: Event, seen: "SimpleQueue[set[str]]") -> None:
-    """Says which versions of the class that all publish were seen; halves are seen as "torn"."""
+    """Puts the versions of all classes that it read into `seen`; a partial pointer counts as "torn"."""
     together.wait()
     versions = set()
     while not finished.is_set():
@@ -197,8 +194,8 @@ def read_often(together: Barrier, store: str, finished: Event, seen: "SimpleQueu
     seen.put(versions)
 
 
-def test_readers_never_see_half_a_pointer_while_processes_publish_the_same_class(store: str) -> None:
-    # Not forked: this process has the threads of Spark and Arrow.
+def test_readers_see_only_whole_pointers_while_processes_publish(store: str) -> None:
+    # Spawned, not forked, because this process runs threads of Spark and Arrow.
     spawn = multiprocessing.get_context("spawn")
     together, finished = spawn.Barrier(4, timeout=120), spawn.Event()
     seen: SimpleQueue[set[str]] = spawn.SimpleQueue()
@@ -214,14 +211,14 @@ def test_readers_never_see_half_a_pointer_while_processes_publish_the_same_class
     assert [process.exitcode for process in [*writers, *readers]] == [0] * 4
     for versions in (seen.get(), seen.get()):
         assert "torn" not in versions
-        assert len(versions) > 2  # else nothing was replaced while they read
+        assert len(versions) > 2  # otherwise no pointer was replaced during the reads
     final = current(open_root(store), "raw")
     assert list(final) == ["Kiwi", "one", "two"]
     assert final["Kiwi"].data_version in [f"{name} {PUBLICATIONS - 1}" for name in ("one", "two")]
     assert {path.suffix for path in (Path(store) / "raw/current").iterdir()} == {".json"}
 
 
-def test_threads_that_publish_different_classes_at_once_lose_none(store: str) -> None:
+def test_threads_that_publish_different_classes_lose_no_pointer(store: str) -> None:
     root = open_root(store)
     labels = [f"class {number}" for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
@@ -231,57 +228,13 @@ def test_threads_that_publish_different_classes_at_once_lose_none(store: str) ->
     assert all(map(whole, pointers.values()))
 
 
-# Writes that are whole.
-
-WRITER = """
-import sys
-from itertools import count
-from spark_jobs.store.root import open_root
-root, path = open_root(sys.argv[1]), sys.argv[2]
-for number in count():
-    root.write(path, f"{number % 10}".encode() * 1_000_000)
-    print(number, flush=True)
-"""
-
-
-@pytest.mark.parametrize("writes", [1, 2, 5, 9])
-def test_a_process_that_is_killed_while_it_writes_leaves_the_file_whole(store: str, writes: int) -> None:
-    path = pointer_path("raw", "Kiwi")
-    process = subprocess.Popen([sys.executable, "-c", WRITER, store, path], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    for _ in range(writes):
-        process.stdout.readline()
-    time.sleep(writes / 1000)  # a little into the next write
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    content = (Path(store) / path).read_bytes()
-    assert len(content) == 1_000_000
-    assert len(set(content)) == 1
-
-
-def test_a_write_that_fails_leaves_nothing_beside_what_was_there(store: str) -> None:
-    (Path(store) / "a folder").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError):
-        open_root(store).write("a folder", b"content")
-    assert [path.name for path in Path(store).iterdir()] == ["a folder"]
-
-
-def test_many_files_are_read_in_the_order_of_their_names_given(store: str) -> None:
-    root = open_root(store)
-    contents = [(f"{number}", f"{number}".encode()) for number in range(100)]
-    root.write_many(contents)
-    assert root.read_many(path for path, _ in reversed(contents)) == [
-        content for _, content in contents[::-1]
-    ]
-
-
-# Sweeping.
+# Removal of old versions.
 
 DAY = timedelta(hours=24)
 
 
 def age(store: str, *paths: str, hours: float) -> None:
-    """Sets the times of files, and of all files below folders, back."""
+    """Makes files, and all files below folders, `hours` older."""
     then = time.time() - hours * 3600
     for path in paths:
         top = Path(store) / path
@@ -299,7 +252,7 @@ def exists(store: str, pointer: Pointer) -> bool:
     return (Path(store) / pointer.directory).exists()
 
 
-def test_what_nothing_points_to_any_more_is_swept_and_counted(store: str) -> None:
+def test_a_replaced_version_is_removed_and_counted(store: str) -> None:
     old, other, new = published(store), published(store, "Banana"), published(store)
     age(store, "raw", hours=25)
     assert sweep(open_root(store), "raw", DAY) == 1
@@ -307,14 +260,14 @@ def test_what_nothing_points_to_any_more_is_swept_and_counted(store: str) -> Non
     assert sweep(open_root(store), "raw", DAY) == 0
 
 
-def test_what_a_dead_run_left_is_swept(store: str) -> None:
+def test_the_files_of_a_killed_run_are_removed(store: str) -> None:
     kept, orphan = published(store), put_version(store, "raw", "Banana", [["1"]])
     age(store, "raw", hours=25)
     assert sweep(open_root(store), "raw", DAY) == 1
     assert [exists(store, pointer) for pointer in (kept, orphan)] == [True, False]
 
 
-def test_what_a_run_is_still_writing_is_kept(store: str) -> None:
+def test_the_files_of_a_run_that_still_writes_are_kept(store: str) -> None:
     published(store)
     age(store, "raw", hours=25)
     writing = put_version(store, "raw", "Kiwi", [["1"]])
@@ -322,7 +275,7 @@ def test_what_a_run_is_still_writing_is_kept(store: str) -> None:
     assert exists(store, writing)
 
 
-def test_a_directory_is_as_old_as_its_newest_file(store: str) -> None:
+def test_the_age_of_a_directory_is_the_age_of_its_newest_file(store: str) -> None:
     published(store)
     writing = put_version(store, "raw", "Kiwi", [["1"]])
     open_root(store).write(f"{writing.directory}/part-2.parquet", b"")
@@ -331,7 +284,7 @@ def test_a_directory_is_as_old_as_its_newest_file(store: str) -> None:
     assert sweep(open_root(store), "raw", DAY) == 0
 
 
-def test_what_was_replaced_just_now_is_kept_for_its_readers_though_written_long_ago(store: str) -> None:
+def test_an_old_version_is_kept_for_its_readers_after_its_replacement(store: str) -> None:
     old = published(store)
     age(store, "raw", hours=1000)
     published(store)
@@ -342,7 +295,7 @@ def test_what_was_replaced_just_now_is_kept_for_its_readers_though_written_long_
     assert not exists(store, old)
 
 
-def test_a_model_is_swept_by_the_same_rules(store: str) -> None:
+def test_replaced_models_are_removed_by_the_same_rules(store: str) -> None:
     root = open_root(store)
     pointers = []
     for _ in range(2):
@@ -359,7 +312,7 @@ def test_a_model_is_swept_by_the_same_rules(store: str) -> None:
     assert [exists(store, pointer) for pointer in pointers] == [False, True]
 
 
-def test_other_tables_and_files_beside_the_versions_are_not_swept(store: str) -> None:
+def test_other_tables_and_other_files_are_not_removed(store: str) -> None:
     root = open_root(store)
     published(store)
     others = ["raw2/version=1/x/key/part", "raw/Kiwi.csv", "raw/version=x.csv", "raw/notes/version=1/a/b/c"]
@@ -369,7 +322,7 @@ def test_other_tables_and_files_beside_the_versions_are_not_swept(store: str) ->
     assert all((Path(store) / path).exists() for path in others)
 
 
-def test_sweeping_leaves_no_empty_folders(store: str) -> None:
+def test_a_sweep_leaves_no_empty_folders(store: str) -> None:
     published(store)
     put_version(store, "raw", "Banana", [["1"]])
     age(store, "raw", hours=25)
@@ -377,7 +330,7 @@ def test_sweeping_leaves_no_empty_folders(store: str) -> None:
     assert not [path for path in Path(store).rglob("*") if path.is_dir() and not any(path.iterdir())]
 
 
-def test_runs_that_sweep_at_the_same_time_do_not_fail_one_another(store: str) -> None:
+def test_concurrent_sweeps_do_not_fail(store: str) -> None:
     root, kept = open_root(store), published(store)
     root.write_many((f"raw/version=1/{number}/key/part.parquet", b"") for number in range(400))
     together = threading.Barrier(3)
@@ -393,7 +346,7 @@ def test_runs_that_sweep_at_the_same_time_do_not_fail_one_another(store: str) ->
     assert str(left.relative_to(store)) == kept.parts[0].path
 
 
-def test_pointers_are_json_that_people_can_read(store: str) -> None:
+def test_pointers_are_readable_json(store: str) -> None:
     publish(
         open_root(store),
         "raw",

@@ -1,0 +1,55 @@
+"""`Root` on disk: each write is whole or has no effect."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spark_jobs.store.root import open_root
+from spark_jobs.store.tables import (
+    pointer_path,
+)
+
+WRITER = """
+import sys
+from itertools import count
+from spark_jobs.store.root import open_root
+root, path = open_root(sys.argv[1]), sys.argv[2]
+for number in count():
+    root.write(path, f"{number % 10}".encode() * 1_000_000)
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("writes", [1, 2, 5, 9])
+def test_the_file_is_whole_after_a_writing_process_is_killed(store: str, writes: int) -> None:
+    path = pointer_path("raw", "Kiwi")
+    process = subprocess.Popen([sys.executable, "-c", WRITER, store, path], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    for _ in range(writes):
+        process.stdout.readline()
+    time.sleep(writes / 1000)  # the next write has begun
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    content = (Path(store) / path).read_bytes()
+    assert len(content) == 1_000_000
+    assert len(set(content)) == 1
+
+
+def test_a_failed_write_leaves_no_temporary_file(store: str) -> None:
+    (Path(store) / "a folder").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        open_root(store).write("a folder", b"content")
+    assert [path.name for path in Path(store).iterdir()] == ["a folder"]
+
+
+def test_many_files_are_read_in_the_given_order(store: str) -> None:
+    root = open_root(store)
+    contents = [(f"{number}", f"{number}".encode()) for number in range(100)]
+    root.write_many(contents)
+    assert root.read_many(path for path, _ in reversed(contents)) == [
+        content for _, content in contents[::-1]
+    ]
