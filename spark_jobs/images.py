@@ -1,4 +1,4 @@
-"""Checks and decodes the bytes of one photo, and makes the model's input of it. Needs only Pillow and NumPy.
+"""Checks and decodes the bytes of one photo, and computes the input of the model, with Pillow and NumPy only.
 
 The bytes come from strangers, so the rules are strict:
 

@@ -1,4 +1,4 @@
-"""`extract_features`: what it writes to `mobilenet_features`, on a local Spark session."""
+"""`extract_features`: features, pointers and refusals, on a local Spark session."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`ingest_images`: what it writes to `raw_images`, quarantines and refuses, on a local Spark session."""
+"""`ingest_images`: tables, quarantine, data versions and refusals, on a local Spark session."""
 
 import hashlib
 import io

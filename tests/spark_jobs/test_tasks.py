@@ -59,7 +59,7 @@ def test_equal_pieces_are_spread_evenly() -> None:
     ],
     ids=["under way", "nothing done", "slow", "finished", "one image"],
 )
-def test_progress_tells_the_images_then_the_rate_and_the_time_left(
+def test_progress_shows_the_images_then_the_rate_and_the_time_left(
     done: int, total: int, seconds: float, text: str
 ) -> None:
     assert str(Progress(stage="raw_images", done=done, total=total, seconds=seconds)) == text
