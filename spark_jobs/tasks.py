@@ -1,17 +1,13 @@
 """Runs a function over many pieces of work as Spark tasks, with reports of progress and cancellation."""
 
-import gc
 import re
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate, groupby
 from typing import TypeVar
-from zipimport import zipimporter
 
 from py4j.protocol import Py4JJavaError
 from pyspark.accumulators import AccumulatorParam
@@ -93,21 +89,6 @@ class _Sum(AccumulatorParam[int]):
         return value1 + value2
 
 
-@lru_cache(maxsize=1)
-def spare_next_tasks(stage: str) -> None:
-    """Makes cheap what PySpark does between two tasks of a Python worker, once in each for a stage.
-
-    It collects garbage, among all objects of all modules, and has the directories of pyspark.zip and of the
-    code's archive read again for each package in them: 0.1 s a task together. Objects that outlive the first
-    task are left out of later collections, and importers of archives are made anew when they are needed.
-    """
-    gc.collect()
-    gc.freeze()
-    for path, importer in list(sys.path_importer_cache.items()):
-        if isinstance(importer, zipimporter):
-            del sys.path_importer_cache[path]
-
-
 def run_tasks(
     spark: SparkSession,
     stage: str,
@@ -143,7 +124,6 @@ def run_tasks(
     def run_one(piece: Work) -> Result:
         result = function(piece)
         done.add(images(piece))
-        spare_next_tasks(stage)
         return result
 
     def run_job() -> list[Result]:
