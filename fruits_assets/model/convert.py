@@ -80,7 +80,7 @@ def probe_images() -> NDArray[np.float32]:
 
 
 def convert(weights: Weights, out: Path) -> None:
-    """Writes the IR in float32, and the largest absolute difference between its features and those of Keras."""
+    """Writes the IR in float32, and the largest absolute difference of its features from those of Keras."""
     import openvino
 
     model = load_model(weights)

@@ -61,7 +61,7 @@ def extract(model: keras.Model, photos: Photos) -> NDArray[np.float32]:
 
 
 def accuracies(features: NDArray[np.float32], photos: Photos) -> dict[str, float]:
-    """Returns the share of held-out photos whose class is predicted correctly from (n, d) features, by method.
+    """Returns the share of held-out photos whose class the (n, d) features predict correctly, by method.
 
     The methods are the nearest neighbour (Euclidean distance) and a logistic regression, on all features and
     on principal components. All of them use the features of the training part only.

@@ -35,8 +35,8 @@ def save_npz(model: "keras.Model", path: Path) -> None:
             array = np.asarray(weight.numpy()).astype(np.float16)
         if not np.isfinite(array).all():
             raise ValueError(
-                f"{weight.path} contains values that are not finite or exceed float16's maximum of 65504, so {path} "
-                "was not written. Train longer at a lower learning rate."
+                f"{weight.path} contains values that are not finite in float16, whose maximum is 65504, so "
+                f"{path} was not written. Train longer at a lower learning rate."
             )
         arrays[weight.path] = array
     with open(path, "wb") as file:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from fruits_assets.model.mobilenet import build, save_npz
 
 
 class Phase(NamedTuple):
-    """Epochs at one image size (pixels). The learning rate warms up to `peak_rate`, then decays by a cosine."""
+    """Epochs at one image size (pixels). The learning rate rises to `peak_rate`, then decays by a cosine."""
 
     size: int
     epochs: int
@@ -85,34 +85,34 @@ def augment(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.fl
 class Batches(keras.utils.PyDataset):
     """Batches of (n, size, size, 3) float32 in [-1, 1] and (n,) int32 labels.
 
-    With `course` = (seed, epoch), photos are shuffled and augmented by a generator with this seed. Without
-    it, they are neither shuffled nor augmented.
+    `seeds` = (seed, epoch) seed the generators that shuffle and augment the photos. Without `seeds`, photos
+    are neither shuffled nor augmented.
     """
 
     def __init__(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int32], course: tuple[int, int] | None = None
+        self, images: NDArray[np.uint8], labels: NDArray[np.int32], seeds: tuple[int, int] | None = None
     ) -> None:
         super().__init__()
-        self.images, self.labels, self.course = images, labels, course
+        self.images, self.labels, self.seeds = images, labels, seeds
         self.order = np.arange(len(labels))
-        if course is not None:
-            np.random.default_rng(course).shuffle(self.order)
+        if seeds is not None:
+            np.random.default_rng(seeds).shuffle(self.order)
 
     def __len__(self) -> int:
         return math.ceil(len(self.order) / BATCH)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         chosen = self.order[index * BATCH : (index + 1) * BATCH]
-        if self.course is None:
+        if self.seeds is None:
             pixels = self.images[chosen].astype(np.float32)
         else:
-            rng = np.random.default_rng((*self.course, index))
+            rng = np.random.default_rng((*self.seeds, index))
             pixels = np.stack([augment(self.images[position], rng) for position in chosen])
         return keras.applications.mobilenet_v2.preprocess_input(pixels), self.labels[chosen]
 
 
 def compiled(size: int, classes: int, steps: int, peak_rate: float) -> tuple[keras.Model, keras.Model]:
-    """Returns the backbone, and the classifier on top of it, compiled for `steps` steps. They share weights."""
+    """Returns the backbone, and the classifier on it, compiled for `steps` steps. They share weights."""
     backbone = build(size)
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -176,8 +176,8 @@ def load_checkpoint(path: Path, course: dict[str, Any]) -> Checkpoint:
     progress = json.loads(str(arrays.pop("progress")))
     if progress["course"] != course:
         raise ValueError(
-            f"{path} belongs to a training with {progress['course']}, not with {course}, so it cannot be resumed. "
-            "Give another --out, or the same photos and seed."
+            f"{path} belongs to a training with {progress['course']}, not with {course}, so it cannot be "
+            "resumed. Give another --out, or the same photos and seed."
         )
     weights = [array for name, array in arrays.items() if name.startswith("weight/")]
     optimizer = [array for name, array in arrays.items() if name.startswith("optimizer/")]
@@ -187,9 +187,27 @@ def load_checkpoint(path: Path, course: dict[str, Any]) -> Checkpoint:
 
 
 def _seconds_left(phases: Sequence[Phase], epoch: int, seconds: float) -> float:
-    """Estimates the seconds of all epochs after `epoch`, from the `seconds` of `epoch` and the image sizes."""
+    """Estimates the seconds of all epochs after `epoch` from the `seconds` of `epoch` and the image sizes."""
     pixels = [phase.size**2 for phase in phases for _ in range(phase.epochs)]
     return seconds * sum(pixels[epoch + 1 :]) / pixels[epoch]
+
+
+def run_epoch(
+    model: keras.Model,
+    images: Mapping[str, NDArray[np.uint8]],
+    labels: Mapping[str, NDArray[np.int32]],
+    *,
+    seeds: tuple[int, int],
+) -> str:
+    """Trains for one epoch on the training part, and returns the loss and both accuracies as text."""
+    model.get_layer("dropout").seed_generator.state.assign(seeds)
+    batches = Batches(images[TRAIN], labels[TRAIN], seeds)
+    fitted = model.fit(batches, shuffle=False, verbose=0).history
+    held_out = model.evaluate(Batches(images[HOLDOUT], labels[HOLDOUT]), return_dict=True, verbose=0)
+    return (
+        f"loss {fitted['loss'][0]:.3f}, accuracy {fitted['accuracy'][0]:.3f}, "
+        f"hold-out accuracy {held_out['accuracy']:.3f}"
+    )
 
 
 def train(
@@ -204,8 +222,8 @@ def train(
     if not phases:
         raise ValueError("The list of phases is empty. Give at least one Phase(size, epochs, peak_rate).")
     parts = np.array(photos.parts)
-    labels = np.array(photos.labels, np.int32)
     rows = {part: np.flatnonzero(parts == part) for part in (TRAIN, HOLDOUT)}
+    labels = {part: np.array(photos.labels, np.int32)[rows[part]] for part in rows}
     course = {
         "seed": seed,
         "phases": [list(phase) for phase in phases],
@@ -232,25 +250,17 @@ def train(
         if checkpoint.epochs > first:
             for variable, array in zip(model.optimizer.variables, checkpoint.optimizer, strict=True):
                 variable.assign(array)
-        images = {
-            part: decode([photos.paths[row] for row in rows[part]], phase.size) for part in (TRAIN, HOLDOUT)
-        }
+        images = {part: decode([photos.paths[row] for row in rows[part]], phase.size) for part in rows}
         for epoch in range(max(first, checkpoint.epochs), end):
             start = time.monotonic()
-            model.get_layer("dropout").seed_generator.state.assign([seed, epoch])
-            batches = Batches(images[TRAIN], labels[rows[TRAIN]], (seed, epoch))
-            fitted = model.fit(batches, shuffle=False, verbose=0).history
-            held_out = model.evaluate(
-                Batches(images[HOLDOUT], labels[rows[HOLDOUT]]), return_dict=True, verbose=0
-            )
+            figures = run_epoch(model, images, labels, seeds=(seed, epoch))
             seconds = time.monotonic() - start
             checkpoint = Checkpoint(
                 epochs=epoch + 1, seconds=checkpoint.seconds + seconds, weights=model.get_weights()
             )
             save_checkpoint(path, model, course=course, epochs=checkpoint.epochs, seconds=checkpoint.seconds)
             print(
-                f"epoch {epoch + 1}/{total} at {phase.size} px: loss {fitted['loss'][0]:.3f}, "
-                f"accuracy {fitted['accuracy'][0]:.3f}, hold-out accuracy {held_out['accuracy']:.3f}, "
+                f"epoch {epoch + 1}/{total} at {phase.size} px: {figures}, "
                 f"{seconds:.0f} s, {_seconds_left(phases, epoch, seconds) / 60:.0f} min left",
                 flush=True,
             )

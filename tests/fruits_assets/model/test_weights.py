@@ -48,7 +48,7 @@ def test_random_weights_are_untrained_and_the_same_each_time() -> None:
     assert weights == find_weights("random")
     assert not weights.trained
     first, second = load_model(weights).get_weights(), load_model(weights).get_weights()
-    assert all(map(np.array_equal, first, second))
+    assert all(np.array_equal(left, right) for left, right in zip(first, second, strict=True))
     assert np.ptp(first[0]) > 0
 
 
