@@ -97,13 +97,14 @@ def _reported(
     environment: str, *, images: int, seconds: Mapping[str, float], nodes: int | None = None
 ) -> Row:
     """Returns a row of the earlier project, from its seconds by stage. `nodes` are those of its cluster."""
-    hour_usd = REPORTED_HOUR if nodes else None
     return Row(
         run="",
         environment=environment,
         images=images,
         stages={
-            stage: StageFigures(images=images, seconds=value, cost_usd=hour_usd and value / 3600 * hour_usd)
+            stage: StageFigures(
+                images=images, seconds=value, cost_usd=value / 3600 * REPORTED_HOUR if nodes else None
+            )
             for stage, value in seconds.items()
         },
         nodes=nodes,

@@ -92,12 +92,12 @@ def _notes(prices: Prices) -> Iterator[str]:
     )
     yield (
         f"Storage is the price of the stages' results in S3: {prices.s3_gb_month} USD per GB and month "
-        f"({prices.region}, {prices.date}). It excludes the photos. A "
-        "local store is priced in the same way."
+        f"({prices.region}, {prices.date}). It excludes the photos. A local store "
+        "is priced in the same way."
     )
     yield (
-        'Rows "as reported" are the figures of the earlier project and were not measured here. It gave no '
-        "time by stage: the reading of photos is in mobilenet_features, and 1,000 s are its PCA."
+        'Rows "as reported" are the figures of the earlier project and were not measured here. They have '
+        "no time by stage: mobilenet_features includes the reading of the photos. The PCA took 1,000 s."
     )
     hour = prices.instance_hour("m5.xlarge")
     listed = "" if hour is None else f" ({3 * hour:.2f} USD with the prices used here)"

@@ -81,7 +81,7 @@ def test_a_single_class_is_refused() -> None:
         assess(sample_of(clusters(1, 40)), np.eye(FEATURES)[:, :2])
 
 
-def test_the_verdict_says_that_the_components_are_enough() -> None:
+def test_the_verdict_confirms_that_the_components_are_enough() -> None:
     enough, sentence = verdict(quality_of(0.98, {15: 0.98}), allowed_loss=0.02)
     assert enough
     assert sentence.endswith("15 components are enough for a loss of at most 2%.")
@@ -93,7 +93,7 @@ def test_the_verdict_gives_the_smallest_number_that_is_enough() -> None:
     assert sentence.endswith("not enough for a loss of at most 2%. 60 components would be enough.")
 
 
-def test_the_verdict_says_that_no_tried_number_is_enough() -> None:
+def test_the_verdict_reports_that_no_tried_number_is_enough() -> None:
     enough, sentence = verdict(quality_of(0.5, {15: 0.5, 60: 0.6}), allowed_loss=0.02)
     assert not enough
     assert sentence.endswith("Even 60 components would not be enough.")
