@@ -135,7 +135,14 @@ def plan(images: int, nodes: int, instance_type: str | None) -> None:
             "Name another store, or see to its credentials."
         ) from None
     core_type = instance_type or settings.emr_core_type
-    projection = project(images, nodes, core_type, settings.emr_primary_type, records, prices)
+    projection = project(
+        images=images,
+        nodes=nodes,
+        instance_type=core_type,
+        primary_type=settings.emr_primary_type,
+        records=records,
+        prices=prices,
+    )
     click.echo("\n".join(_described(list(described(projection, prices)))))
     click.echo("\nAssumed:")
     for sentence in assumptions(projection):

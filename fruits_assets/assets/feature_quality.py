@@ -62,8 +62,8 @@ def feature_quality(
         quality = assess(read_sample(store, features), read_components(settings.store, model.directory))
     except FruitsError as error:
         return dg.MaterializeResult(
-            metadata={"verdict": f"Not assessed: {error}."},
-            check_results=[_check(False, f"Not assessed: {error}.")],
+            metadata={"verdict": f"Not assessed: {error}"},
+            check_results=[_check(False, f"Not assessed: {error}")],
         )
     enough, sentence = verdict(quality, config.allowed_loss)
     context.log.info(sentence)

@@ -1,4 +1,4 @@
-"""The rows of a comparison as a CSV and as a table in Markdown."""
+"""Renders the rows of a comparison as CSV and as a Markdown table."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from spark_jobs.store.schemas import FORMULA_START
 
 
 def as_csv(rows: Iterable[Row], prices: Prices) -> str:
-    """Every row with every figure; what is not known is empty."""
+    """Returns one line per row with all figures. A value that is not known is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
@@ -38,14 +38,14 @@ def as_csv(rows: Iterable[Row], prices: Prices) -> str:
                 *(round(row.seconds, 2), round(row.images_per_second, 2)),
                 *(_digits(row.compute_usd_for_1000), _digits(row.storage_usd_for_1000(prices))),
                 _plain(row.weights or ""),
-                _plain(" ".join(f"{name}={one}" for name, one in row.versions.items())),
+                _plain(" ".join(f"{name}={version}" for name, version in row.versions.items())),
             ]
         )
     return out.getvalue()
 
 
 def as_markdown(rows: Iterable[Row], prices: Prices) -> str:
-    """The table for a person, and under it what its figures mean."""
+    """Returns the table, and notes below it that explain the figures."""
     head = [
         *("environment", "machines", "images", "classes"),
         *(f"{stage}, s" for stage in STAGES),
@@ -64,8 +64,8 @@ def _cells(row: Row, prices: Prices) -> Iterator[str]:
     nodes = nodes or (f"{row.nodes} nodes" if (row.nodes or 1) > 1 else None)
     yield _cell(", ".join(filter(None, [nodes, f"{row.cores} cores" if row.cores else None]))) or "-"
     yield f"{row.images:,}"
-    of_all = f" of {row.known_classes:,}" if row.classes != row.known_classes else ""
-    yield "-" if row.classes is None else f"{row.classes:,}{of_all}"
+    total = f" of {row.known_classes:,}" if row.classes != row.known_classes else ""
+    yield "-" if row.classes is None else f"{row.classes:,}{total}"
     for stage in STAGES:
         yield f"{row.stages[stage].seconds:,.1f}" if stage in row.stages else "-"
     yield f"{row.seconds:,.1f}" + ("" if row.complete else f" ({len(row.stages)} of {len(STAGES)} stages)")
@@ -76,38 +76,44 @@ def _cells(row: Row, prices: Prices) -> Iterator[str]:
 
 def _notes(prices: Prices) -> Iterator[str]:
     yield (
-        "Images a second are through all stages that ran, one after another. The seconds of a stage are its "
-        "job's alone: starting Spark or a step, and what Dagster does between stages, are not in them."
+        "Each command or backfill is one row. Images/s are over all stages that ran, one after another. The "
+        "seconds of a stage are the time of its Spark job. They exclude the start of Spark or of the EMR "
+        "step, and Dagster's work between the stages."
     )
     yield (
-        "Compute is what all nodes of the cluster cost while its steps ran, from a step's start to its end, "
-        "at the price on demand that held then, counted with the nodes of its end. The cluster's start and "
-        "idling are not in it, nor a step that failed and was tried again; steps that share a cluster have "
-        "the whole of it each. A machine of your own has no price here. Nodes are core nodes; the primary "
-        "node is in the price alone, and in what was reported."
+        "Compute is the on-demand price of all nodes of the cluster, from the start of each step to its end, "
+        "with the prices of that time and the nodes at the end of the step. It excludes the start of the "
+        "cluster, its idle time, and failed steps that were repeated. If steps share a cluster, each of them "
+        "counts the whole cluster. A local machine has no price."
     )
     yield (
-        f"Storage is what the stages wrote, at {prices.s3_gb_month} USD a GB and month ({prices.region}, "
-        f"{prices.date}), also where the store is not in S3. The photos themselves are not in it."
+        "The machines of a cluster are its core nodes. The primary node is in the price only; reported rows "
+        "count it as a machine too."
     )
     yield (
-        "As reported: the figures of the project that came before, not measured here. It gave its time "
-        "without stages: reading photos is part of mobilenet_features, and 1,000 s are its PCA."
+        f"Storage is the price of the stages' results in S3: {prices.s3_gb_month} USD per GB and month "
+        f"({prices.region}, {prices.date}). It excludes the photos. A local store "
+        "is priced in the same way."
+    )
+    yield (
+        'Rows "as reported" are the figures of the earlier project and were not measured here. They have '
+        "no time by stage: mobilenet_features includes the reading of the photos. The PCA took 1,000 s."
     )
     hour = prices.instance_hour("m5.xlarge")
-    listed = "" if hour is None else f" ({3 * hour:.2f} USD by the prices in use here)"
+    listed = "" if hour is None else f" ({3 * hour:.2f} USD with the prices used here)"
     yield (
-        f"Its compute is by its own {REPORTED_HOUR} USD an hour, which is more than three m5.xlarge at the "
-        f"0.224 that it shows plus EMR's fee{listed}."
+        f"The compute of these rows uses the {REPORTED_HOUR} USD an hour that the earlier project gave. "
+        f"Three m5.xlarge at 0.224 USD an hour, the price that it showed, cost less even with EMR's "
+        f"fee{listed}."
     )
     yield (
-        "Its 72 % of variance at k = 15 is on other classes than the 60 at hand, where 0.63 and 0.56 were "
-        "measured on 5,928 and 22,688 images."
+        "The earlier project reported 72 % of the variance with 15 components, on photos of 131 classes. "
+        "Here, the ImageNet weights keep 56.3 % and 56.1 % on 5,928 and 22,688 photos of 60 classes."
     )
 
 
 def _digits(value: float | None) -> str:
-    """Three significant digits, written out: costs of 1,000 images are small."""
+    """Returns at least two decimals and three significant digits, without an exponent: prices are small."""
     if value is None:
         return ""
     return f"{value:.{max(2, 2 - _magnitude(value))}f}"
@@ -118,10 +124,10 @@ def _magnitude(value: float) -> int:
 
 
 def _plain(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
+    """Returns text that no spreadsheet evaluates as a formula."""
     return re.sub(FORMULA_START, r"'\1", text)
 
 
 def _cell(text: str) -> str:
-    """Text that stays within its cell of a Markdown table, and is shown as it is: no link, picture or tag."""
+    """Escapes text for a cell of a Markdown table: it becomes one line without markup, links or HTML tags."""
     return " ".join(re.sub(r"[\\`*_~\[\]!<>|]", lambda special: f"&#{ord(special[0])};", text).split())

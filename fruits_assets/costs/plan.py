@@ -1,6 +1,6 @@
-"""What a run on a cluster would take and cost, from the rates that earlier runs were measured at."""
+"""Projects the time and the cost of a run on a cluster, from the measured rates of earlier runs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,24 +10,24 @@ from resources.prices import Prices
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 
-# A smaller run says more of how long Spark takes to start than of the rate.
+# In a smaller run, the start of Spark distorts the rate.
 MIN_IMAGES = 1000
 
-# Assumed, not measured: until a cluster of instances takes its first step, and until a step takes its
-# first photo.
+# Assumed, not measured: the time until a cluster starts its first step, and until a step reads its first
+# photo.
 CLUSTER_START_SECONDS = 600
 STEP_START_SECONDS = 30
 
-# What S3 is asked for, beside a PUT to upload each photo. pyarrow looks at the size of each before it gets
-# it: HEAD and GET, of one price. Photos are listed 1,000 at a time, by three readers; LIST and PUT are of one
-# price. Results are in files of hundreds of images, with some requests for each.
+# S3 requests per photo, beside the PUT that uploads it. pyarrow reads the size of a photo before its content:
+# HEAD and GET, which have one price. One LIST, at the price of a PUT, returns 1,000 photos. Three readers
+# list the photos. A file of results contains hundreds of images and needs a few requests.
 GETS_A_PHOTO = 2
 LISTS_A_PHOTO = 3 / 1000
 GETS_OF_RESULTS, PUTS_OF_RESULTS = 1 / 25, 1 / 100
 
 
 class Rate(NamedTuple):
-    """Images a second on one core, the bytes that one image leaves in the store, and who says so."""
+    """The measured rate of a stage, the bytes that it stores per image, and the run that was measured."""
 
     images_per_core_second: float
     bytes_per_image: float
@@ -36,9 +36,10 @@ class Rate(NamedTuple):
 
 _SHIPPED = "shipped"
 
-# For a store without a run of at least `MIN_IMAGES` images. Measured by `make bench-full` (2026-11-25) on
-# 5,928 photos of 100 x 100 pixels and 4.6 KB, on two cores with AVX-512: ingestion from an S3 server behind
-# 15 ms at 1,150 images/s, features at 411, a PCA with its saving in 1.0 s, CSVs at 36,513 images/s.
+# Used if the store has no run of at least `MIN_IMAGES` images. Measured by `make bench-full` (2026-11-25) on
+# 5,928 photos of 100 x 100 pixels and 4.6 KB, on two cores with AVX-512. From an S3 server with a latency of
+# 15 ms, ingestion processed 1,150 images/s. Features had 411 images/s and CSVs 36,513 images/s. The PCA was
+# fitted and saved in 1.0 s.
 SHIPPED_RATES: Mapping[str, Rate] = {
     RAW_IMAGES: Rate(575.0, 4_600, _SHIPPED),
     MOBILENET_FEATURES: Rate(206.0, 5_000, _SHIPPED),
@@ -49,7 +50,11 @@ SHIPPED_RATES: Mapping[str, Rate] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A projection. Seconds by stage without the starts; USD in all, but `storage_usd` a month."""
+    """A projected run of all stages.
+
+    `seconds`, by stage, exclude the start of the cluster and of the steps. Prices in USD are for the whole
+    run, except `hour_usd` (the cluster, per hour) and `storage_usd` (per month).
+    """
 
     images: int
     nodes: int
@@ -66,7 +71,7 @@ class Plan:
 
     @property
     def starts(self) -> float:
-        """Seconds in which no photo is worked on."""
+        """Seconds until the cluster and all steps have started. No photo is processed meanwhile."""
         return CLUSTER_START_SECONDS + STEP_START_SECONDS * len(self.seconds)
 
     @property
@@ -79,26 +84,28 @@ class Plan:
 
 
 def project(
+    *,
     images: int,
     nodes: int,
     instance_type: str,
     primary_type: str,
-    records: Iterable[RunRecord],
+    records: Sequence[RunRecord],
     prices: Prices,
 ) -> Plan:
-    """Projects a run of all stages on `nodes` core nodes and a primary node.
+    """Projects a run of all stages on `nodes` core nodes of `instance_type` and one primary node.
 
-    Raises `FruitsError` for an instance type that is not known, or has no price.
+    `records` are those of earlier runs. Raises `FruitsError` if an instance type is unknown or has no price.
     """
     try:
         cores = nodes * executor_cores(instance_type)
         hour_usd = prices.cluster_hour(primary_type, instance_type, nodes)
     except ValueError as error:
         raise FruitsError(str(error)) from None
-    found = list(records)
-    rates = {stage: rate_of(found, stage, instance_type) for stage in STAGES}
-    # The photos themselves are about as large as their copies in raw_images.
+    rates = {stage: rate_of(records, stage, instance_type) for stage in STAGES}
+    # The photos are about as large as their copies in raw_images.
     size = images * (rates[RAW_IMAGES].bytes_per_image + sum(rate.bytes_per_image for rate in rates.values()))
+    gets_usd = (GETS_A_PHOTO + GETS_OF_RESULTS) * prices.s3_thousand_gets
+    puts_usd = (LISTS_A_PHOTO + PUTS_OF_RESULTS) * prices.s3_thousand_puts
     return Plan(
         images=images,
         nodes=nodes,
@@ -109,23 +116,18 @@ def project(
         seconds={stage: images / rate.images_per_core_second / cores for stage, rate in rates.items()},
         hour_usd=hour_usd,
         upload_usd=images / 1000 * prices.s3_thousand_puts,
-        requests_usd=images
-        / 1000
-        * (
-            (GETS_A_PHOTO + GETS_OF_RESULTS) * prices.s3_thousand_gets
-            + (LISTS_A_PHOTO + PUTS_OF_RESULTS) * prices.s3_thousand_puts
-        ),
+        requests_usd=images / 1000 * (gets_usd + puts_usd),
         storage_usd=size / 1e9 * prices.s3_gb_month,
         stored_bytes=size,
     )
 
 
 def rate_of(records: Iterable[RunRecord], stage: str, instance_type: str) -> Rate:
-    """The rate of a stage in the run that says most about such a node, else the one that is shipped.
+    """Returns the rate of a stage in the earlier run that is most similar, else the shipped rate.
 
-    Runs on this instance type come before those on other clusters, and these before one's own machine; of
-    equals, the run of most images counts, and of these the latest. Ingestion counts on clusters alone: they
-    read from S3, and a machine of one's own may have read its disk.
+    Runs on the same instance type come first, then runs on other clusters, then runs on this machine. Among
+    equal runs, the run with most images is used, then the latest run. For ingestion, only runs on a cluster
+    are used: they read the photos from S3, while a local run may read them from its disk.
     """
     usable = [
         record
@@ -140,11 +142,11 @@ def rate_of(records: Iterable[RunRecord], stage: str, instance_type: str) -> Rat
         return SHIPPED_RATES[stage]
     best = max(
         usable,
-        key=lambda one: (
-            one.instance_type == instance_type,
-            one.environment == "emr",
-            one.images,
-            one.finished,
+        key=lambda record: (
+            record.instance_type == instance_type,
+            record.environment == "emr",
+            record.images,
+            record.finished,
         ),
     )
     assert best.cores
@@ -157,56 +159,58 @@ def rate_of(records: Iterable[RunRecord], stage: str, instance_type: str) -> Rat
 
 
 def described(plan: Plan, prices: Prices) -> Iterator[tuple[str, str]]:
-    """The projection as (name, value) lines for a person."""
+    """Yields the projection as pairs of a name and a value to print."""
     for stage, seconds in plan.seconds.items():
         rate = plan.rates[stage]
         yield (
             stage,
             f"{_span(seconds)}, at {rate.images_per_core_second:,.0f} images/s a core ({rate.source})",
         )
-    yield "starts", f"{_span(plan.starts)}, of the cluster and of {len(plan.seconds)} steps"
+    yield "starts", f"{_span(plan.starts)}: the cluster and {len(plan.seconds)} steps"
     yield "time", f"{_span(plan.all_seconds)} for {plan.images:,} images on {plan.cores} cores"
     yield (
         "cluster",
         f"{plan.compute_usd:,.2f} USD: {plan.nodes} x {plan.instance_type} and a primary node "
-        f"{plan.primary_type} at {plan.hour_usd:,.2f} USD an hour, EC2 and EMR",
+        f"{plan.primary_type} at {plan.hour_usd:,.2f} USD an hour, for EC2 and EMR",
     )
-    yield "S3 requests", f"{plan.requests_usd:,.2f} USD, and {plan.upload_usd:,.2f} once to upload the photos"
+    yield "S3 requests", f"{plan.requests_usd:,.2f} USD, and {plan.upload_usd:,.2f} USD once for the upload"
     yield (
         "S3 storage",
-        f"{plan.storage_usd:,.2f} USD a month, for {plan.stored_bytes / 1e9:,.1f} GB of photos and results",
+        f"{plan.storage_usd:,.2f} USD a month for {plan.stored_bytes / 1e9:,.1f} GB of photos and results",
     )
-    yield "prices", f"{prices.region}, {prices.date}, on demand, without tax and discounts"
+    yield "prices", f"{prices.region}, {prices.date}, on demand, without tax or discounts"
 
 
 def assumptions(plan: Plan) -> Iterator[str]:
-    """What the projection takes for granted, a sentence each."""
+    """Yields the assumptions of the projection, one per paragraph to print."""
     if any(rate.source == _SHIPPED for rate in plan.rates.values()):
         yield (
-            "Shipped rates are of 5,928 photos of 100 x 100 pixels, on two cores with AVX-512. A run of "
-            f"{MIN_IMAGES:,} photos or more that FRUITS_STORE has records of takes their place, for "
-            "raw_images one on a cluster."
+            "Shipped rates were measured with 5,928 photos of 100 x 100 pixels, on two cores with AVX-512. A "
+            f"run of at least {MIN_IMAGES:,} photos with records in FRUITS_STORE replaces them; for "
+            "raw_images, this must be a run on a cluster."
         )
     yield (
-        "Rates are the same for every core and any number of them: a vCPU of the cluster works as fast as a "
-        "core of the run that was measured. What the driver does alone, such as listing the photos, is "
-        "seconds where classes are many. S3 and the network keep up."
-    )
-    yield "Photos are of the same size as those of that run. A larger photo takes longer to read and decode."
-    yield (
-        f"A cluster starts in {CLUSTER_START_SECONDS // 60} minutes and a step in {STEP_START_SECONDS} s, "
-        "and all nodes are paid for meanwhile. The cluster is terminated when the run ends; what Dagster "
-        "does between steps is not in it: seconds, and with 1,000 classes about a minute."
+        "Each core has the same rate, for any number of cores: a vCPU of the cluster is as fast as a core of "
+        "the measured run. S3 and the network are not a bottleneck. The work of the driver alone, such as "
+        "listing the photos, is left out. It takes seconds if there are many classes."
     )
     yield (
-        f"Each photo is {GETS_A_PHOTO} requests, and results are files of hundreds of photos. Photos are "
-        "kept once as they are and once in raw_images. Logs, old versions, the nodes' disks, and what the "
-        "stack itself costs while no cluster runs (fruits emr deploy says it) are not in it."
+        "The photos are as large as those of the measured run. Larger photos take longer to read and decode."
+    )
+    yield (
+        f"A cluster starts in {CLUSTER_START_SECONDS // 60} minutes and a step in {STEP_START_SECONDS} s. "
+        "All nodes are charged during this time. The cluster terminates when the run ends. Dagster's work "
+        "between the steps is left out. It takes seconds, or about a minute for 1,000 classes."
+    )
+    yield (
+        f"Each photo takes {GETS_A_PHOTO} S3 requests. A file of results contains hundreds of photos. S3 "
+        "stores each photo twice: as it is, and in raw_images. Logs, old versions and the disks of the nodes "
+        "are left out. So is the price of the stack while no cluster runs, which fruits emr deploy prints."
     )
 
 
 def _span(seconds: float) -> str:
-    """A time as a person says it."""
+    """Returns the time in seconds, minutes, or hours and minutes."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

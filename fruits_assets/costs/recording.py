@@ -1,4 +1,4 @@
-"""Writes the record of a stage into the store, for the comparison of environments."""
+"""Writes the record of a stage, which environment_comparison and `fruits plan` read."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -27,8 +27,9 @@ def record_stage(
 ) -> None:
     """Writes the record of a stage whose job has ended.
 
-    `extractor` is the description of the extractor that made the features. Where the record cannot be
-    written, the run goes on with a warning.
+    `images` and `classes` are the job's input, `bytes_written` what it added to the store. `extractor` is the
+    description of the feature extractor: it gives the record `weights` and `weights_sha256`. If the store
+    refuses the record, the run continues with a warning.
     """
     stage = context.asset_key.to_user_string()
     extractor = extractor or {}
@@ -60,4 +61,6 @@ def record_stage(
     try:
         write_record(open_root(settings.store), record)
     except OSError as error:
-        context.log.warning(f"This run will be missing in environment_comparison: {error}")
+        context.log.warning(
+            f"This run will be missing in environment_comparison: its record cannot be written ({error})."
+        )

@@ -1,10 +1,9 @@
-"""MobileNetV2 with given weights to OpenVINO IR, checked against Keras.
-
-A program of its own, because TensorFlow takes 600 MB and is needed only here:
+"""Converts MobileNetV2 with the given weights to OpenVINO IR, and compares its features with those of Keras.
 
     python -m fruits_assets.model.convert --weights embedded --out DIR
 
-leaves `model.xml`, `model.bin` and `conversion.json` in DIR.
+writes `model.xml`, `model.bin` and `conversion.json` into DIR. The conversion runs in a process of its own,
+because TensorFlow takes 600 MB of memory and no other step needs it.
 """
 
 import json
@@ -29,19 +28,19 @@ if TYPE_CHECKING:
 
 CONVERSION_JSON = "conversion.json"
 
-# What a conversion depends on beside the weights.
+# The result of a conversion depends on their versions, beside the weights.
 PACKAGES = ("keras", "openvino")
 
 
 def converter_versions() -> dict[str, str]:
-    """The installed versions of the packages that take part in a conversion."""
+    """Returns the installed versions of `PACKAGES`."""
     return {package: version(package) for package in PACKAGES}
 
 
 def load_model(weights: Weights) -> "keras.Model":
-    """MobileNetV2 without its classifier, average-pooled, with the given weights.
+    """Returns MobileNetV2 without its classifier, average-pooled, with the given weights.
 
-    Raises `FruitsError` where the file holds other weights than this model's.
+    Raises `FruitsError` if the file is not a weights file of this model.
     """
     import keras
 
@@ -61,16 +60,16 @@ def load_model(weights: Weights) -> "keras.Model":
         )
     except (ValueError, OSError, KeyError) as error:
         raise FruitsError(
-            f"FRUITS_WEIGHTS={weights.name} is not a weights file of MobileNetV2 1.0 without its top "
-            f"({error}). Give the .h5 file that Keras downloads, or a .npz that "
+            f"FRUITS_WEIGHTS={weights.name} is not a weights file of MobileNetV2 1.0 without its classifier "
+            f"({error}). Use the .h5 file that Keras downloads, or a .npz file that "
             "fruits_assets.model.train wrote."
         ) from None
 
 
 def probe_images() -> NDArray[np.float32]:
-    """Seeded images to compare models on: (8, 224, 224, 3) in [-1, 1].
+    """Returns (8, 224, 224, 3) float32 images in [-1, 1], the same at each call, to compare models on.
 
-    One is noisy, one black and one white; the others are smooth.
+    One image is noise, one is black and one is white. Five consist of 7 x 7 patches of one colour each.
     """
     generator = np.random.default_rng(0)
     coarse = generator.uniform(-1, 1, (8, 7, 7, 3))
@@ -81,7 +80,7 @@ def probe_images() -> NDArray[np.float32]:
 
 
 def convert(weights: Weights, out: Path) -> None:
-    """Writes the IR in float32, and the largest absolute difference of its features from Keras's."""
+    """Writes the IR in float32, and the largest absolute difference of its features from those of Keras."""
     import openvino
 
     model = load_model(weights)
@@ -108,4 +107,4 @@ def main() -> None:
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     main()
-    os._exit(0)  # TensorFlow takes 1.4 s to clear up behind itself
+    os._exit(0)  # skips TensorFlow's clean-up, which takes 1.4 s

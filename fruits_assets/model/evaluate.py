@@ -1,8 +1,8 @@
-"""Compare weights of MobileNetV2 by how well their features tell the classes of held-out photos.
+"""Compares weights of MobileNetV2: how well their features predict the classes of held-out photos.
 
     python -m fruits_assets.model.evaluate --photos DIR --weights embedded=PATH imagenet=PATH random
 
-Prints a Markdown table of accuracies on the hold-out (see holdout.py), and writes them as JSON.
+It prints a Markdown table of the accuracies on the hold-out (see holdout.py), and writes them as JSON.
 """
 
 import argparse
@@ -28,15 +28,16 @@ from fruits_assets.model.train import decode
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, IMAGE_SIDE
 
 BATCH = 32
-# Enough for both widths of features to stop moving in the third decimal; a bound on the time.
+# A bound on the time. More iterations do not change the third decimal of the accuracies, on either width.
 ITERATIONS = 300
 RANDOM_SEED = 0
 
 
 def load(weights: str) -> keras.Model:
-    """Return MobileNetV2 at 224 pixels with the weights "NAME=PATH" (.npz of ours, .h5 of Keras) or "random".
+    """Returns MobileNetV2 at 224 pixels with the given weights: "NAME=PATH" or "random".
 
-    Raises ValueError when `weights` is neither, and as `load_npz` and Keras do.
+    PATH is a .npz file that train.py wrote, or a .h5 file of Keras. Raises ValueError for any other value,
+    and the errors of `load_npz` and Keras.
     """
     name, _, path = weights.partition("=")
     keras.utils.set_random_seed(RANDOM_SEED)
@@ -46,12 +47,12 @@ def load(weights: str) -> keras.Model:
     elif path.endswith(".h5"):
         model.load_weights(path)
     elif path or name != "random":
-        raise ValueError(f"{weights!r} names no weights: give NAME=PATH of a .npz or .h5 file, or random")
+        raise ValueError(f"{weights!r} names no weights. Give NAME=PATH of a .npz or .h5 file, or random.")
     return model
 
 
 def extract(model: keras.Model, photos: Photos) -> NDArray[np.float32]:
-    """Return the (n, 1280) float32 features of the n photos."""
+    """Returns the (n, 1280) float32 features of the n photos."""
     features = []
     for start in range(0, len(photos.paths), BATCH):
         pixels = decode(photos.paths[start : start + BATCH], IMAGE_SIDE).astype(np.float32)
@@ -60,34 +61,34 @@ def extract(model: keras.Model, photos: Photos) -> NDArray[np.float32]:
 
 
 def accuracies(features: NDArray[np.float32], photos: Photos) -> dict[str, float]:
-    """Return the share of held-out photos whose class the (n, d) features tell, by method.
+    """Returns the share of held-out photos whose class the (n, d) features predict correctly, by method.
 
-    The references of the nearest neighbour (Euclidean distance), the data of the logistic regression and of
-    the principal components are the features of the training part.
+    The methods are the nearest neighbour (Euclidean distance) and a logistic regression, on all features and
+    on principal components. All of them use the features of the training part only.
     """
     labels, parts = np.array(photos.labels), np.array(photos.parts)
-    known, asked = features[parts == TRAIN], features[parts == HOLDOUT]
-    pca = PCA(DEFAULT_COMPONENTS, svd_solver="covariance_eigh").fit(known)
+    references, queries = features[parts == TRAIN], features[parts == HOLDOUT]
+    pca = PCA(DEFAULT_COMPONENTS, svd_solver="covariance_eigh").fit(references)
     spaces = {
-        str(features.shape[1]): (known, asked),
-        str(DEFAULT_COMPONENTS): (pca.transform(known), pca.transform(asked)),
+        str(features.shape[1]): (references, queries),
+        str(DEFAULT_COMPONENTS): (pca.transform(references), pca.transform(queries)),
     }
     results = {}
-    for width, (references, queries) in spaces.items():
+    for width, (train, held_out) in spaces.items():
         for method, classifier in {
             "1-NN": KNeighborsClassifier(1),
             "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS)),
         }.items():
             with warnings.catch_warnings():
-                # The bound on iterations is meant.
+                # The bound on iterations is intended.
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                classifier.fit(references, labels[parts == TRAIN])
-            results[f"{method}, {width}"] = float(classifier.score(queries, labels[parts == HOLDOUT]))
+                classifier.fit(train, labels[parts == TRAIN])
+            results[f"{method}, {width}"] = float(classifier.score(held_out, labels[parts == HOLDOUT]))
     return results
 
 
 def table(figures: dict[str, dict[str, float]]) -> str:
-    """Return the accuracies by weights and method as a Markdown table, to 3 decimals."""
+    """Returns the accuracies by weights and method as a Markdown table, with 3 decimals."""
     methods = list(next(iter(figures.values())))
     lines = ["| Weights | " + " | ".join(methods) + " |", "|---|" + "---:|" * len(methods)]
     for name, values in figures.items():
@@ -96,9 +97,13 @@ def table(figures: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare weights of MobileNetV2 on the hold-out.")
-    parser.add_argument("--photos", type=Path, required=True, help="folder with one folder of .jpg per class")
-    parser.add_argument("--weights", nargs="+", required=True, help="NAME=PATH of .npz or .h5, or random")
+    parser = argparse.ArgumentParser(description="Compares weights of MobileNetV2 on the hold-out.")
+    parser.add_argument(
+        "--photos", type=Path, required=True, help="folder that contains one folder of .jpg files per class"
+    )
+    parser.add_argument(
+        "--weights", nargs="+", required=True, help="NAME=PATH of a .npz or .h5 file, or random"
+    )
     parser.add_argument("--json", type=Path, default=Path("evaluation.json"), help="file to write")
     arguments = parser.parse_args()
 

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 
 def build(size: int = IMAGE_SIDE) -> "keras.Model":
-    """Return MobileNetV2 (width 1.0) with random weights, from (n, size, size, 3) float32 in [-1, 1] to
-    (n, 1280) float32 features: the averages of the last feature maps. `size` is in pixels."""
+    """Returns MobileNetV2 (width 1.0) with random weights and without its classifier.
+
+    Input: (n, size, size, 3) float32 in [-1, 1], `size` in pixels. Output: (n, 1280) float32 features, the
+    averages of the last feature maps.
+    """
     import keras
 
     return keras.applications.MobileNetV2(
@@ -22,9 +25,9 @@ def build(size: int = IMAGE_SIDE) -> "keras.Model":
 
 
 def save_npz(model: "keras.Model", path: Path) -> None:
-    """Write the weights of `model` to `path` as float16 arrays keyed by weight path ("Conv1/kernel").
+    """Writes the weights of `model` to `path` as float16 arrays, keyed by weight path ("Conv1/kernel").
 
-    The same weights give the same bytes. Raises ValueError when a weight is not finite in float16.
+    The same weights give the same bytes. Raises ValueError if a weight is not finite in float16.
     """
     arrays: dict[str, Any] = {}
     for weight in model.weights:
@@ -32,8 +35,8 @@ def save_npz(model: "keras.Model", path: Path) -> None:
             array = np.asarray(weight.numpy()).astype(np.float16)
         if not np.isfinite(array).all():
             raise ValueError(
-                f"{weight.path} has values beyond float16's 65504, so {path} cannot hold it: "
-                "train longer at a lower learning rate"
+                f"{weight.path} contains values that are not finite in float16, whose maximum is 65504, so "
+                f"{path} was not written. Train longer at a lower learning rate."
             )
         arrays[weight.path] = array
     with open(path, "wb") as file:
@@ -41,24 +44,24 @@ def save_npz(model: "keras.Model", path: Path) -> None:
 
 
 def load_npz(model: "keras.Model", path: Path) -> None:
-    """Set all weights of `model` from a file of `save_npz`, as float32.
+    """Sets all weights of `model`, as float32, from a file that `save_npz` wrote.
 
-    Raises ValueError, before any weight is set, when the names or shapes of the file's arrays are not exactly
-    the model's or when a value is not finite.
+    Raises ValueError if the names or shapes of the arrays differ from the model's, or if a value is not
+    finite. The model is then unchanged.
     """
-    remedy = "take the file that fruits_assets.model.train wrote for this architecture"
+    remedy = "Use the file that fruits_assets.model.train wrote for this architecture."
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name].astype(np.float32) for name in file.files}
     shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
     for missing in sorted(shapes.keys() - arrays.keys()):
-        raise ValueError(f"{path} has no array {missing!r}, which the model needs: {remedy}")
+        raise ValueError(f"{path} has no array {missing!r}, which the model needs. {remedy}")
     for unknown in sorted(arrays.keys() - shapes.keys()):
-        raise ValueError(f"{path} has an array {unknown!r}, which the model does not have: {remedy}")
+        raise ValueError(f"{path} has an array {unknown!r}, which the model does not have. {remedy}")
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise ValueError(
-                f"{path} has {name!r} of shape {arrays[name].shape}, but the model's is {shape}: {remedy}"
+                f"{path} has {name!r} of shape {arrays[name].shape}, but the model's is {shape}. {remedy}"
             )
         if not np.isfinite(arrays[name]).all():
-            raise ValueError(f"{path} has values in {name!r} that are not finite: {remedy}")
+            raise ValueError(f"{path} has values in {name!r} that are not finite. {remedy}")
     model.set_weights([arrays[weight.path] for weight in model.weights])

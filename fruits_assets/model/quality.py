@@ -1,6 +1,5 @@
-"""How well features tell classes apart: 1-nearest-neighbour and a linear probe on a grouped hold-out."""
+"""How well features separate the classes: 1-nearest-neighbour and a linear probe on a hold-out."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits_assets.model.holdout import HOLDOUT, TRAIN, natural_order, split_class
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root
@@ -17,29 +17,22 @@ from spark_jobs.store.tables import Pointer, read_row_groups
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
-# A bounded sample, so that the cost is the same at any scale: some seconds.
+# The sample is bounded, so that the assessment takes some seconds for any number of images.
 SAMPLE_CLASSES, SAMPLE_IMAGES = 100, 2000
-
-# Of a class's files in natural order, the middle quarter is held out. Neighbours often show the same
-# fruit from almost the same side, so files next to the held-out stretch are used for nothing.
-HOLDOUT = (0.375, 0.625)
-GUARD = 0.03
-
-TRAIN, HELD_OUT, UNUSED = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Feature vectors (n, 1280), their labels (n,), and their parts (n,): TRAIN, HELD_OUT or UNUSED."""
+    """Feature vectors (n, 1280), their labels (n,), and their parts (n,): TRAIN, HOLDOUT or GUARD."""
 
     features: NDArray[np.float32]
     labels: NDArray[np.str_]
-    parts: NDArray[np.int8]
+    parts: NDArray[np.str_]
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of the held-out images that are told right, 0 to 1."""
+    """Shares (0 to 1) of the held-out images whose class each classifier predicts correctly."""
 
     nearest_neighbour: float
     linear_probe: float
@@ -51,8 +44,11 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Accuracies on all features, on the model's components, and by number of components of a PCA of
-    the training part; and the most frequent confusions (true class, taken for, images)."""
+    """Accuracies on the held-out images of a sample.
+
+    `by_components` gives the accuracy by number of components, of a PCA of the training part. `confusions`
+    are the most frequent ones on the model's components: (true class, predicted class, images).
+    """
 
     on_features: Accuracy
     on_components: Accuracy
@@ -64,79 +60,63 @@ class Quality:
     held_out: int
 
 
-def natural_order(path: str) -> list[tuple[int, int | str]]:
-    """A sort key under which `9.jpg` comes before `10.jpg`, as frames of a film are numbered."""
-    return [
-        (0, int(piece)) if piece.isdecimal() else (1, piece) for piece in re.split(r"(\d+)", path) if piece
-    ]
-
-
-def split(count: int) -> NDArray[np.int8]:
-    """The parts of one class's images in natural order: a stretch in the middle is held out."""
-    rank = (np.arange(count) + 0.5) / count
-    start, end = HOLDOUT
-    parts = np.full(count, TRAIN, np.int8)
-    parts[(rank > start - GUARD) & (rank < end + GUARD)] = UNUSED
-    parts[(rank > start) & (rank < end)] = HELD_OUT
-    return parts
-
-
 def read_sample(store: Root, features: dict[str, Pointer]) -> Sample:
-    """At most 2,000 images of at most 100 classes, evenly taken; of each class, from its first file."""
+    """Reads at most 2,000 images of at most 100 classes, spread evenly, from the first file of each class."""
     labels = list(features)[:: max(1, -(-len(features) // SAMPLE_CLASSES))]
     share = max(8, SAMPLE_IMAGES // max(1, len(labels)))
     vectors, names, parts = [], [], []
     for label in labels:
-        part = features[label].parts[0]
-        enough = int(np.searchsorted(np.cumsum(part.row_groups), share)) + 1
-        chosen = range(min(enough, len(part.row_groups)))
-        batches = list(read_row_groups(store, part.path, chosen, ["path", "features"]))
+        file = features[label].parts[0]
+        needed = int(np.searchsorted(np.cumsum(file.row_groups), share)) + 1
+        row_groups = range(min(needed, len(file.row_groups)))
+        batches = list(read_row_groups(store, file.path, row_groups, ["path", "features"]))
         paths = [path for batch in batches for path in batch.column("path").to_pylist()]
-        of_class = np.concatenate([batch.column("features").flatten().to_numpy() for batch in batches])
+        values = np.concatenate([batch.column("features").flatten().to_numpy() for batch in batches])
         order = sorted(range(len(paths)), key=lambda index: natural_order(paths[index]))
         order = order[:: max(1, -(-len(order) // share))]
-        vectors.append(of_class.reshape(-1, FEATURES)[order])
+        vectors.append(values.reshape(-1, FEATURES)[order])
         names += [label] * len(order)
-        parts.append(split(len(order)))
+        parts.append(split_class(len(order)))
     return Sample(np.concatenate(vectors), np.array(names), np.concatenate(parts))
 
 
 def assess(sample: Sample, components: NDArray[np.float64]) -> Quality:
-    """Trains on the sample's training part and counts on its held-out part.
+    """Trains classifiers on the training part of the sample, and measures them on its held-out part.
 
-    `components` are the model's, (1280, k). Raises `FruitsError` where fewer than two classes have
-    images in both parts.
+    `components` are the columns of the PCA model, (1280, k). Raises `FruitsError` if fewer than two classes
+    have images in both parts.
     """
     from sklearn.decomposition import PCA
 
-    train, held_out = sample.parts == TRAIN, sample.parts == HELD_OUT
+    train, held_out = sample.parts == TRAIN, sample.parts == HOLDOUT
     if len(set(sample.labels[train]) & set(sample.labels[held_out])) < 2:
         raise FruitsError(
-            "telling classes apart needs at least two classes of 4 images or more, but the sample has "
-            f"{len(set(sample.labels))} classes and {len(sample.labels)} images"
+            "To measure how well classes are separated, at least two classes must have enough images for a "
+            f"training and a held-out part. The sample has {len(set(sample.labels))} classes and "
+            f"{len(sample.labels)} images. Add photos and run the pipeline again."
         )
 
     def accuracy(values: NDArray[Any]) -> tuple[Accuracy, NDArray[np.str_]]:
-        guesses = [
+        predictions = [
             model.fit(values[train], sample.labels[train]).predict(values[held_out]) for model in _models()
         ]
-        shares = [float(np.mean(guess == sample.labels[held_out])) for guess in guesses]
-        return Accuracy(*shares), guesses[int(np.argmax(shares))]
+        shares = [float(np.mean(predicted == sample.labels[held_out])) for predicted in predictions]
+        return Accuracy(*shares), predictions[int(np.argmax(shares))]
 
     k = components.shape[1]
     on_features, _ = accuracy(sample.features)
-    on_components, guesses = accuracy(sample.features @ components)
+    on_components, predicted = accuracy(sample.features @ components)
     most = min(4 * k, int(train.sum()) - 1, FEATURES)
-    wider = PCA(most, svd_solver="full").fit(sample.features[train]).transform(sample.features)
+    projected = PCA(most, svd_solver="full").fit(sample.features[train]).transform(sample.features)
     numbers = sorted({number for number in (1, 2, 3, 5, 8, k // 2, k, 2 * k, most) if 0 < number <= most})
-    confused = Counter(zip(sample.labels[held_out], guesses, strict=True))
-    worst = [(str(true), str(taken), n) for (true, taken), n in confused.most_common() if true != taken]
+    pairs = Counter(zip(sample.labels[held_out], predicted, strict=True))
+    confusions = [(str(true), str(label), n) for (true, label), n in pairs.most_common() if true != label]
     return Quality(
         on_features=on_features,
         on_components=on_components,
         components=k,
-        by_components={number: accuracy(wider[:, :number])[0] for number in numbers},
-        confusions=worst[:10],
+        by_components={number: accuracy(projected[:, :number])[0] for number in numbers},
+        confusions=confusions[:10],
         classes=len(set(sample.labels)),
         trained_on=int(train.sum()),
         held_out=int(held_out.sum()),
@@ -144,25 +124,25 @@ def assess(sample: Sample, components: NDArray[np.float64]) -> Quality:
 
 
 def verdict(quality: Quality, allowed_loss: float) -> tuple[bool, str]:
-    """Whether the model's components are enough, and the sentence that says so.
+    """Returns whether the model's components are enough, and a sentence with the accuracies.
 
-    Enough is an accuracy at most `allowed_loss` (0 to 1) below that on all features, each by the better
-    of the two classifiers.
+    The components are enough if their accuracy is at most `allowed_loss` (0 to 1) below the accuracy on all
+    features. The better classifier counts in both cases.
     """
     loss = quality.on_features.best - quality.on_components.best
     enough = loss <= allowed_loss
     sentence = (
-        f"{quality.components} components tell {quality.on_components.best:.1%} of held-out images right, "
-        f"all {FEATURES} features {quality.on_features.best:.1%}: {quality.components} are "
-        f"{'enough' if enough else 'not enough'} for a loss of at most {allowed_loss:.0%}."
+        f"{quality.components} components classify {quality.on_components.best:.1%} of the held-out images "
+        f"correctly, all {FEATURES} features {quality.on_features.best:.1%}: {quality.components} components "
+        f"are {'enough' if enough else 'not enough'} for a loss of at most {allowed_loss:.0%}."
     )
     if not enough:
         target = quality.on_features.best - allowed_loss
         better = [number for number, accuracy in quality.by_components.items() if accuracy.best >= target]
         sentence += (
-            f" {min(better)} components would be."
+            f" {min(better)} components would be enough."
             if better
-            else f" Even {max(quality.by_components)} components would not be."
+            else f" Even {max(quality.by_components)} components would not be enough."
         )
     return enough, sentence
 

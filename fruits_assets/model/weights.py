@@ -1,4 +1,4 @@
-"""Which weights `FRUITS_WEIGHTS` names, and where their file is."""
+"""Finds the file of the weights that `FRUITS_WEIGHTS` names."""
 
 import hashlib
 import os
@@ -17,9 +17,9 @@ _KERAS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that were found: what they are, in words; their file (none if random); its SHA-256.
+    """Weights: their name for the user, their file (None for random weights), and the SHA-256 of the file.
 
-    `sha256` of random weights names their seed.
+    `sha256` of random weights is the hash of their seed.
     """
 
     name: str
@@ -32,11 +32,13 @@ class Weights:
 
 
 def find_weights(setting: str) -> Weights:
-    """Finds the weights that a value of `FRUITS_WEIGHTS` names, downloading them if need be.
+    """Finds the weights that a value of `FRUITS_WEIGHTS` names, and downloads them if necessary.
 
-    `imagenet` is Keras's own download and cache, `embedded` the file in this package, `random` a
-    seeded initialisation; anything else is a file, local or `s3://`, with `#sha256=...` at its end
-    if it is pinned. Raises `FruitsError`.
+    `imagenet` is the file that Keras downloads and caches, `embedded` the file in this package, and `random`
+    a seeded initialisation. Any other value is a local path or an `s3://` URI. If it ends with
+    `#sha256=...`, the file is pinned to this hash.
+
+    Raises `FruitsError` if the file cannot be downloaded or read, or differs from the pinned file.
     """
     if setting == RANDOM:
         return Weights(RANDOM, None, hashlib.sha256(f"seed {RANDOM_SEED}".encode()).hexdigest())
@@ -48,8 +50,8 @@ def find_weights(setting: str) -> Weights:
     weights = _from_file(location, _fetched(location))
     if pin and weights.sha256 != pin.lower():
         raise FruitsError(
-            f"FRUITS_WEIGHTS={setting}: the file has SHA-256 {weights.sha256}, not the pinned one. "
-            "Take the file that was pinned, or correct the pin."
+            f"FRUITS_WEIGHTS={setting}: the file has SHA-256 {weights.sha256}, not the pinned hash. "
+            "Use the file that was pinned, or correct the pinned hash."
         )
     return weights
 
@@ -70,23 +72,23 @@ def _keras_download() -> Path:
     try:
         keras.applications.MobileNetV2(include_top=False, weights="imagenet", pooling="avg")
     except Exception as error:
-        # Keras raises a bare Exception for what urllib could not fetch.
+        # Keras raises a bare Exception if urllib cannot fetch the file.
         raise FruitsError(
-            f"FRUITS_WEIGHTS=imagenet: Keras's download of the ImageNet weights failed ({error}). Set "
-            f"FRUITS_WEIGHTS={EMBEDDED} for the weights that come with this project, or to a weights file "
-            "(a path or s3://bucket/key)."
+            f"FRUITS_WEIGHTS=imagenet: Keras could not download the ImageNet weights ({error}). Set "
+            f"FRUITS_WEIGHTS={EMBEDDED} to use the weights in this package, or set FRUITS_WEIGHTS to a "
+            "weights file (a path or s3://bucket/key)."
         ) from None
     file = _keras_cache()
     if file is None:
         raise FruitsError(
-            f"FRUITS_WEIGHTS=imagenet: Keras did not leave {_KERAS_FILE} in its cache. Set KERAS_HOME to a "
-            "folder that can be written, or FRUITS_WEIGHTS to a weights file."
+            f"FRUITS_WEIGHTS=imagenet: Keras did not write {_KERAS_FILE} into its cache. Set KERAS_HOME to a "
+            "writable folder, or set FRUITS_WEIGHTS to a weights file."
         )
     return file
 
 
 def _fetched(location: str) -> Path:
-    """A local file of the weights at a path or an S3 URI."""
+    """Returns a local file with the weights at a path or an S3 URI. It downloads those in S3."""
     folder, _, name = location.rpartition("/")
     try:
         if not location.startswith("s3://"):

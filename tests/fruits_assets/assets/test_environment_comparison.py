@@ -1,4 +1,4 @@
-"""The comparison of environments: what it says of records of both, and how the asset shows it."""
+"""The comparison of environments: its rows, its tables, and the metadata of the asset."""
 
 import csv
 import html
@@ -32,7 +32,7 @@ START = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 
 def run_of(environment: str, owner: str, minute: int = 0, **changed: Any) -> list[RunRecord]:
-    """The four records of a run of 2,000 images."""
+    """Returns the four records of a run of 2,000 images."""
     on_emr = environment == "emr"
     template = replace(
         RECORD,
@@ -70,7 +70,7 @@ def one_row(records: list[RunRecord]) -> Row:
     return row
 
 
-def test_a_run_adds_up_over_its_stages() -> None:
+def test_a_row_is_the_sum_of_its_stages() -> None:
     row = one_row(run_of("emr", "a"))
     assert row.seconds == 60
     assert row.images_per_second == pytest.approx(2000 / 60)
@@ -79,13 +79,13 @@ def test_a_run_adds_up_over_its_stages() -> None:
     assert (row.nodes, row.cores, row.classes, row.known_classes) == (2, 8, 20, 20)
 
 
-def test_a_machine_of_ones_own_has_no_price_but_its_results_have_a_size() -> None:
+def test_a_local_run_has_a_price_for_storage_but_not_for_compute() -> None:
     row = one_row(run_of("local", "a"))
     assert row.compute_usd_for_1000 is None
     assert row.storage_usd_for_1000(PRICES)
 
 
-def test_a_stage_without_a_price_leaves_the_cost_of_the_run_open() -> None:
+def test_a_stage_without_a_price_leaves_the_row_without_a_price() -> None:
     first, *others = run_of("emr", "a")
     assert one_row([replace(first, cost_usd=None), *others]).compute_usd_for_1000 is None
 
@@ -93,7 +93,7 @@ def test_a_stage_without_a_price_leaves_the_cost_of_the_run_open() -> None:
 def test_several_runs_of_one_command_are_one_row() -> None:
     halves = [
         replace(record, run=run, root_run=run, images=1000, classes=10, seconds=record.seconds / 2)
-        for run in ("first stretch", "second stretch")
+        for run in ("first range", "second range")
         for record in run_of("local", "a")
     ]
     row = one_row(halves)
@@ -101,7 +101,7 @@ def test_several_runs_of_one_command_are_one_row() -> None:
     assert row.images_per_second == pytest.approx(2000 / 60)
 
 
-def test_a_run_that_was_repeated_counts_as_it_was_the_last_time() -> None:
+def test_the_last_attempt_of_a_repeated_stage_counts() -> None:
     first = run_of("local", "a")
     again = [
         replace(
@@ -114,27 +114,27 @@ def test_a_run_that_was_repeated_counts_as_it_was_the_last_time() -> None:
     assert row.finished == again[-1].finished
 
 
-def test_a_run_of_a_backfill_that_is_over_still_belongs_to_it_when_it_is_repeated() -> None:
-    # Dagster gives such a run the tags of its backfill no more.
+def test_a_repeated_run_belongs_to_its_backfill_after_its_end() -> None:
+    # Dagster does not give the repeated run the tags of the ended backfill.
     first = run_of("local", "a")
     again = [replace(record, run="again", owner=record.root_run, seconds=1.0) for record in first[2:]]
     row = one_row(first + again)
     assert (row.run, row.seconds) == ("a", 10 + 40 + 1 + 1)
 
 
-def test_a_run_that_was_repeated_is_the_newest() -> None:
+def test_a_repeated_run_is_the_newest() -> None:
     runs = [run_of("local", str(number), number) for number in range(SHOWN + 1)]
     again = [replace(record, run="again") for record in run_of("local", "0", SHOWN + 1)]
     kept = [row.run for row in newest(rows_of([record for run in [*runs, again] for record in run]))]
     assert kept == [*map(str, range(2, SHOWN + 1)), "0"]
 
 
-def test_a_run_that_was_repeated_elsewhere_is_a_row_of_its_own() -> None:
+def test_a_run_repeated_in_another_environment_is_a_second_row() -> None:
     rows = rows_of(run_of("local", "a") + run_of("emr", "a"))
     assert [(row.environment, row.seconds) for row in rows] == [("local", 60), ("emr", 60)]
 
 
-def test_a_stage_over_more_classes_than_the_others_counts_by_its_own_images() -> None:
+def test_each_stage_counts_its_own_images() -> None:
     records = [
         record if record.stage == "pca_model" else replace(record, images=100, classes=1)
         for record in run_of("local", "a")
@@ -145,7 +145,7 @@ def test_a_stage_over_more_classes_than_the_others_counts_by_its_own_images() ->
     assert row.seconds_for_1000["mobilenet_features"] == 400
 
 
-def test_a_run_of_some_stages_and_classes_is_shown_as_such() -> None:
+def test_a_partial_row_shows_its_classes_and_stages() -> None:
     records = [replace(record, images=300, classes=3) for record in run_of("local", "a")[:2]]
     [shown] = table_of(as_markdown(rows_of(records), PRICES))
     assert shown["classes"] == "3 of 20"
@@ -153,14 +153,14 @@ def test_a_run_of_some_stages_and_classes_is_shown_as_such() -> None:
     assert shown["all, s"] == "50.0 (2 of 4 stages)"
 
 
-def test_a_run_that_found_no_images_is_no_division_by_zero() -> None:
+def test_a_run_without_images_has_rates_of_zero() -> None:
     row = one_row([replace(record, images=0) for record in run_of("emr", "a")])
     assert row.images_per_second == 0
     assert row.compute_usd_for_1000 is None
     assert as_csv([row], PRICES).count("\n") == 2
 
 
-def test_the_earlier_projects_rows_are_labelled_and_kept_as_it_gave_them() -> None:
+def test_the_reported_rows_are_labelled_and_unchanged() -> None:
     laptop, emr, with_pca = table_of(as_markdown(REPORTED, PRICES))
     assert all("as reported" in row["environment"] for row in (laptop, emr, with_pca))
     assert (laptop["images"], laptop["all, s"]) == ("5,928", "500.0")
@@ -169,11 +169,11 @@ def test_the_earlier_projects_rows_are_labelled_and_kept_as_it_gave_them() -> No
     assert laptop["compute, USD for 1,000 images"] == "-"
     assert float(emr["compute, USD for 1,000 images"]) == pytest.approx(1.44 / 12 / 22.688, rel=0.01)
     notes = as_markdown(REPORTED, PRICES)
-    for fact in ("1.44 USD an hour", "0.82 USD", "72 %", "0.63 and 0.56", "5,928 and 22,688"):
+    for fact in ("1.44 USD an hour", "0.82 USD", "72 %", "56.3 % and 56.1 %", "5,928 and 22,688"):
         assert fact in notes
 
 
-def test_the_newest_of_each_environment_are_shown() -> None:
+def test_the_newest_rows_of_each_environment_are_shown() -> None:
     records = [
         record
         for minute in range(SHOWN + 3)
@@ -183,14 +183,14 @@ def test_the_newest_of_each_environment_are_shown() -> None:
     assert kept == ["0", "1", *map(str, range(3, SHOWN + 3))]
 
 
-def test_runs_of_single_classes_hide_no_run_of_all_stages() -> None:
+def test_partial_rows_do_not_displace_complete_rows() -> None:
     whole = [run_of("local", f"whole {number}", number) for number in range(SHOWN)]
     partial = [run_of("local", f"partial {number}", SHOWN + number)[:2] for number in range(SHOWN)]
     kept = [row.run for row in newest(rows_of([record for run in [*whole, *partial] for record in run]))]
     assert kept == ["whole 3", "whole 4", "whole 5", "partial 3", "partial 4", "partial 5"]
 
 
-def test_text_from_the_store_breaks_neither_the_table_nor_a_spreadsheet() -> None:
+def test_text_from_records_is_escaped_in_markdown_and_in_csv() -> None:
     rows = rows_of(run_of("emr", "=1+1", instance_type="=a|b\\|\n<img> ![](x) `c` *d*", weights="@x"))
     [shown] = table_of(as_markdown(rows, PRICES))
     assert not re.search(r"[\\`*_~\[\]!<>|]", shown["machines"])
@@ -227,7 +227,7 @@ def content(store: Root, name: str) -> str:
     return store.read(f"{pointer.directory}/{name}").decode()
 
 
-def test_runs_on_both_environments_stand_side_by_side(store: str, instance: dg.DagsterInstance) -> None:
+def test_runs_of_both_environments_are_rows_of_one_table(store: str, instance: dg.DagsterInstance) -> None:
     root = open_root(store)
     for record in [*run_of("local", "on-this-machine"), *run_of("emr", "on-a-cluster", 5)]:
         write_record(root, record)
@@ -252,15 +252,13 @@ def test_runs_on_both_environments_stand_side_by_side(store: str, instance: dg.D
     assert content(root, "comparison.md") == metadata["comparison"]
 
 
-def test_without_any_run_there_is_the_reference_alone(store: str, instance: dg.DagsterInstance) -> None:
+def test_a_store_without_runs_shows_the_reported_rows_only(store: str, instance: dg.DagsterInstance) -> None:
     metadata = shown_metadata(materialize(store, instance))
     assert metadata["runs"] == 0
     assert len(table_of(metadata["comparison"])) == len(REPORTED)
 
 
-def test_a_run_of_some_stages_is_in_the_table_and_in_no_plot(
-    store: str, instance: dg.DagsterInstance
-) -> None:
+def test_a_partial_run_is_in_the_table_but_not_in_the_plots(store: str, instance: dg.DagsterInstance) -> None:
     for record in run_of("local", "whole"):
         write_record(open_root(store), record)
     before = shown_metadata(materialize(store, instance))
@@ -272,7 +270,7 @@ def test_a_run_of_some_stages_is_in_the_table_and_in_no_plot(
         assert after[plot] == before[plot]
 
 
-def test_what_is_no_record_is_named_and_stops_nothing(store: str, instance: dg.DagsterInstance) -> None:
+def test_an_invalid_record_is_listed_and_skipped(store: str, instance: dg.DagsterInstance) -> None:
     root = open_root(store)
     for record in run_of("local", "a"):
         write_record(root, record)
@@ -282,7 +280,7 @@ def test_what_is_no_record_is_named_and_stops_nothing(store: str, instance: dg.D
     assert metadata["unreadable_paths"] == ["run_records/broken/raw_images.json"]
 
 
-def test_many_runs_stay_below_the_size_of_an_event(store: str, instance: dg.DagsterInstance) -> None:
+def test_the_metadata_of_many_runs_fits_into_an_event(store: str, instance: dg.DagsterInstance) -> None:
     root = open_root(store)
     for minute in range(3 * SHOWN):
         environment = "emr" if minute % 2 else "local"
@@ -294,15 +292,15 @@ def test_many_runs_stay_below_the_size_of_an_event(store: str, instance: dg.Dags
     assert len(table_of(content(root, "comparison.md"))) == len(REPORTED) + 3 * SHOWN
 
 
-def test_a_replaced_comparison_is_removed_after_the_hours_that_it_is_kept(
-    store: str, instance: dg.DagsterInstance
-) -> None:
+def test_a_replaced_comparison_is_removed_after_keep_hours(store: str, instance: dg.DagsterInstance) -> None:
     for _ in range(2):
         shown_metadata(materialize(store, instance, keep_hours=0))
     assert len(list(Path(store, ENVIRONMENT_COMPARISON).glob("version=*/*/*/comparison.csv"))) == 1
 
 
-def test_unusable_prices_fail_by_a_sentence(store: str, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_an_incomplete_price_file_fails_with_the_missing_price(
+    store: str, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
     (tmp_path / "prices.toml").write_text("")
     result = materialize(store, instance, prices=tmp_path / "prices.toml")
     assert not result.success

@@ -1,4 +1,4 @@
-"""Projections of time and cost: the rate they are made from, the sums, and the command that prints them."""
+"""Projections of time and cost: the rates, the sums, and the command `fruits plan`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,11 +44,11 @@ def of_all_stages(**changed: Any) -> list[RunRecord]:
 
 
 def planned(images: int = 1_000_000, nodes: int = 20, **changed: Any) -> Plan:
-    given = {"instance_type": "m5.xlarge", "primary_type": "m5.xlarge", "records": [], "prices": PRICES}
-    return project(images, nodes, **(given | changed))
+    defaults = {"instance_type": "m5.xlarge", "primary_type": "m5.xlarge", "records": [], "prices": PRICES}
+    return project(images=images, nodes=nodes, **(defaults | changed))
 
 
-def test_a_rate_is_a_core_of_the_run_that_was_measured() -> None:
+def test_a_rate_is_per_core_of_the_measured_run() -> None:
     rate = rate_of([LOCAL], "mobilenet_features", "m5.xlarge")
     assert rate.images_per_core_second == 100
     assert rate.bytes_per_image == 5000
@@ -64,14 +64,14 @@ def test_a_rate_is_a_core_of_the_run_that_was_measured() -> None:
         {"stage": "pca_model"},
     ],
 )
-def test_without_a_usable_run_the_shipped_rate_holds(unusable: dict[str, Any]) -> None:
+def test_the_shipped_rate_is_used_without_a_usable_run(unusable: dict[str, Any]) -> None:
     assert (
         rate_of([replace(LOCAL, **unusable)], "mobilenet_features", "m5.xlarge")
         is SHIPPED_RATES["mobilenet_features"]
     )
 
 
-def test_the_run_that_is_most_like_the_cluster_counts() -> None:
+def test_the_run_most_similar_to_the_cluster_gives_the_rate() -> None:
     larger = replace(LOCAL, run="larger", images=20_000)
     later = replace(larger, run="later", finished="2026-11-24T10:00:00+00:00")
     other_type = replace(LOCAL, run="other", environment="emr", instance_type="c5.xlarge", images=2000)
@@ -84,13 +84,13 @@ def test_the_run_that_is_most_like_the_cluster_counts() -> None:
         assert rate.source.startswith(f"run {better.run[:8]} on")
 
 
-def test_ingestion_from_a_disk_says_nothing_of_s3() -> None:
+def test_local_ingestion_gives_no_rate_for_s3() -> None:
     assert rate_of([replace(LOCAL, stage="raw_images")], "raw_images", "m5.xlarge").source == "shipped"
     on_emr = replace(LOCAL, stage="raw_images", environment="emr", instance_type="c5.xlarge")
     assert rate_of([on_emr], "raw_images", "m5.xlarge").images_per_core_second == 100
 
 
-def test_time_is_work_over_cores_and_the_starts() -> None:
+def test_the_time_is_the_work_per_core_plus_the_starts() -> None:
     plan = planned(records=of_all_stages(environment="emr"))
     assert plan.cores == 80
     assert plan.seconds == dict.fromkeys(STAGES, 1_000_000 / 100 / 80)
@@ -98,26 +98,26 @@ def test_time_is_work_over_cores_and_the_starts() -> None:
     assert plan.all_seconds == pytest.approx(plan.starts + 4 * 125)
 
 
-def test_cost_is_every_node_by_the_hour_with_emrs_fee_and_s3() -> None:
+def test_the_cost_is_all_nodes_with_the_emr_fee_and_s3() -> None:
     plan = planned(records=of_all_stages(environment="emr", bytes=50_000_000))
     assert plan.hour_usd == pytest.approx(21 * (0.224 + 0.048))
     assert plan.compute_usd == pytest.approx(plan.hour_usd * plan.all_seconds / 3600)
     # Four stages of 5,000 bytes an image, and the photos, as large as their copies.
     assert plan.stored_bytes == 5 * 5000 * 1_000_000
     assert plan.storage_usd == pytest.approx(25 * PRICES.s3_gb_month)
-    # Two requests at least for each photo, and less than one PUT for each.
+    # At least two GETs for each photo, and less than one PUT.
     gets, puts = PRICES.s3_thousand_gets, PRICES.s3_thousand_puts
     assert 1000 * 2 * gets < plan.requests_usd < 1000 * (3 * gets + puts)
     assert plan.upload_usd == pytest.approx(1000 * puts)
 
 
-def test_twice_the_nodes_halve_the_work_and_not_the_starts() -> None:
-    one, two = planned(nodes=10), planned(nodes=20)
-    assert sum(two.seconds.values()) == pytest.approx(sum(one.seconds.values()) / 2)
-    assert two.starts == one.starts
+def test_twice_the_nodes_halve_the_work_but_not_the_starts() -> None:
+    small, large = planned(nodes=10), planned(nodes=20)
+    assert sum(large.seconds.values()) == pytest.approx(sum(small.seconds.values()) / 2)
+    assert large.starts == small.starts
 
 
-def test_a_dearer_primary_node_is_paid_for() -> None:
+def test_the_price_of_the_primary_node_counts() -> None:
     assert planned(primary_type="m5.2xlarge").hour_usd - planned().hour_usd == pytest.approx(0.272)
 
 
@@ -128,27 +128,28 @@ def test_a_dearer_primary_node_is_paid_for() -> None:
         ("m99.xlarge", r"none for m99\.xlarge, .*They have .*m5"),
     ],
 )
-def test_an_instance_type_that_cannot_be_priced_is_refused(instance_type: str, reason: str) -> None:
+def test_an_instance_type_without_a_price_is_refused(instance_type: str, reason: str) -> None:
     with pytest.raises(FruitsError, match=reason):
         planned(instance_type=instance_type)
 
 
-def test_the_shipped_rates_are_explained_only_where_they_are_used() -> None:
+def test_shipped_rates_are_explained_only_if_they_are_used() -> None:
     assert "Shipped rates" in " ".join(assumptions(planned()))
     assert "Shipped rates" not in " ".join(assumptions(planned(records=of_all_stages(environment="emr"))))
 
 
 def fruits_plan(*options: str) -> Result:
-    return CliRunner().invoke(main, ["plan", "--images", "1000000", "--nodes", "20", *options])
+    arguments = ["plan", "--images", "1000000", "--nodes", "20", *options]
+    return CliRunner().invoke(main, arguments, prog_name="fruits")
 
 
 def values(output: str) -> dict[str, str]:
-    """The lines of the projection, name and value."""
+    """Returns the value of each line of the projection by its name."""
     pairs = (line.strip().partition("  ") for line in output.partition("\n\n")[0].splitlines())
     return {name: value.strip() for name, _, value in pairs}
 
 
-def test_the_command_needs_no_photos_and_prints_what_it_assumes() -> None:
+def test_the_command_prints_its_assumptions_without_any_photos() -> None:
     result = fruits_plan()
     assert result.exit_code == 0
     lines = values(result.output)
@@ -161,7 +162,7 @@ def test_the_command_needs_no_photos_and_prints_what_it_assumes() -> None:
     assert "FRUITS_EMR_MAX_HOURLY_COST=2.0." in result.output
 
 
-def test_the_command_projects_from_the_stores_own_runs(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_projects_from_the_runs_in_the_store(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRUITS_STORE", store)
     monkeypatch.setenv("FRUITS_EMR_MAX_HOURLY_COST", "10")
     for record in of_all_stages(environment="emr", instance_type="m5.xlarge"):
@@ -177,7 +178,7 @@ def test_the_command_projects_from_the_stores_own_runs(store: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("value", ["t3.micro", "m99.xlarge"])
-def test_the_command_refuses_an_unknown_type_by_a_sentence(value: str) -> None:
+def test_the_command_refuses_an_unknown_instance_type(value: str) -> None:
     result = fruits_plan("--instance-type", value)
     assert result.exit_code == 1
     assert result.output.startswith("fruits plan: ") and value in result.output
@@ -185,13 +186,13 @@ def test_the_command_refuses_an_unknown_type_by_a_sentence(value: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["--images", "--nodes"])
-def test_the_command_refuses_less_than_one(option: str) -> None:
+def test_the_command_refuses_zero_images_or_nodes(option: str) -> None:
     result = fruits_plan(option, "0")
     assert result.exit_code == 2
     assert option in result.output
 
 
-def test_records_that_cannot_be_read_are_an_error_that_names_the_store(
+def test_unreadable_records_are_an_error_that_names_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "store").mkdir()
@@ -202,7 +203,9 @@ def test_records_that_cannot_be_read_are_an_error_that_names_the_store(
     assert result.output.startswith(f"fruits plan: the records of runs in FRUITS_STORE={tmp_path}/store")
 
 
-def test_the_owners_prices_are_the_ones_that_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prices_of_fruits_prices_replace_the_shipped_prices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shipped = Path(load_prices.__code__.co_filename).with_name("prices.toml").read_text()
     (tmp_path / "own.toml").write_text(shipped.replace("2026-11-01", "2027-01-31"))
     monkeypatch.setenv("FRUITS_PRICES", str(tmp_path / "own.toml"))

@@ -1,4 +1,4 @@
-"""What stages leave in the store about their runs, and how it is read back."""
+"""The record of a stage: how it is written to the store, read back and checked."""
 
 import json
 from dataclasses import asdict, replace
@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from fruits_assets.costs.recording import leave_record
+from fruits_assets.costs.recording import record_stage
 from fruits_assets.costs.run_records import STAGES, parse_record, read_records, record_path, write_record
 from resources.job_runner import JobRun
 from resources.settings import Settings
@@ -28,7 +28,7 @@ def test_a_record_is_read_as_it_was_written(store: str) -> None:
     assert written["images_per_second"] == 304.0
 
 
-def test_records_come_in_the_order_of_their_time_in_any_zone(store: str) -> None:
+def test_records_are_sorted_by_time_across_time_zones(store: str) -> None:
     late = replace(RECORD, run="a", finished="2026-11-23T11:30:00+02:00", stage=STAGES[0])
     early = replace(RECORD, run="b", finished="2026-11-23T09:00:00+00:00")
     for record in (RECORD, late, early):
@@ -36,7 +36,7 @@ def test_records_come_in_the_order_of_their_time_in_any_zone(store: str) -> None
     assert read_records(open_root(store))[0] == [early, late, RECORD]
 
 
-def test_another_attempt_of_a_run_replaces_its_record(store: str) -> None:
+def test_a_second_attempt_of_a_stage_replaces_its_record(store: str) -> None:
     write_record(open_root(store), RECORD)
     write_record(open_root(store), replace(RECORD, seconds=20.0))
     assert [record.seconds for record in read_records(open_root(store))[0]] == [20.0]
@@ -46,7 +46,7 @@ def test_a_store_without_runs_has_no_records(store: str) -> None:
     assert read_records(open_root(store)) == ([], [])
 
 
-def test_what_is_no_record_is_named_and_hides_no_other(store: str) -> None:
+def test_invalid_records_are_listed_beside_the_valid_ones(store: str) -> None:
     root = open_root(store)
     write_record(root, RECORD)
     root.write(record_path("run-0", "pca_model"), b'{"run": "run-0"')
@@ -57,11 +57,15 @@ def test_what_is_no_record_is_named_and_hides_no_other(store: str) -> None:
     )
 
 
-def test_fields_of_a_later_version_are_passed_over() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     assert parse_record(changed(colour="red")) == RECORD
 
 
-def test_what_nobody_knows_may_be_absent() -> None:
+def test_an_int_is_accepted_for_a_float() -> None:
+    assert parse_record(changed(seconds=20)).seconds == 20
+
+
+def test_fields_that_are_not_known_may_be_absent() -> None:
     content = {
         name: value
         for name, value in asdict(RECORD).items()
@@ -70,7 +74,7 @@ def test_what_nobody_knows_may_be_absent() -> None:
     assert parse_record(json.dumps(content).encode()).cost_usd is None
 
 
-def test_a_step_on_a_cluster_is_recorded_with_its_machines_and_its_price(store: str) -> None:
+def test_the_record_of_an_emr_step_has_its_nodes_and_its_price(store: str) -> None:
     settings = Settings(env="emr", images="s3://photos", store="s3://store", _env_file=None)
     settings = settings.model_copy(update={"store": store})
     place = {
@@ -81,13 +85,21 @@ def test_a_step_on_a_cluster_is_recorded_with_its_machines_and_its_price(store: 
         "emr_step_seconds": 130.0,
         "estimated_cost_usd": 0.0227,
     }
-    on_the_cluster = {"python": "3.9.1", "spark": "3.5.6-amzn-0", "emr": "emr-7.13.0"}
-    run = JobRun(None, Measured(100.0, "application_1", on_the_cluster), place)
+    driver_versions = {"python": "3.9.1", "spark": "3.5.6-amzn-0", "emr": "emr-7.13.0"}
+    run = JobRun(None, Measured(100.0, "application_1", driver_versions), place)
 
     @dg.asset(name="mobilenet_features", code_version="7")
     def stage(context: dg.AssetExecutionContext) -> None:
         extractor = {"weights": "embedded", "weights_sha256": "ab" * 32, "trained": True}
-        leave_record(context, settings, run, 2000, 20, 10_000_000, extractor)
+        record_stage(
+            context,
+            settings,
+            run,
+            images=2000,
+            classes=20,
+            bytes_written=10_000_000,
+            extractor=extractor,
+        )
 
     result = dg.materialize([stage], tags={"fruits/owner": "command-1"})
     [record], _ = read_records(open_root(store))
@@ -96,8 +108,8 @@ def test_a_step_on_a_cluster_is_recorded_with_its_machines_and_its_price(store: 
     assert (record.nodes, record.cores, record.instance_type) == (2, 8, "m5.xlarge")
     assert (record.seconds, record.images_per_second, record.cost_usd) == (100.0, 20.0, 0.0227)
     assert (record.weights, record.weights_sha256) == ("embedded", "ab" * 32)
-    ours = {"fruits-platform": version("fruits-platform"), "mobilenet_features": "7"}
-    assert record.versions == on_the_cluster | ours
+    platform_versions = {"fruits-platform": version("fruits-platform"), "mobilenet_features": "7"}
+    assert record.versions == driver_versions | platform_versions
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,6 @@ def test_a_step_on_a_cluster_is_recorded_with_its_machines_and_its_price(store: 
         changed(environment="moon"),
     ],
 )
-def test_a_record_of_another_shape_is_refused(content: bytes) -> None:
+def test_an_invalid_record_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_record(content)

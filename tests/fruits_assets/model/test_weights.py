@@ -1,4 +1,4 @@
-"""Which weights `FRUITS_WEIGHTS` names, and what is said where they cannot be had."""
+"""Finding, loading and converting the weights that `FRUITS_WEIGHTS` names."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
 from tests.support import WEIGHTS
 
-CONTENT = b"weights, as far as their finding is concerned"
+CONTENT = b"not weights, but a file that can be found"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -27,32 +27,32 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("pin", ["", f"#sha256={SHA256}", f"#sha256={SHA256.upper()}"])
-def test_a_path_names_its_file_pinned_or_not(file: Path, pin: str) -> None:
+def test_a_path_names_its_file_with_or_without_a_pinned_hash(file: Path, pin: str) -> None:
     assert find_weights(f"{file}{pin}") == Weights(str(file), file, SHA256)
 
 
-def test_a_file_that_is_not_the_pinned_one_is_refused(file: Path) -> None:
+def test_a_file_with_another_hash_than_the_pinned_one_is_refused(file: Path) -> None:
     pin = "0" * 64
     with pytest.raises(FruitsError, match=f"^FRUITS_WEIGHTS=.*{pin}: .*{SHA256}, not the pinned"):
         find_weights(f"{file}#sha256={pin}")
 
 
 @pytest.mark.parametrize("setting", ["no/such/file.h5", "imagnet", "/", ""])
-def test_a_file_that_cannot_be_read_is_refused_with_what_can_be_set(setting: str) -> None:
+def test_an_unreadable_weights_file_is_refused_with_the_remedy(setting: str) -> None:
     with pytest.raises(FruitsError, match=f"^FRUITS_WEIGHTS={setting} cannot be read .*Set it to imagenet"):
         find_weights(setting)
 
 
-def test_random_weights_are_the_same_every_time_and_not_trained() -> None:
+def test_random_weights_are_untrained_and_the_same_each_time() -> None:
     weights = find_weights("random")
     assert weights == find_weights("random")
     assert not weights.trained
-    one, two = load_model(weights).get_weights(), load_model(weights).get_weights()
-    assert all(np.array_equal(first, second) for first, second in zip(one, two, strict=True))
-    assert np.ptp(one[0]) > 0
+    first, second = load_model(weights).get_weights(), load_model(weights).get_weights()
+    assert all(np.array_equal(left, right) for left, right in zip(first, second, strict=True))
+    assert np.ptp(first[0]) > 0
 
 
-def test_a_download_that_fails_names_the_variable_and_the_remedy(
+def test_a_failed_download_names_the_variable_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def unreachable(**_: object) -> None:
@@ -64,7 +64,7 @@ def test_a_download_that_fails_names_the_variable_and_the_remedy(
         find_weights("imagenet")
 
 
-def test_weights_in_kerass_cache_are_not_downloaded_again(
+def test_weights_in_the_keras_cache_are_not_downloaded_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cached = tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
@@ -76,7 +76,7 @@ def test_weights_in_kerass_cache_are_not_downloaded_again(
 
 
 @pytest.mark.parametrize("name", ["text.h5", "text.npz", "other.npz", "empty.h5", "no-suffix"])
-def test_a_file_of_something_else_is_refused_by_a_sentence(tmp_path: Path, name: str) -> None:
+def test_a_file_without_the_weights_of_the_model_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "other.npz":
         np.savez(path, kernel=np.zeros(3))
@@ -86,7 +86,7 @@ def test_a_file_of_something_else_is_refused_by_a_sentence(tmp_path: Path, name:
         load_model(find_weights(str(path)))
 
 
-def test_the_converter_says_in_one_line_what_is_wrong_with_the_weights(file: Path, tmp_path: Path) -> None:
+def test_the_converter_reports_unreadable_weights_in_one_line(file: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "fruits_assets.model.convert", "--out", str(tmp_path / "out")]
     result = subprocess.run([*program, "--weights", f"{file}x"], capture_output=True, text=True, check=False)
     assert result.returncode == 1
@@ -94,7 +94,7 @@ def test_the_converter_says_in_one_line_what_is_wrong_with_the_weights(file: Pat
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_converted_model_gives_the_features_of_keras(extractor: Path) -> None:
+def test_the_converted_model_returns_the_features_of_keras(extractor: Path) -> None:
     images = np.random.default_rng(5).uniform(-1, 1, (3, 224, 224, 3)).astype(np.float32)
     network = compile_ir((extractor / MODEL_XML).read_bytes(), (extractor / MODEL_BIN).read_bytes())
     features = np.stack([network(image) for image in images])

@@ -152,7 +152,7 @@ def test_weights_on_s3_are_read_with_and_without_a_sha256(prefix: str, tmp_path:
     assert weights.file is not None
     assert (weights.file.name, weights.file.read_bytes()) == ("some weights.npz", b"weights")
     assert find_weights(f"{prefix}/some weights.npz#sha256={weights.sha256}").sha256 == weights.sha256
-    with pytest.raises(FruitsError, match="not the pinned one"):
+    with pytest.raises(FruitsError, match="not the pinned hash"):
         find_weights(f"{prefix}/some weights.npz#sha256=00")
     with pytest.raises(FruitsError, match=f"^FRUITS_WEIGHTS={prefix}/none.npz cannot be read"):
         find_weights(f"{prefix}/none.npz")
