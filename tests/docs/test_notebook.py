@@ -1,4 +1,4 @@
-"""The example notebook runs on the outputs of the pipeline."""
+"""The example notebook on the outputs of the Spark jobs."""
 
 from pathlib import Path
 
