@@ -24,6 +24,8 @@ CHUNK = 128  # photos in a unit of work: small enough that all processes end at 
 
 def warm(ready: Any) -> None:
     """Initializes a process of the pool: imports the job, and waits until all processes are ready."""
+    import spark_jobs.extract_features  # noqa: F401
+
     ready.wait()
 
 
