@@ -98,7 +98,7 @@ def _watch_memory(process: "subprocess.Popen[str]", peaks: dict[str, float]) -> 
             except OSError:
                 continue
             kind = "driver" if pid == process.pid else _kind(command)
-            # VmHWM is the peak that Linux keeps for each process. A zombie has no such line.
+            # VmHWM is the peak that Linux keeps for each process. The status of a zombie lacks it.
             resident = next((line for line in status.splitlines() if line.startswith("VmHWM")), "VmHWM: 0 kB")
             peaks[kind] = max(peaks[kind], int(resident.split()[1]) / 1024)
         time.sleep(0.2)

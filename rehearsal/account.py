@@ -29,7 +29,7 @@ def prepare_account(aws: Aws, settings: Mapping[str, str]) -> Account:
     """
     fruits = Path(sys.executable).with_name("fruits")
     done = subprocess.run(
-        # moto can't deploy the conditional SessionManagerPolicy where its condition is false.
+        # With Session Manager: moto fails on a policy that the stack leaves out without it.
         [fruits, "emr", "deploy", "--session-manager", "--yes"],
         env={**os.environ, **settings, **aws.variables(), "FRUITS_REGION": REGION},
         capture_output=True,
@@ -61,7 +61,7 @@ def prepare_account(aws: Aws, settings: Mapping[str, str]) -> Account:
 
 
 def enforceable(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The policy without conditions on S3 prefixes: moto denies each call that needs such a statement."""
+    """The policy without conditions on S3 prefixes: moto denies each call that needs such a condition."""
     statements = [
         {name: value for name, value in statement.items() if name != "Condition"}
         if "s3:prefix" in str(statement.get("Condition"))

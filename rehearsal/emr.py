@@ -151,7 +151,7 @@ def install(canceller: Canceller) -> None:
 
 
 def _cluster_of(response: Any) -> RehearsedCluster:
-    """The cluster that a request names; moto raises an error for an unknown one."""
+    """The cluster that a request names; moto raises an error for an unknown id."""
     cluster = response.backend.describe_cluster(response._get_param("ClusterId"))
     assert isinstance(cluster, RehearsedCluster)
     return cluster

@@ -80,7 +80,7 @@ def killed_at_exit(mark: str) -> Iterator[None]:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "rehearsal.processes", mark],
             stdin=subprocess.PIPE,
-            # The keeper imports this package, and the caller's folder may be another one.
+            # The keeper imports this package, which the caller's working directory may not contain.
             cwd=Path(__file__).parents[1],
             start_new_session=True,
         )
