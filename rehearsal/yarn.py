@@ -102,7 +102,7 @@ def start_yarn(
     folder = folder.absolute()
     class_path = [folder / "conf", *jars("yarn")]
     web, *others = free_ports(5)
-    _configure(folder / "conf", web, others, memory_mb, vcores)
+    _configure(folder / "conf", web=web, ports=others, memory_mb=memory_mb, vcores=vcores)
     with killed_at_exit(str(folder)):
         manager = _start(folder, "resourcemanager", "resourcemanager.ResourceManager", class_path)
         nodes = [
@@ -117,7 +117,8 @@ def start_yarn(
             process.wait()
 
 
-def _configure(folder: Path, web: int, ports: list[int], memory_mb: int, vcores: int) -> None:
+def _configure(folder: Path, *, web: int, ports: list[int], memory_mb: int, vcores: int) -> None:
+    """Writes the configuration. `web` is the port of the web services; `ports` are the four RPC ports."""
     rm, nm = "yarn.resourcemanager", "yarn.nodemanager"
     addresses = ("address", "scheduler.address", "resource-tracker.address", "admin.address")
     sites: dict[str, dict[str, object]] = {
