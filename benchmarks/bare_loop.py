@@ -1,8 +1,8 @@
-"""The limit: each stage's work in a plain loop, one process a core, no Spark and no store.
+"""The bare loop: the work of each stage in plain Python processes, one for each core, without Spark.
 
-Read, hash and decode; decode, resize and infer; sums and eigenvectors; projection and one CSV. What the
-stages hand on stays in memory, and every process has its modules before the first. Prints one JSON object:
-seconds of each stage.
+Its stages are: read, hash and decode; decode, resize and infer; sums and eigenvectors; projection and one
+CSV. The results of a stage stay in memory for the next stage. Prints one JSON object: the seconds of each
+stage.
 
     python -m benchmarks.bare_loop --photos DIR --ir DIR --cores 2
 """
@@ -19,16 +19,18 @@ from tempfile import TemporaryFile
 from typing import Any
 
 STARTED = time.perf_counter()
-CHUNK = 128  # photos that a process takes at a time, so that all end together
+CHUNK = 128  # photos in a unit of work: small enough that all processes end at about the same time
 
 
 def warm(ready: Any) -> None:
-    """The start of a process of the pool, at the end of which it waits for the others."""
+    """Initializes a process of the pool: imports the job, and waits until all processes are ready."""
+    import spark_jobs.extract_features  # noqa: F401
 
     ready.wait()
 
 
 def ingest(paths: list[str]) -> list[bytes]:
+    """Reads, hashes and decodes photos; returns their contents."""
     from spark_jobs.images import decode
 
     contents = [Path(path).read_bytes() for path in paths]
@@ -40,13 +42,14 @@ def ingest(paths: list[str]) -> list[bytes]:
 
 @lru_cache
 def extractor(ir: str) -> Any:
+    """The extractor of the folder `ir`, compiled once in each process."""
     from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
 
     return compile_ir((Path(ir) / MODEL_XML).read_bytes(), (Path(ir) / MODEL_BIN).read_bytes())
 
 
 def extract(job: tuple[list[bytes], str]) -> Any:
-    """Features of some photos, (n, 1280) float32."""
+    """The features of n photos, (n, 1280) float32. `job` is their contents and the folder of the IR."""
     import pyarrow as pa
 
     from spark_jobs.extract_features import features_of
@@ -84,7 +87,7 @@ def main() -> None:
         contents = pool.map(ingest, chunks, chunksize=1)
         seconds["ingest"] = time.perf_counter() - begun
         begun = time.perf_counter()
-        jobs = [(some, arguments.ir) for some in contents]
+        jobs = [(batch, arguments.ir) for batch in contents]
         features = np.concatenate(pool.map(extract, jobs, chunksize=1))
         seconds["features"] = time.perf_counter() - begun
     begun = time.perf_counter()

@@ -1,6 +1,7 @@
-"""Spark's `binaryFile` reading the photos and throwing them away: the peer of ingestion.
+"""The baseline of ingest: Spark's `binaryFile` reads the photos and discards them.
 
-It is the least that the notebook does with each photo: nothing is hashed, decoded or written.
+It is the first step of the notebook. It hashes, decodes and writes nothing. Prints one JSON object: the
+number of images and the seconds.
 
     python -m benchmarks.binary_file --photos DIR_OR_S3_PREFIX --cores 2
 """
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_photos(spark: "SparkSession", root: str) -> "DataFrame":
-    """Every file below a root, as the notebook reads them."""
+    """All files below a root, read in the same way as in the notebook."""
     return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(root)
 
 
@@ -34,7 +35,7 @@ def main() -> None:
     set_environment()
     settings = Settings(images=arguments.photos, store="/unused", spark_cores=arguments.cores)
     config = local_spark_config(settings)
-    # The JVM does all of this work, so it may compile as it likes.
+    # The JVM does all of the work here, so its compilers stay on.
     config["spark.driver.extraJavaOptions"] = config["spark.driver.extraJavaOptions"].replace(QUICK_JVM, "")
     spark = SparkSession.builder.config(map=config).getOrCreate()
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The sets of photos that are measured on, made of given photos or of the samples."""
+"""The sets of photos that the benchmark measures: given photos, Fruits-360 or the sample photos."""
 
 import os
 import shutil
@@ -10,14 +10,17 @@ from pathlib import Path
 from fruits_assets.samples import copy_samples
 from spark_jobs.store.photos import list_photos
 
-# 5,928 photos of Fruits-360, which stand beside the repository on the developers' machines.
+# 5,928 photos of Fruits-360, in a folder beside the repository on the developers' machines.
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "fruits-360-5928.tar.gz"
-CLASS_IMAGES = 98  # of a class there, on average
+CLASS_IMAGES = 98  # the average number of photos of a class in that archive
 SAMPLE_CLASSES = 60
 
 
 def find_photos(given: Path | None, folder: Path) -> tuple[Path, str]:
-    """A root of photos and its description: the given photos, else Fruits-360, else the samples."""
+    """A root of photos and its description: the given photos, else Fruits-360, else the samples.
+
+    Writes Fruits-360 or the samples to `folder`.
+    """
     if given is not None:
         return given, f"the photos in {given.name}"
     if SHARED.exists():
@@ -26,23 +29,24 @@ def find_photos(given: Path | None, folder: Path) -> tuple[Path, str]:
         return folder, "photos of Fruits-360"
     samples = folder / "samples"
     copy_samples(samples)
-    return small_classes(samples, SAMPLE_CLASSES, CLASS_IMAGES, folder / "copied"), "sample photos, repeated"
+    return equal_classes(samples, SAMPLE_CLASSES, CLASS_IMAGES, folder / "copied"), "sample photos, repeated"
 
 
 def photos_by_class(root: Path) -> dict[str, list[Path]]:
-    """The photos of a root as the platform finds them. Raises `FruitsError` where there are none."""
+    """The photos of a root by class, as the platform lists them. Raises `FruitsError` if there are none."""
     classes = list_photos(str(root)).classes
     return {label: [root / photo.path for photo in photos] for label, photos in classes.items()}
 
 
 def photos_in(root: Path) -> list[Path]:
+    """The photos of all classes of a root. Raises `FruitsError` if there are none."""
     return list(chain.from_iterable(photos_by_class(root).values()))
 
 
-def some_classes(root: Path, classes: int | None, folder: Path) -> Path:
-    """The first classes of a root, whole; all of them where `classes` is None."""
+def first_classes(root: Path, classes: int | None, folder: Path) -> Path:
+    """Links all photos of the first `classes` classes into `folder`; None takes all classes."""
     chosen = islice(photos_by_class(root).items(), classes)
-    # By number: photos of one class may stand in several folders, under one name.
+    # Numbered names: the photos of a class may lie in several folders and have equal names there.
     names = (
         (file, f"{label}/{number:05}{file.suffix}")
         for label, files in chosen
@@ -52,15 +56,15 @@ def some_classes(root: Path, classes: int | None, folder: Path) -> Path:
     return folder
 
 
-def multiplied(root: Path, times: int, folder: Path) -> Path:
-    """The same photos `times` times under other names."""
-    pairs = ((file, number) for file in photos_in(root) for number in range(times))
+def multiplied(root: Path, multiple: int, folder: Path) -> Path:
+    """Links each photo `multiple` times into `folder`, under different names in the same class."""
+    pairs = ((file, number) for file in photos_in(root) for number in range(multiple))
     _link(((file, f"{file.parent.name}/{number}-{file.name}") for file, number in pairs), folder)
     return folder
 
 
-def small_classes(root: Path, classes: int, images: int, folder: Path) -> Path:
-    """So many classes of so many images, of the photos in turn."""
+def equal_classes(root: Path, classes: int, images: int, folder: Path) -> Path:
+    """Links the photos of `root`, repeated as needed, into `folder`: `classes` classes of `images` photos."""
     photos = photos_in(root)
     numbers = range(classes * images)
     names = (f"class {number // images:04}/{number % images:04}.jpg" for number in numbers)
@@ -69,9 +73,9 @@ def small_classes(root: Path, classes: int, images: int, folder: Path) -> Path:
 
 
 def _link(files: Iterable[tuple[Path, str]], folder: Path) -> None:
-    """Puts files under other names, as hard links or, on another disk, copies.
+    """Puts each file under its new name into `folder`, as a hard link or, on another disk, as a copy.
 
-    Raises `FileExistsError` for a name that is taken: what is there may be a link to somebody's photo.
+    Raises `FileExistsError` for an existing name: writing there could overwrite a linked photo of the user.
     """
     for file, name in files:
         target = folder / name

@@ -1,4 +1,4 @@
-"""Running what is measured in a process of its own, with its time and memory; the machine it ran on."""
+"""Runs a measurement in a new process, with its time and its memory; describes the machine."""
 
 import json
 import os
@@ -18,24 +18,27 @@ from typing import Any
 Figures = dict[str, Any]
 
 _REPOSITORY = Path(__file__).parents[1]
-# What a user has set for their own runs, which would make the figures of another thing.
+# A measured process does not inherit the user's settings, which would change its figures.
 _SETTINGS = ("FRUITS_", "DAGSTER_", "SPARK_", "AWS_")
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(command: list[str], env: dict[str, str] | None = None, cores: int | None = None) -> Figures:
-    """Runs a command to its end, in an empty folder. Its wall time, its peak memory by kind of process, and
-    the JSON that it printed last, if any.
+    """Runs a command to its end, in an empty folder, and returns its figures.
 
-    It has `env`, and of this process's environment what sets neither the platform nor Spark nor AWS. With
-    `cores`, it and what it starts have the first so many cores alone, where the system can do that.
+    The figures are the JSON object of its last line of output, if any; `wall` in seconds; and `peak_mb`, the
+    peak memory in MB by kind of process.
 
-    Raises `CalledProcessError`, with what it wrote to stderr. Where the calling thread is interrupted, it is
-    killed.
+    The command gets `env` and this process's environment, without the variables of the platform, Dagster,
+    Spark and AWS. With `cores`, the command and its child processes may use only the first `cores` cores, on
+    systems that support it.
+
+    Raises `CalledProcessError`, with the command's stderr, for another exit status than 0. Kills the command
+    if the calling thread is interrupted.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     peaks: dict[str, float] = defaultdict(float)
@@ -44,7 +47,7 @@ def run(command: list[str], env: dict[str, str] | None = None, cores: int | None
         if cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
-    # A JVM that is ending still writes to it.
+    # Cleaning up may fail: a JVM that is ending still writes to the folder.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         begun = time.perf_counter()
         process = subprocess.Popen(
@@ -62,7 +65,7 @@ def run(command: list[str], env: dict[str, str] | None = None, cores: int | None
         try:
             out, err = process.communicate()
         except BaseException:
-            # Spark's workers are in a group of their own, and end when its JVM does.
+            # Spark's workers have a process group of their own; they end with the JVM.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
@@ -77,16 +80,16 @@ def run(command: list[str], env: dict[str, str] | None = None, cores: int | None
 
 
 def run_module(
-    name: str, *words: str | Path, cores: int, env: dict[str, str] | None = None, **options: Any
+    name: str, *arguments: str | Path, cores: int, env: dict[str, str] | None = None, **options: Any
 ) -> Figures:
-    """`run` for a module of `benchmarks`, on so many cores, with `options` as `--name value`."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, words), "--cores", str(cores)]
+    """Runs a module of `benchmarks` as `run` does, with `options` as `--name value`."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments), "--cores", str(cores)]
     command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     return run(command, env, cores)
 
 
 def _watch_memory(process: "subprocess.Popen[str]", peaks: dict[str, float]) -> None:
-    """Until the process ends: the peak resident memory of it, its JVM, and a Python worker, in MB."""
+    """Writes the peak resident memory in MB by kind of process to `peaks`, until the process ends."""
     while process.poll() is None:
         for pid in _descendants(process.pid):
             try:
@@ -95,32 +98,33 @@ def _watch_memory(process: "subprocess.Popen[str]", peaks: dict[str, float]) -> 
             except OSError:
                 continue
             kind = "driver" if pid == process.pid else _kind(command)
-            # Linux keeps the peak itself; a zombie has none.
+            # VmHWM is the peak that Linux keeps for each process. The status of a zombie lacks it.
             resident = next((line for line in status.splitlines() if line.startswith("VmHWM")), "VmHWM: 0 kB")
             peaks[kind] = max(peaks[kind], int(resident.split()[1]) / 1024)
         time.sleep(0.2)
 
 
 def _kind(command: bytes) -> str:
-    """What a process is, by its command line: Spark's JVM, one of its Python workers, or another."""
+    """The kind of a process by its command line: `jvm`, `worker` (a Python worker of Spark) or `other`."""
     if b"java" in command.split(b"\0")[0]:
         return "jvm"
     return "worker" if b"pyspark.daemon" in command else "other"
 
 
 def _descendants(pid: int) -> list[int]:
+    """The ids of a process and of all its descendants."""
     found = [pid]
-    for one in found:
-        with suppress(OSError):  # a process or a thread that has ended since
-            for task in os.listdir(f"/proc/{one}/task"):
+    for parent in found:  # the list grows in the loop
+        with suppress(OSError):  # the process or the thread has ended
+            for task in os.listdir(f"/proc/{parent}/task"):
                 with suppress(OSError):
-                    children = Path(f"/proc/{one}/task/{task}/children").read_text()
+                    children = Path(f"/proc/{parent}/task/{task}/children").read_text()
                     found += [int(child) for child in children.split()]
     return found
 
 
 def machine() -> Figures:
-    """What a figure depends on: processor, cores, memory, system, versions, and how busy it was."""
+    """Describes this machine: processor, cores, memory, system, versions, commit, and load average."""
     info = Path("/proc/cpuinfo")
     models = [
         line.partition(":")[2].strip()
@@ -136,13 +140,13 @@ def machine() -> Figures:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "commit": _commit(),
-        # About 0 where nothing else was computing; else the figures are of a shared machine.
+        # About 0 on an idle machine. A higher load makes the figures unreliable.
         "load_before": round(os.getloadavg()[0], 2),
     }
 
 
 def _commit() -> str | None:
-    """The commit that is measured, `-dirty` where something was changed; None without git."""
+    """The current commit, with `-dirty` for uncommitted changes; None without git."""
     try:
         return subprocess.check_output(
             ["git", "describe", "--always", "--dirty"], cwd=_REPOSITORY, text=True, stderr=subprocess.DEVNULL

@@ -1,8 +1,8 @@
-"""A folder of photos as a bucket of S3 on loopback, to read only, each answer late by a chosen latency.
+"""A read-only S3 server on loopback: one bucket with the photos of a folder, and a chosen latency.
 
-moto's server is a Python thread for every request and slower than what is measured here. This one keeps
-the photos in memory and answers thousands of requests a second, of any number of connections at once,
-so that what is waited for is the latency.
+moto's server starts a Python thread for each request, and is slower than the ingest that is measured. This
+server keeps the photos in memory and answers thousands of requests a second on any number of connections.
+The client therefore waits for the latency alone.
 
     python -m benchmarks.s3_server --photos DIR --latency 0.015
 """
@@ -22,11 +22,11 @@ from xml.sax.saxutils import escape
 
 BUCKET, PREFIX = "fruits", "photos"
 URI = f"s3://{BUCKET}/{PREFIX}"
-PAGE = 1000  # keys in one answer to a listing, as S3 has it
+PAGE = 1000  # the maximum of keys in one answer to ListObjectsV2, as in S3
 
 
 class Bucket:
-    """The objects by key, and the answers to HEAD, GET with a range, and ListObjectsV2."""
+    """The objects by key. Answers HEAD, GET (also with a range) and ListObjectsV2."""
 
     def __init__(self, folder: Path) -> None:
         files = (file for file in folder.rglob("*") if file.is_file())
@@ -36,6 +36,7 @@ class Bucket:
         self.keys = sorted(self.objects)
 
     def answer(self, method: str, target: str, headers: dict[str, str]) -> bytes:
+        """The whole HTTP response to a request; 404 for an unknown bucket, key or method."""
         parts = urlsplit(target)
         bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
         if bucket != BUCKET or method not in ("GET", "HEAD"):
@@ -62,7 +63,7 @@ class Bucket:
         return _response("206 Partial Content", content[start : end + 1], headers)
 
     def listing(self, query: dict[str, str]) -> str:
-        """One page of ListObjectsV2; its token is the last key or folder that the page before named."""
+        """One page of ListObjectsV2 as XML. Its token is the last key or folder of the page."""
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         page = min(int(query.get("max-keys", PAGE)), PAGE)
         encode = quote if query.get("encoding-type") == "url" else escape
@@ -107,7 +108,7 @@ def _response(status: str, body: bytes = b"", headers: dict[str, str] | None = N
 
 
 async def serve(bucket: Bucket, latency: float, port: int = 0) -> asyncio.Server:
-    """Starts to answer on 127.0.0.1, every request `latency` seconds after it came."""
+    """Starts a server on 127.0.0.1. It answers each request after `latency` seconds."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -130,7 +131,7 @@ async def serve(bucket: Bucket, latency: float, port: int = 0) -> asyncio.Server
 
 @contextmanager
 def running(photos: Path, latency: float) -> Iterator[dict[str, str]]:
-    """The server in a process of its own; yields the variables by which AWS's clients reach it."""
+    """Runs the server in a new process; yields the environment variables that lead AWS clients to it."""
     command = [sys.executable, "-m", "benchmarks.s3_server", "--photos", str(photos)]
     server = subprocess.Popen([*command, "--latency", str(latency)], stdout=subprocess.PIPE, text=True)
     try:

@@ -1,4 +1,4 @@
-"""An account as the project's own stack makes it, whose policies are enforced as far as moto judges them."""
+"""A simulated AWS account with the project's CloudFormation stack. moto enforces the stack's policies."""
 
 import ast
 import json
@@ -15,7 +15,7 @@ from spark_jobs.errors import FruitsError
 
 
 class Account(NamedTuple):
-    """The stack's outputs, and the variables by which its administrator and its operator reach AWS."""
+    """The stack's outputs, and the environment variables of an administrator and of the stack's operator."""
 
     outputs: dict[str, str]
     administrator: dict[str, str]
@@ -23,15 +23,15 @@ class Account(NamedTuple):
 
 
 def prepare_account(aws: Aws, settings: Mapping[str, str]) -> Account:
-    """Deploys the stack as a user does, makes its operator, and has AWS ask for permissions from then on.
+    """Deploys the stack with `fruits emr deploy`, creates its operator, and then switches permissions on.
 
-    Raises `FruitsError` where the stack can't be deployed.
+    `settings` are FRUITS_* variables for the deployment. Raises `FruitsError` if the deployment fails.
     """
     fruits = Path(sys.executable).with_name("fruits")
     done = subprocess.run(
-        # moto stumbles over a policy that only a stack with Session Manager has.
+        # With Session Manager: moto fails on a policy that the stack leaves out without it.
         [fruits, "emr", "deploy", "--session-manager", "--yes"],
-        env={**os.environ, **settings, **aws.environment(), "FRUITS_REGION": REGION},
+        env={**os.environ, **settings, **aws.variables(), "FRUITS_REGION": REGION},
         capture_output=True,
         text=True,
     )
@@ -42,17 +42,17 @@ def prepare_account(aws: Aws, settings: Mapping[str, str]) -> Account:
     iam = aws.client("iam")
     _make_role_enforceable(iam, outputs["InstanceProfile"])
     administrator, operator = (_new_user(aws, iam, name) for name in ("administrator", "operator"))
-    everything, unjudged = (
+    everything, not_enforced = (
         {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
-        # moto denies these calls to whoever may make them on some clusters and stacks only.
+        # moto denies these calls to a user who is allowed them on certain clusters or stacks only.
         for actions in (["*"], ["elasticmapreduce:*", "cloudformation:DescribeStacks"])
     )
     _put_policy(iam, "administrator", "everything", everything)
-    _put_policy(iam, "operator", "unjudged", unjudged)
+    _put_policy(iam, "operator", "not enforced", not_enforced)
     version = iam.get_policy(PolicyArn=outputs["OperatorPolicyArn"])["Policy"]["DefaultVersionId"]
     document = iam.get_policy_version(PolicyArn=outputs["OperatorPolicyArn"], VersionId=version)
     _put_policy(iam, "operator", "stack", enforceable(document["PolicyVersion"]["Document"]))
-    # From now on: after no further call.
+    # moto checks permissions after this number of further calls: 0.
     request = urllib.request.Request(
         f"{aws.endpoint}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST"
     )
@@ -61,7 +61,7 @@ def prepare_account(aws: Aws, settings: Mapping[str, str]) -> Account:
 
 
 def enforceable(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A policy as moto can enforce it: without conditions on S3 prefixes, since it denies what has one."""
+    """The policy without conditions on S3 prefixes: moto denies each call that needs such a condition."""
     statements = [
         {name: value for name, value in statement.items() if name != "Condition"}
         if "s3:prefix" in str(statement.get("Condition"))
@@ -72,7 +72,7 @@ def enforceable(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _make_role_enforceable(iam: Any, instance_profile: str) -> None:
-    """Puts the policies of the nodes' role anew: moto has them as CloudFormation read them, not as JSON."""
+    """Writes the policies of the nodes' role again as JSON: moto keeps them as CloudFormation parsed them."""
     profile = iam.get_instance_profile(InstanceProfileName=instance_profile)["InstanceProfile"]
     [role] = [role["RoleName"] for role in profile["Roles"]]
     for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
@@ -82,10 +82,11 @@ def _make_role_enforceable(iam: Any, instance_profile: str) -> None:
 
 
 def _new_user(aws: Aws, iam: Any, name: str) -> dict[str, str]:
+    """Creates a user, and returns the environment variables with the user's access key."""
     iam.create_user(UserName=name)
     key = iam.create_access_key(UserName=name)["AccessKey"]
     return {
-        **aws.environment(),
+        **aws.variables(),
         "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
         "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
     }

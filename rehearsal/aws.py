@@ -1,4 +1,4 @@
-"""AWS on this machine, as far as the platform calls it: S3, EMR, IAM and STS, with steps that really run."""
+"""Simulates the services of AWS that the platform calls: S3, EMR, IAM and STS. Its EMR really runs steps."""
 
 import json
 import os
@@ -13,17 +13,17 @@ from typing import Any
 
 from rehearsal.faults import CONTROL, Fault
 from rehearsal.nodes import node_python
-from rehearsal.processes import free_ports, kill_marked, nothing_left, start_process, tail
+from rehearsal.processes import free_ports, kill_marked, killed_at_exit, start_process, tail
 from rehearsal.yarn import Yarn
 from spark_jobs.errors import FruitsError
 
 REGION = "eu-west-3"
 
-START_SECONDS = 120
+START_SECONDS = 120  # the time limit of the server's start
 
 
 def client_of(access: Mapping[str, str], service: str, region: str = REGION) -> Any:
-    """A boto3 client that reaches AWS by these variables, and no others."""
+    """A boto3 client that uses the environment variables in `access` and ignores those of this process."""
     import boto3
 
     return boto3.client(
@@ -38,40 +38,43 @@ def client_of(access: Mapping[str, str], service: str, region: str = REGION) -> 
 
 @dataclass(frozen=True)
 class Aws:
-    """The running stand-in. `step_folder` has a folder for each step: its stdout and stderr as they grow."""
+    """The running server. `step_folder` has a folder for each step with its stdout and stderr."""
 
     endpoint: str
     step_folder: Path
 
-    def environment(self) -> dict[str, str]:
-        """The variables by which boto3, pyarrow and S3A reach it. The credentials are no secret: any do."""
+    def variables(self) -> dict[str, str]:
+        """The environment variables that lead boto3, pyarrow and S3A to the server.
+
+        The server accepts any credentials, so these are not secret.
+        """
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "rehearsal",
             "AWS_SECRET_ACCESS_KEY": "rehearsed-secret",
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
-            # Else what finds no credentials waits for an instance's metadata service.
+            # Without it, a client that finds no credentials waits for the metadata service of EC2.
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
     def client(self, service: str, region: str = REGION) -> Any:
-        """A boto3 client for it, whatever this process's own environment says.
+        """A boto3 client for the server; it ignores the AWS variables of this process.
 
-        Regions are apart: a cluster or bucket made by a client of another region is in that one.
+        Clusters and buckets exist in the region of the client that creates them.
         """
-        return client_of(self.environment(), service, region)
+        return client_of(self.variables(), service, region)
 
-    def order(self, fault: Fault) -> None:
-        """Makes coming calls suffer a fault, beside those already ordered."""
+    def inject(self, fault: Fault) -> None:
+        """Applies a fault to future calls, in addition to the faults that are already injected."""
         self._control("POST", fault.to_json())
 
     def clear_faults(self) -> None:
-        """Ends all faults."""
+        """Removes all faults."""
         self._control("DELETE")
 
     def calls(self) -> dict[str, int]:
-        """How often each operation was called, failed ones too: `elasticmapreduce DescribeStep`, `s3 PUT`."""
+        """The number of calls, also failed calls, by operation: `elasticmapreduce DescribeStep`, `s3 PUT`."""
         return self._control("GET")
 
     def _control(self, method: str, body: bytes | None = None) -> dict[str, int]:
@@ -84,12 +87,13 @@ class Aws:
 def start_aws(
     folder: Path, yarn: Yarn, python: Path | None = None, log_seconds: float = 0.0
 ) -> Iterator[Aws]:
-    """Runs the stand-in while the context lasts. Steps of its EMR clusters run on `yarn`.
+    """Runs the server while the context lasts. The steps of its EMR clusters run on `yarn`.
 
-    `folder` must be its own. `python` is the nodes' (`PYSPARK_PYTHON`), by default one with the executors'
-    packages only. A step's logs are in S3 `log_seconds` after its end; EMR takes up to five minutes.
+    `folder` receives the files of this server alone. `python` is the Python of the nodes (`PYSPARK_PYTHON`);
+    by default an environment with only the packages of the executors. The server uploads the logs of a step
+    to S3 `log_seconds` after its end; EMR takes up to five minutes.
 
-    Raises `FruitsError` when the server doesn't come up, with the end of its log.
+    Raises `FruitsError` with the end of the server's log if the server does not start.
     """
     folder = folder.absolute()
     [port] = free_ports(1)
@@ -100,21 +104,21 @@ def start_aws(
         "folder": str(aws.step_folder),
         "hadoop_conf": str(yarn.conf_dir),
         "python": str(python or node_python()),
-        "aws": aws.environment(),
+        "aws": aws.variables(),
         "yarn": yarn.url,
         "log_seconds": log_seconds,
     }
     (folder / "server.json").write_text(json.dumps(options))
-    with nothing_left(str(folder)):
+    with killed_at_exit(str(folder)):
         command = [sys.executable, "-m", "rehearsal.server", str(folder / "server.json")]
-        # EMR's managed policy, which the role of clusters has, is AWS's own.
+        # The service role of clusters has a managed policy of AWS, which moto loads only on request.
         settings = {**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
         server = start_process(f"{folder}/server", command, folder / "server.log", settings)
         deadline = time.monotonic() + START_SECONDS
         while not _answers(aws):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise FruitsError(
-                    f"moto's server is not up (exit status {server.returncode}); its log ends in\n"
+                    f"moto's server did not start (exit status {server.returncode}). Its log ends with\n"
                     f"{tail(folder / 'server.log')}"
                 )
             time.sleep(0.1)

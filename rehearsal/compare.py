@@ -1,4 +1,4 @@
-"""Two stores that should hold the same: one filled on a cluster, one on this machine."""
+"""Compares the outputs in two stores: for instance of a run on a cluster and of a local run."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,100 +16,119 @@ from spark_jobs.store.schemas import (
 )
 from spark_jobs.store.tables import current, current_one
 
-# How far two numbers may be apart: float32 sums in another order, and CPUs of other makes.
+# Numbers may differ by this much: float32 sums depend on their order and on the CPU.
 TOLERANCE = 1e-5
 
 
 class Comparison(NamedTuple):
-    """What was compared, whether it is the same, and a sentence on it."""
+    """The name of an output, whether both stores have the same, and a description of the result."""
 
-    what: str
+    output: str
     same: bool
-    found: str
+    details: str
 
 
-def compare(one_uri: str, other_uri: str) -> list[Comparison]:
-    """Compares the outputs in two stores, of the same photos, that each have run the whole graph."""
-    one, other = open_root(one_uri), open_root(other_uri)
+def compare(first_uri: str, second_uri: str) -> list[Comparison]:
+    """Compares all outputs of two stores. Both should hold a whole run on the same photos."""
+    first, second = open_root(first_uri), open_root(second_uri)
     return [
-        *(_classes(one, other, table) for table in (RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV)),
-        _quarantine(one, other),
-        _features(one, other),
-        _model(one, other),
-        _csvs(one, other),
+        *(_classes(first, second, table) for table in (RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV)),
+        _quarantine(first, second),
+        _features(first, second),
+        _model(first, second),
+        _csvs(first, second),
     ]
 
 
-def _classes(one: Root, other: Root, table: str) -> Comparison:
-    """Classes, their counts, and their data versions, which name content."""
-    ours, theirs = (
+def _classes(first: Root, second: Root, table: str) -> Comparison:
+    """Compares the classes of a table, their numbers of rows, and their data versions (content hashes)."""
+    first_classes, second_classes = (
         {label: (pointer.rows, pointer.data_version) for label, pointer in current(store, table).items()}
-        for store in (one, other)
+        for store in (first, second)
     )
-    unlike = [label for label in sorted(ours | theirs) if ours.get(label) != theirs.get(label)]
-    rows = sum(count for count, _ in ours.values())
-    found = f"{rows:,} rows in {len(ours):,} classes, counts and data versions"
-    return Comparison(table, bool(ours) and not unlike, found + _named(unlike))
+    different = _different_keys(first_classes, second_classes)
+    rows = sum(count for count, _ in first_classes.values())
+    details = f"{rows:,} rows in {len(first_classes):,} classes, counts and data versions"
+    return Comparison(table, bool(first_classes) and not different, details + _named(different))
 
 
-def _quarantine(one: Root, other: Root) -> Comparison:
-    ours, theirs = (
+def _quarantine(first: Root, second: Root) -> Comparison:
+    first_reasons, second_reasons = (
         {row["path"]: row["reason"] for row in _table(store, QUARANTINED_IMAGES, ["path", "reason"])}
-        for store in (one, other)
+        for store in (first, second)
     )
-    unlike = [path for path in sorted(ours | theirs) if ours.get(path) != theirs.get(path)]
-    return Comparison(QUARANTINED_IMAGES, not unlike, f"{len(ours):,} photos and reasons" + _named(unlike))
+    different = _different_keys(first_reasons, second_reasons)
+    details = f"{len(first_reasons):,} photos and reasons" + _named(different)
+    return Comparison(QUARANTINED_IMAGES, not different, details)
 
 
-def _features(one: Root, other: Root) -> Comparison:
-    ours, theirs = (
+def _features(first: Root, second: Root) -> Comparison:
+    first_features, second_features = (
         {row["path"]: row["features"] for row in _table(store, MOBILENET_FEATURES, ["path", "features"])}
-        for store in (one, other)
+        for store in (first, second)
     )
-    if ours.keys() != theirs.keys():
-        return Comparison("features", False, "other photos" + _named(sorted(ours.keys() ^ theirs.keys())))
-    apart = max((float(np.abs(np.subtract(ours[p], theirs[p])).max()) for p in ours), default=np.inf)
-    return Comparison("features", apart <= TOLERANCE, f"at most {apart:.1e} apart, of 1280 for each photo")
+    unmatched = sorted(first_features.keys() ^ second_features.keys())
+    if unmatched:
+        return Comparison("features", False, "different photos" + _named(unmatched))
+    differences = (
+        np.abs(np.subtract(first_features[path], second_features[path])) for path in first_features
+    )
+    difference = max((float(values.max()) for values in differences), default=np.inf)
+    details = f"a maximum difference of {difference:.1e} in 1280 features of each photo"
+    return Comparison("features", difference <= TOLERANCE, details)
 
 
-def _model(one: Root, other: Root) -> Comparison:
-    ours, theirs = current_one(one, PCA_MODEL), current_one(other, PCA_MODEL)
-    if ours is None or theirs is None:
+def _model(first: Root, second: Root) -> Comparison:
+    first_model, second_model = current_one(first, PCA_MODEL), current_one(second, PCA_MODEL)
+    if first_model is None or second_model is None:
         return Comparison(PCA_MODEL, False, "is missing")
-    kept, theirs_kept = (model.details["explained_variance"] for model in (ours, theirs))
-    same = ours.data_version == theirs.data_version and abs(kept - theirs_kept) <= TOLERANCE
-    components = ours.details["components"]
-    return Comparison(PCA_MODEL, same, f"{components} components keep {kept:.4%} and {theirs_kept:.4%}")
+    explained, second_explained = (
+        model.details["explained_variance"] for model in (first_model, second_model)
+    )
+    same_version = first_model.data_version == second_model.data_version
+    same = same_version and abs(explained - second_explained) <= TOLERANCE
+    components = first_model.details["components"]
+    details = f"{components} components explain {explained:.4%} and {second_explained:.4%} of the variance"
+    return Comparison(PCA_MODEL, same, details)
 
 
-def _csvs(one: Root, other: Root) -> Comparison:
-    ours, theirs = (
+def _csvs(first: Root, second: Root) -> Comparison:
+    first_parts, second_parts = (
         {label: pointer.parts for label, pointer in current(store, PCA_FEATURES_CSV).items()}
-        for store in (one, other)
+        for store in (first, second)
     )
     import pandas as pd
 
-    apart, unlike = 0.0, sorted(ours.keys() ^ theirs.keys())
-    for label in ours.keys() & theirs.keys():
+    difference, different = 0.0, sorted(first_parts.keys() ^ second_parts.keys())
+    for label in first_parts.keys() & second_parts.keys():
         a, b = (
             pd.concat(pd.read_csv(store.fs.open_input_stream(part.path)) for part in parts)
-            for store, parts in ((one, ours[label]), (other, theirs[label]))
+            for store, parts in ((first, first_parts[label]), (second, second_parts[label]))
         )
         if list(a) != list(b) or not a[["path", "label"]].equals(b[["path", "label"]]):
-            unlike.append(label)
+            different.append(label)
         else:
-            apart = max(apart, float(np.abs(a.filter(like="pc") - b.filter(like="pc")).to_numpy().max()))
-    same = bool(ours) and not unlike and apart <= TOLERANCE
-    return Comparison("components in CSVs", same, f"at most {apart:.1e} apart" + _named(unlike))
+            class_difference = np.abs(a.filter(like="pc") - b.filter(like="pc")).to_numpy().max()
+            difference = max(difference, float(class_difference))
+    same = bool(first_parts) and not different and difference <= TOLERANCE
+    return Comparison(
+        "components in CSVs", same, f"a maximum difference of {difference:.1e}" + _named(different)
+    )
+
+
+def _different_keys(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """The keys whose values differ, and the keys of one dictionary alone; sorted."""
+    return [key for key in sorted(first | second) if first.get(key) != second.get(key)]
 
 
 def _table(store: Root, table: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The current rows of a Parquet table."""
     for pointer in current(store, table).values():
         for part in pointer.parts:
             yield from pq.read_table(part.path, columns=columns, filesystem=store.fs).to_pylist()
 
 
-def _named(unlike: list[str]) -> str:
-    """The first things that differ, by name."""
-    more = f" and {len(unlike) - 3:,} more" if len(unlike) > 3 else ""
-    return f"; not the same: {', '.join(map(repr, unlike[:3]))}{more}" if unlike else ""
+def _named(different: list[str]) -> str:
+    """Names the first three differences."""
+    more = f" and {len(different) - 3:,} more" if len(different) > 3 else ""
+    return f"; not the same: {', '.join(map(repr, different[:3]))}{more}" if different else ""

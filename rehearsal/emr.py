@@ -1,7 +1,7 @@
-"""EMR's API where moto stops short: clusters and steps with EMR's own rules, and the calls that it lacks.
+"""Extends moto's EMR: clusters and steps follow the rules of EMR, and missing calls are added.
 
-Lives in the process of moto's server. moto keeps clusters and steps as objects and runs nothing; `steps.py`
-moves these. States, messages and limits follow EMR's documentation and answers.
+Runs in the process of moto's server. moto keeps clusters and steps as objects and runs nothing; `steps.py`
+runs the steps and changes the states. States, messages and limits follow EMR's documentation and answers.
 """
 
 import threading
@@ -20,18 +20,23 @@ MAX_ARGUMENT_CHARACTERS = 10_280
 
 ENDED = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 
-# The states of clusters and steps change under this lock alone.
+# Every change of the state of a cluster or a step holds this lock.
 LOCK = threading.RLock()
+
+Call = Callable[[Any], ActionResult]
 
 
 class Canceller(Protocol):
-    """What cancels a step, by one of EMR's two options, and returns what `CancelSteps` says of it."""
+    """Cancels a step.
+
+    `option` is SEND_INTERRUPT or TERMINATE_PROCESS. Returns the step's entry of the answer to `CancelSteps`.
+    """
 
     def cancel(self, cluster: "RehearsedCluster", step: "RehearsedStep", option: str) -> dict[str, str]: ...
 
 
 class RehearsedStep(models.Step):
-    """A step that waits for the runner, and says how it ended."""
+    """A step that waits for the runner, and reports the reason of its end."""
 
     def __init__(self, state: str, **attributes: Any) -> None:
         super().__init__("PENDING", **attributes)
@@ -39,11 +44,11 @@ class RehearsedStep(models.Step):
         self.failure: dict[str, str] | None = None
 
     def start(self) -> None:
-        """moto would start a cluster's first step when the cluster starts."""
+        """Does nothing: moto calls it for the first step of a new cluster, but the runner starts steps."""
 
     def end(self, state: str, reason: str | None = None, failure: dict[str, str] | None = None) -> None:
         self.state, self.reason, self.failure = state, reason, failure
-        self.end_date_time = utcnow()  # type: ignore[assignment]  # moto never ends a step
+        self.end_date_time = utcnow()  # type: ignore[assignment]  # moto's type is None
 
     @property
     def status(self) -> dict[str, Any]:
@@ -53,7 +58,7 @@ class RehearsedStep(models.Step):
 
 
 class RehearsedCluster(models.Cluster):
-    """A cluster whose state follows its steps, and which remembers why it ended."""
+    """A cluster whose state depends on its steps. It reports the reason of its end."""
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         self.reason: dict[str, str] = {}
@@ -64,7 +69,7 @@ class RehearsedCluster(models.Cluster):
 
     @property
     def runnable(self) -> list[RehearsedStep]:
-        """The cluster's steps, by the class that they really have."""
+        """The cluster's steps with their actual class, for the type checker."""
         return [step for step in self.steps if isinstance(step, RehearsedStep)]
 
     @property
@@ -82,7 +87,7 @@ class RehearsedCluster(models.Cluster):
                 raise ValidationException(
                     f"The arguments of step {step.name!r} exceed {MAX_ARGUMENT_CHARACTERS} characters."
                 )
-            # `step_concurrency_level` is not there yet while the cluster is being made.
+            # moto adds the first steps before it sets `step_concurrency_level`.
             if getattr(self, "step_concurrency_level", 1) > 1 and step.action_on_failure != "CONTINUE":
                 raise ValidationException(
                     f"ActionOnFailure {step.action_on_failure} is not valid when step concurrency is enabled."
@@ -103,42 +108,24 @@ class RehearsedCluster(models.Cluster):
 
 
 def install(canceller: Canceller) -> None:
-    """Puts these classes and calls into moto, for this whole process."""
+    """Replaces moto's classes and calls with those of this module, in the whole process."""
     models.Step = RehearsedStep  # type: ignore[misc, assignment]
     models.Cluster = RehearsedCluster  # type: ignore[misc]
     api: Any = ElasticMapReduceResponse
-    # moto looks for EMR's region in the host's name alone, which is 127.0.0.1; the signature has it too.
+    # moto reads EMR's region from the host name alone, here 127.0.0.1. The request's signature names it too.
     api.get_region_from_url = BaseResponse.get_region_from_url
 
-    def cluster_of(response: Any) -> RehearsedCluster:
-        cluster = response.backend.describe_cluster(response._get_param("ClusterId"))
-        assert isinstance(cluster, RehearsedCluster)
-        return cluster
-
-    def step_of(cluster: RehearsedCluster, step_id: str) -> RehearsedStep:
-        for step in cluster.runnable:
-            if step.id == step_id:
-                return step
-        raise InvalidRequestException(f"Step id '{step_id}' is not valid.")
-
     def describe_step(self: Any) -> ActionResult:
-        return ActionResult({"Step": step_of(cluster_of(self), self._get_param("StepId"))})
+        return ActionResult({"Step": _step_of(_cluster_of(self), self._get_param("StepId"))})
 
     def cancel_steps(self: Any) -> ActionResult:
-        cluster = cluster_of(self)
+        cluster = _cluster_of(self)
         option = self._get_param("StepCancellationOption") or "SEND_INTERRUPT"
-        steps = [step_of(cluster, step_id) for step_id in self._get_param("StepIds", [])]
-        said = [canceller.cancel(cluster, step, option) for step in steps]
-        return ActionResult({"CancelStepsInfoList": said})
+        steps = [_step_of(cluster, step_id) for step_id in self._get_param("StepIds", [])]
+        entries = [canceller.cancel(cluster, step, option) for step in steps]
+        return ActionResult({"CancelStepsInfoList": entries})
 
-    def checked(call: Callable[[Any], ActionResult]) -> Callable[[Any], ActionResult]:
-        """moto's own call, after the check that the cluster exists, which moto leaves out of it."""
-
-        def check_and_call(self: Any) -> ActionResult:
-            cluster_of(self)
-            return call(self)
-
-        return check_and_call
+    start_job_flow = api.run_job_flow
 
     def run_job_flow(self: Any) -> ActionResult:
         answer = start_job_flow(self)
@@ -147,49 +134,76 @@ def install(canceller: Canceller) -> None:
         cluster.managed_scaling = _plain(self._get_param("ManagedScalingPolicy"))
         return answer
 
-    start_job_flow = api.run_job_flow
-    add_job_flow_steps, terminate_job_flows = api.add_job_flow_steps, api.terminate_job_flows
-
-    def on_known_job_flows(call: Callable[[Any], ActionResult]) -> Callable[[Any], ActionResult]:
-        def check_and_call(self: Any) -> ActionResult:
-            for identity in self._get_param("JobFlowIds") or [self._get_param("JobFlowId")]:
-                if identity not in self.backend.clusters:
-                    raise ValidationException("Specified job flow ID does not exist.")
-            return call(self)
-
-        return check_and_call
-
-    def policy(attribute: str, name: str) -> dict[str, Callable[[Any], ActionResult]]:
-        def put(self: Any) -> ActionResult:
-            setattr(cluster_of(self), attribute, _plain(self._get_param(name)))
-            return EmptyResult()
-
-        def get(self: Any) -> ActionResult:
-            value = getattr(cluster_of(self), attribute)
-            return ActionResult({name: value} if value else {})
-
-        def remove(self: Any) -> ActionResult:
-            setattr(cluster_of(self), attribute, None)
-            return EmptyResult()
-
-        return {f"{verb.__name__}_{attribute}_policy": verb for verb in (put, get, remove)}
-
     for name, call in {
         "run_job_flow": run_job_flow,
         "describe_step": describe_step,
         "cancel_steps": cancel_steps,
         **{
-            call: checked(getattr(api, call))
+            call: _with_known_cluster(getattr(api, call))
             for call in ("list_steps", "list_instances", "list_instance_groups")
         },
-        "add_job_flow_steps": on_known_job_flows(add_job_flow_steps),
-        "terminate_job_flows": on_known_job_flows(terminate_job_flows),
-        **policy("auto_termination", "AutoTerminationPolicy"),
-        **policy("managed_scaling", "ManagedScalingPolicy"),
+        "add_job_flow_steps": _with_known_job_flows(api.add_job_flow_steps),
+        "terminate_job_flows": _with_known_job_flows(api.terminate_job_flows),
+        **_policy_calls("auto_termination", "AutoTerminationPolicy"),
+        **_policy_calls("managed_scaling", "ManagedScalingPolicy"),
     }.items():
         setattr(api, name, call)
 
 
+def _cluster_of(response: Any) -> RehearsedCluster:
+    """The cluster that a request names; moto raises an error for an unknown id."""
+    cluster = response.backend.describe_cluster(response._get_param("ClusterId"))
+    assert isinstance(cluster, RehearsedCluster)
+    return cluster
+
+
+def _step_of(cluster: RehearsedCluster, step_id: str) -> RehearsedStep:
+    for step in cluster.runnable:
+        if step.id == step_id:
+            return step
+    raise InvalidRequestException(f"Step id '{step_id}' is not valid.")
+
+
+def _with_known_cluster(call: Call) -> Call:
+    """moto's call, after a check that the cluster exists, which moto does not make."""
+
+    def check_and_call(self: Any) -> ActionResult:
+        _cluster_of(self)
+        return call(self)
+
+    return check_and_call
+
+
+def _with_known_job_flows(call: Call) -> Call:
+    """moto's call, after a check that all clusters of JobFlowIds or JobFlowId exist."""
+
+    def check_and_call(self: Any) -> ActionResult:
+        for identity in self._get_param("JobFlowIds") or [self._get_param("JobFlowId")]:
+            if identity not in self.backend.clusters:
+                raise ValidationException("Specified job flow ID does not exist.")
+        return call(self)
+
+    return check_and_call
+
+
+def _policy_calls(attribute: str, name: str) -> dict[str, Call]:
+    """The calls that write, read and remove a policy, which the cluster keeps in `attribute`."""
+
+    def put(self: Any) -> ActionResult:
+        setattr(_cluster_of(self), attribute, _plain(self._get_param(name)))
+        return EmptyResult()
+
+    def get(self: Any) -> ActionResult:
+        value = getattr(_cluster_of(self), attribute)
+        return ActionResult({name: value} if value else {})
+
+    def remove(self: Any) -> ActionResult:
+        setattr(_cluster_of(self), attribute, None)
+        return EmptyResult()
+
+    return {f"{verb.__name__}_{attribute}_policy": verb for verb in (put, get, remove)}
+
+
 def _plain(value: Any) -> Any:
-    """A request's parameter, which moto has given keys of Python's style, with EMR's own keys again."""
+    """A parameter of a request with the keys of EMR, which moto converts to Python's style."""
     return value.original_dict() if hasattr(value, "original_dict") else value

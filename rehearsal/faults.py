@@ -1,4 +1,4 @@
-"""Faults that a test orders: calls of AWS's API that are answered late, or with an error."""
+"""Fault injection: delays calls of the AWS API, or answers them with an error."""
 
 import json
 import random
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# Where the server takes orders; no bucket can have a name with an underscore at its start.
+# The path that controls the faults. The name of a bucket can't start with an underscore.
 CONTROL = "/_rehearsal/"
 
-# AWS answers most errors with 400; these it does not.
+# AWS answers most errors with HTTP status 400; these are the exceptions.
 _STATUS = {"SlowDown": 503, "ServiceUnavailable": 503, "InternalError": 500, "InternalServerError": 500}
 
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/aws4_request")
@@ -21,12 +21,14 @@ _SCOPE = re.compile(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/aws4_request")
 
 @dataclass(kw_only=True)
 class Fault:
-    """What befalls calls of a service.
+    """Delays or fails certain calls of a service.
 
-    `service` is as in a signature (`elasticmapreduce`, `s3`, `sts`, `iam`). `operation` is a name as in
-    `DescribeStep`, for S3 a method as in `PUT`; None is all. `path` must stand in the request's path. A call
-    waits `seconds`; then it fails with the code `error`, if given. This befalls the given `share` of the
-    calls, and `times` of them, else all.
+    It applies to calls of `service`, named as in a signature (`elasticmapreduce`, `s3`, `sts`, `iam`), and of
+    `operation`: a name such as `DescribeStep`, for S3 a method such as `PUT`; None means all operations.
+    `path` is a part of the request's path.
+
+    A call waits `seconds`, and then fails with the code `error`, if given. The fault applies to a random
+    `share` (0 to 1) of the calls, and at most `times` times; None means any number of times.
     """
 
     service: str
@@ -42,14 +44,14 @@ class Fault:
 
 
 class Faults:
-    """A WSGI application in front of another: orders faults, carries them out, and counts calls."""
+    """WSGI middleware that receives and applies faults, and counts calls."""
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application = application
         self._faults: list[Fault] = []
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
-        # The same calls fail in every run of a test that makes them in the same order.
+        # A fixed seed: equal sequences of calls fail at the same calls.
         self._random = random.Random(0)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -60,14 +62,14 @@ class Faults:
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         operation = target.rpartition(".")[2] or environ["REQUEST_METHOD"]
         error = None
-        for fault in self._taken(service, operation, environ["PATH_INFO"]):
+        for fault in self._matching(service, operation, environ["PATH_INFO"]):
             time.sleep(fault.seconds)
             error = error or fault.error
         if error is None:
             return self._application(environ, start_response)
-        # What is not read would be taken for the connection's next request.
+        # The server would parse an unread body as the next request of the connection.
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        message = f"The rehearsal was told to answer {operation} with {error}."
+        message = f"The rehearsal injected the error {error} into {operation}."
         if target:
             kind, body = "application/x-amz-json-1.1", json.dumps({"__type": error, "message": message})
         elif service == "s3":
@@ -78,10 +80,11 @@ class Faults:
         start_response(f"{_STATUS.get(error, 400)} {error}", [("Content-Type", kind)])
         return [body.encode()]
 
-    def _taken(self, service: str, operation: str, path: str) -> list[Fault]:
+    def _matching(self, service: str, operation: str, path: str) -> list[Fault]:
+        """Counts a call, and returns the faults that apply to it."""
         with self._lock:
             self._calls[f"{service} {operation}"] += 1
-            taken = [
+            matching = [
                 fault
                 for fault in self._faults
                 if fault.service == service
@@ -90,10 +93,10 @@ class Faults:
                 and fault.times != 0
                 and self._random.random() < fault.share
             ]
-            for fault in taken:
+            for fault in matching:
                 if fault.times is not None:
                     fault.times -= 1
-            return taken
+            return matching
 
     def _control(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

@@ -1,8 +1,8 @@
-"""The jars that stand for an EMR node's software: YARN's daemons, and S3A in the place of EMRFS.
+"""The jars of the rehearsal: YARN's daemons, and S3A in place of EMRFS.
 
-Spark's own Ivy resolves them, so neither Maven nor an installed Hadoop is needed, and a mirror named by
-Spark's `DEFAULT_ARTIFACT_REPOSITORY` is honoured. What they must be stands in `jars.sha256`, which
-`python -m rehearsal.jars` writes anew from what it fetches.
+Spark resolves them with its Ivy, so the rehearsal needs neither Maven nor an installed Hadoop. Spark uses the
+mirror that `DEFAULT_ARTIFACT_REPOSITORY` names. `jars.sha256` lists the expected SHA-256 of each jar;
+`python -m rehearsal.jars` downloads the jars and writes this file.
 """
 
 import fcntl
@@ -28,7 +28,7 @@ SETS = {
     "yarn": (
         "hadoop-yarn-server-resourcemanager",
         "hadoop-yarn-server-nodemanager",
-        # Off, but the ResourceManager's web services don't load without its classes.
+        # The timeline service is off, but the ResourceManager's web services need its classes.
         "hadoop-yarn-server-timelineservice",
         "hadoop-common",
     ),
@@ -41,13 +41,13 @@ _LOCK = Path(__file__).with_name("jars.sha256")
 
 
 def cache_folder() -> Path:
-    """Where the rehearsal keeps what it has fetched: `$XDG_CACHE_HOME/fruits`, else `~/.cache/fruits`."""
+    """The folder of downloaded files: `$XDG_CACHE_HOME/fruits`, else `~/.cache/fruits`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fruits"
 
 
 @contextmanager
 def cache_lock() -> Iterator[Path]:
-    """The cache's folder, for one process at a time."""
+    """Locks the cache for one process at a time; yields its folder."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
@@ -56,9 +56,9 @@ def cache_lock() -> Iterator[Path]:
 
 
 def jars(name: str) -> list[Path]:
-    """The jars of one of `SETS`, fetched if they are not in the cache, and verified each time.
+    """The jars of the set `name` of `SETS`. Downloads them once, and verifies them at each call.
 
-    Raises `FruitsError` when a jar is missing, is not in the lock, or has another SHA-256 than there.
+    Raises `FruitsError` if a jar is missing, is not in `jars.sha256`, or has another SHA-256.
     """
     with cache_lock() as cache:
         folder = cache / f"{name}-{HADOOP}"
@@ -72,11 +72,11 @@ def jars(name: str) -> list[Path]:
 def _fetch(name: str, folder: Path) -> None:
     packages = ",".join(f"org.apache.hadoop:{artifact}:{HADOOP}" for artifact in SETS[name])
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        # Spark resolves packages before it runs a program: an empty one is enough.
+        # Spark resolves packages before it runs a program, so an empty program is enough.
         program = Path(scratch) / "nothing.py"
         program.touch()
         spark_submit = [str(SPARK_HOME / "bin" / "spark-submit"), "--master", "local[1]"]
-        # An Ivy folder of its own: its `jars` then has this set's and no others.
+        # A new Ivy folder: its folder `jars` then has the jars of this set alone.
         done = subprocess.run(
             [*spark_submit, "--packages", packages, "--conf", f"spark.jars.ivy={scratch}", str(program)],
             env={
@@ -92,9 +92,10 @@ def _fetch(name: str, folder: Path) -> None:
         )
         if done.returncode:
             raise FruitsError(
-                f"the jars of {packages} could not be fetched:\n{done.stderr[-1500:]}\n"
-                "They come from Maven Central, or the mirror that DEFAULT_ARTIFACT_REPOSITORY names: check "
-                "the network, and that Java trusts the host's certificate"
+                f"the jars of {packages} could not be downloaded:\n{done.stderr[-1500:]}\n"
+                "Spark downloads them from Maven Central, or from the mirror that "
+                "DEFAULT_ARTIFACT_REPOSITORY names. Check the network, and that Java "
+                "trusts the certificate of the host"
             )
         shutil.move(Path(scratch) / "jars", folder)
 
@@ -107,11 +108,11 @@ def _verify(name: str, folder: Path, found: dict[str, str]) -> None:
     }
     for jar in sorted(found.keys() | locked.keys()):
         if found.get(jar) != locked.get(jar):
-            is_now = f"has SHA-256 {found[jar]}" if jar in found else "is missing"
-            should = f"SHA-256 {locked[jar]}" if jar in locked else "no such jar"
+            actual = f"has SHA-256 {found[jar]}" if jar in found else "is missing"
+            expected = f"SHA-256 {locked[jar]}" if jar in locked else "no such jar"
             raise FruitsError(
-                f"{folder / jar} {is_now}, and {_LOCK.name} has {should}: nothing is started with it. "
-                f"Remove the folder {folder} to fetch its jars anew"
+                f"{folder / jar} {actual}, but {_LOCK.name} lists {expected}. The rehearsal does not start. "
+                f"Remove the folder {folder}, and the next rehearsal downloads its jars again"
             )
 
 
@@ -121,6 +122,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write_lock() -> None:
+    """Downloads all jars, and writes their SHA-256 to `jars.sha256`."""
     lines = []
     for name in SETS:
         with tempfile.TemporaryDirectory() as scratch:

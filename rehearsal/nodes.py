@@ -1,4 +1,4 @@
-"""What a node of the stand-in cluster has: a Python with what executors need, and Spark's defaults."""
+"""The nodes of the simulated cluster: their Python environment and their Spark configuration."""
 
 import hashlib
 import shutil
@@ -11,23 +11,24 @@ from rehearsal.jars import SPARK_HOME, cache_lock, jars
 from resources.local.java import java_home
 from spark_jobs.errors import FruitsError
 
-# Java processes live for a minute here: they compile little, and end sooner for it. Spark puts these before
-# the options that a step gives.
+# The Java processes run for about a minute, and end sooner without the slower compiler. Spark puts these
+# options before the options of a step.
 _JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 _REPOSITORY = Path(__file__).parents[1]
 _LOCK = _REPOSITORY / "requirements.lock"
-# PySpark and py4j come with Spark. No Dagster but its Pipes, and no TensorFlow: who imports them fails.
+# PySpark and py4j come with Spark. Of Dagster, only Pipes is there, and TensorFlow is not: as on EMR, a job
+# that imports them fails.
 _PACKAGES = _REPOSITORY / "emr_bootstrap" / "requirements.in"
 
 
 def node_python() -> Path:
-    """The Python of an environment with a node's packages at the locked versions, made once and cached.
+    """The Python of an environment with the packages of a node. The environment is created once and cached.
 
-    The project's lock says the versions and not the nodes' own, which is for Python 3.11 alone: here, driver
-    and nodes have this process's Python.
+    The versions come from the project's lock. The lock of EMR's nodes is for Python 3.11 only, but here the
+    driver and the nodes run with the Python version of this process.
 
-    Raises `FruitsError` when uv can't make it.
+    Raises `FruitsError` if uv can't create the environment.
     """
     wanted = sys.version.encode() + _PACKAGES.read_bytes() + _LOCK.read_bytes()
     with cache_lock() as cache:
@@ -55,20 +56,20 @@ def _uv(*arguments: str) -> None:
     done = subprocess.run([str(uv), *arguments], capture_output=True, text=True)
     if done.returncode:
         raise FruitsError(
-            f"the nodes' Python environment could not be made: `uv {' '.join(arguments)}` says\n"
+            f"the nodes' Python environment could not be created: `uv {' '.join(arguments)}` failed with\n"
             f"{done.stderr[-1500:]}"
         )
 
 
 def write_spark_conf(folder: Path, aws: Mapping[str, str]) -> None:
-    """Writes the `spark-defaults.conf` of the stand-in to `folder`, which `SPARK_CONF_DIR` is to name.
+    """Writes `spark-defaults.conf` to `folder`, the `SPARK_CONF_DIR` of a step.
 
-    It does for `s3://` what EMR's own does: steps use it with no settings of theirs. `aws` are the variables
-    by which a node reaches AWS, in the place of an instance's profile.
+    As on EMR, steps read and write `s3://` without settings of their own. `aws` has the environment variables
+    that lead a node to AWS; they replace the instance profile of EMR.
     """
     defaults = {
         "spark.master": "yarn",
-        # As on EMR, the jars are on every node; else each step would upload 300 MB, each container copy it.
+        # As on EMR, the jars are on every node. Otherwise each step would upload 300 MB of jars.
         "spark.yarn.jars": f"local:{SPARK_HOME}/jars/*",
         "spark.yarn.stagingDir": f"file://{folder.parent}/staging",
         "spark.driver.host": "127.0.0.1",
@@ -95,7 +96,7 @@ def write_spark_conf(folder: Path, aws: Mapping[str, str]) -> None:
 def step_environment(
     spark_conf: Path, hadoop_conf: Path, python: Path, aws: Mapping[str, str]
 ) -> dict[str, str]:
-    """The whole environment of a step's process, which has nothing of this process's own."""
+    """All environment variables of a step's process. The step inherits none of this process."""
     return {
         "PATH": f"{SPARK_HOME}/bin:{python.parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": str(spark_conf.parent),
@@ -107,7 +108,7 @@ def step_environment(
         "PYSPARK_PYTHON": str(python),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_LAUNCHER_OPTS": _JAVA_OPTIONS,
-        # Spark hands it on to YARN's containers.
+        # Spark passes it on to the containers of YARN.
         "SPARK_DIST_CLASSPATH": ":".join(map(str, jars("s3a"))),
         **aws,
     }

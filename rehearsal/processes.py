@@ -1,7 +1,8 @@
-"""Processes of the rehearsal: started in sessions of their own, found by a mark, none left behind.
+"""Starts the processes of the rehearsal, finds them by a mark, and ends all of them.
 
-Every process gets the variable `FRUITS_REHEARSAL`, and what it starts inherits it, YARN's containers too,
-which leave their parent's process group and, when it dies, their parent. Needs Linux's /proc.
+The mark is the value of the environment variable `FRUITS_REHEARSAL`, which child processes inherit. YARN's
+containers inherit it too, although they leave the process group of their parent and survive its death. The
+search reads /proc of Linux.
 """
 
 import os
@@ -24,10 +25,10 @@ def start_process(
     environment: Mapping[str, str] | None = None,
     errors: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a process in a session of its own, out of the reach of a terminal's Ctrl-C.
+    """Starts a process in a new session, which a terminal's Ctrl-C does not reach.
 
-    It runs in the folder of `log`, to which its output goes; what it says on stderr goes to `errors` if
-    given. Its environment is `environment`, else this process's, and the mark.
+    The process runs in the folder of `log`. It writes its output to `log`, and its stderr to `errors` if
+    given. Its environment is `environment`, by default that of this process, and the mark.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output, (errors or log).open("ab") as error_output:
@@ -43,22 +44,22 @@ def start_process(
 
 
 def marked_processes(mark: str) -> list[int]:
-    """The ids of the live processes with this mark, or with one below it (`mark/...`)."""
+    """The ids of the live processes with this mark, or with a mark that starts with `mark/`."""
     exact, below = f"{MARK}={mark}\0".encode(), f"{MARK}={mark}/".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             environment = b"\0" + (process / "environ").read_bytes() + b"\0"
-        except OSError:  # gone, or another user's
+        except OSError:  # the process has ended, or belongs to another user
             continue
-        # A zombie's environment is empty: it is not alive.
+        # The environment of a zombie is empty, so a zombie is not found.
         if b"\0" + exact in environment or b"\0" + below in environment:
             found.append(int(process.name))
     return [pid for pid in found if pid != os.getpid()]
 
 
 def kill_marked(mark: str) -> None:
-    """Kills the processes with this mark, and those that they start meanwhile."""
+    """Kills the processes with this mark until there are none, also those that start in the meantime."""
     while pids := marked_processes(mark):
         for pid in pids:
             try:
@@ -69,17 +70,17 @@ def kill_marked(mark: str) -> None:
 
 
 @contextmanager
-def nothing_left(mark: str) -> Iterator[None]:
-    """Within the context, processes with this mark may run; none does after it, however it ends.
+def killed_at_exit(mark: str) -> Iterator[None]:
+    """Kills all processes with this mark when the context ends, or when this process dies.
 
-    A keeper, a process with no mark, waits for the end of its input, which comes when this process
-    closes it or dies of anything: SIGTERM and SIGKILL need no handler here.
+    A keeper, a process without a mark, waits for the end of its input and then kills them. The operating
+    system closes this input when this process dies, also by SIGKILL.
     """
     with ExitStack() as stack:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "rehearsal.processes", mark],
             stdin=subprocess.PIPE,
-            # It must find this package wherever the caller has gone.
+            # The keeper imports this package, which the caller's working directory may not contain.
             cwd=Path(__file__).parents[1],
             start_new_session=True,
         )
@@ -91,12 +92,12 @@ def nothing_left(mark: str) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nothing listens on now, all different."""
+    """Different ports of 127.0.0.1 that are free at the moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
 
 
 def tail(log: Path, lines: int = 15) -> str:

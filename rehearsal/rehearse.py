@@ -1,8 +1,7 @@
-"""Rehearses a run on EMR on this machine, and compares its outputs with those of a local run.
+"""Rehearses a run on EMR on this machine, and compares its outputs with the outputs of a local run.
 
-`python -m rehearsal.rehearse`, which is `make rehearse-emr`, takes the photos of FRUITS_IMAGES, or
-those that --photos names, or the sample photos. Other settings are yours too.
-Exit status 0: the outputs are equal.
+`make rehearse-emr` runs `python -m rehearsal.rehearse`. It reads the photos of FRUITS_IMAGES, else of
+--photos, else the sample photos. It uses your other settings too. Exit status 0: the outputs are equal.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from fruits_assets.samples import copy_samples
 from rehearsal.account import prepare_account
 from rehearsal.aws import REGION
 from rehearsal.compare import compare
-from rehearsal.ground import Ground, start_ground
+from rehearsal.environment import RehearsalEnvironment, start_environment
 from resources.emr.sizing import yarn_mib
 from resources.instance_types import instance
 from resources.settings import Settings
@@ -35,29 +34,33 @@ from spark_jobs.store.root import IO_THREADS, open_root
 
 IMAGES = 600
 _DAGSTER_SETTINGS = Path(__file__).parents[1] / ".dagster" / "dagster.yaml"
-INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+INTERRUPTED = 128 + signal.SIGINT  # as in shells
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make rehearse-emr", description=__doc__)
     parser.add_argument(
-        "--photos", type=Path, help="a folder or a .tar.gz of photos, where FRUITS_IMAGES names none"
+        "--photos", type=Path, help="a folder or a .tar.gz of photos; ignored if FRUITS_IMAGES is set"
     )
-    parser.add_argument("--images", type=int, default=IMAGES, help=f"photos to take, by default {IMAGES}")
-    parser.add_argument("--python", type=Path, help="the Python of the nodes; by default one made for them")
+    parser.add_argument(
+        "--images", type=int, default=IMAGES, help=f"the maximum of photos, by default {IMAGES}"
+    )
+    parser.add_argument("--python", type=Path, help="the Python of the nodes; by default a new environment")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
             folder = Path(name)
             settings = _own_settings(folder)
-            source = settings.get("FRUITS_IMAGES") or _photos_at_hand(folder, options.photos)
+            source = settings.get("FRUITS_IMAGES") or _default_photos(folder, options.photos)
             _take_photos(source, folder / "photos", options.images)
             memory, vcores = _node(settings)
-            with start_ground(folder / "ground", options.python, memory_mb=memory, vcores=vcores) as ground:
-                return _rehearse(ground, folder, settings)
+            with start_environment(
+                folder / "rehearsal", options.python, memory_mb=memory, vcores=vcores
+            ) as rehearsal:
+                return _rehearse(rehearsal, folder, settings)
     except KeyboardInterrupt:
-        print("The rehearsal was interrupted; nothing of it is left.")
+        print("The rehearsal was interrupted. Its processes have ended and its files are removed.")
         return INTERRUPTED
     except (FruitsError, OSError, tarfile.TarError) as error:
         print(f"make rehearse-emr: {error}", file=sys.stderr)
@@ -65,20 +68,20 @@ def main() -> int:
 
 
 def _own_settings(folder: Path) -> dict[str, str]:
-    """The user's settings, from .env and the environment, but for those that the rehearsal makes.
+    """The user's settings from .env and the environment, without the settings that the rehearsal sets.
 
-    Weights on S3 are copied into `folder`, as the runs see no S3 but the rehearsal's.
+    Copies weights and prices on S3 into `folder`, since the runs reach only the S3 of the rehearsal.
     """
     given = {**dotenv_values(".env"), **os.environ}
     own = {name: value for name, value in given.items() if name.startswith("FRUITS_") and value}
     for name in ("FRUITS_ENV", "FRUITS_STORE", "FRUITS_EMR_CLUSTER", "FRUITS_EMR_LOGS"):
         own.pop(name, None)
-    # The runs have a working directory without the user's .env.
+    # The runs have other working directories, so relative paths become absolute.
     for name in {"FRUITS_WEIGHTS", "FRUITS_PRICES"} & own.keys():
         file, mark, pin = own[name].partition("#")
         if file.startswith("s3://"):
-            place, _, base = file.rpartition("/")
-            (folder / base).write_bytes(open_root(place).read(base))
+            prefix, _, base = file.rpartition("/")
+            (folder / base).write_bytes(open_root(prefix).read(base))
             own[name] = f"{folder / base}{mark}{pin}"
         elif Path(file).is_file():
             own[name] = f"{Path(file).absolute()}{mark}{pin}"
@@ -86,7 +89,7 @@ def _own_settings(folder: Path) -> dict[str, str]:
 
 
 def _node(settings: Mapping[str, str]) -> tuple[int, int]:
-    """YARN's memory in MiB and the cores of a node of FRUITS_EMR_CORE_TYPE."""
+    """The memory of YARN in MiB and the number of cores on a node of FRUITS_EMR_CORE_TYPE."""
     core_type = settings.get("FRUITS_EMR_CORE_TYPE") or Settings.model_fields["emr_core_type"].default
     try:
         return yarn_mib(core_type), instance(core_type).vcpus
@@ -94,8 +97,8 @@ def _node(settings: Mapping[str, str]) -> tuple[int, int]:
         raise FruitsError(f"FRUITS_EMR_CORE_TYPE: {error}") from None
 
 
-def _photos_at_hand(folder: Path, given: Path | None) -> str:
-    """Photos in a folder or a .tar.gz that was given, else the sample photos."""
+def _default_photos(folder: Path, given: Path | None) -> str:
+    """The root of the photos: the given folder, the unpacked .tar.gz, or else the sample photos."""
     if given is None:
         copy_samples(folder / "samples")
         return str(folder / "samples")
@@ -107,10 +110,10 @@ def _photos_at_hand(folder: Path, given: Path | None) -> str:
 
 
 def _take_photos(source: str, target: Path, images: int) -> None:
-    """Copies at most `images` photos, from each class in turn, under their own names."""
+    """Copies at most `images` photos to `target`, one of each class in turn, under the same paths."""
     root, classes = open_root(source), list_photos(source).classes
-    by_turns = chain.from_iterable(zip_longest(*classes.values()))
-    paths = [photo.path for photo in by_turns if photo is not None][:images]
+    interleaved = chain.from_iterable(zip_longest(*classes.values()))
+    paths = [photo.path for photo in interleaved if photo is not None][:images]
 
     def copy(path: str) -> None:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
@@ -121,12 +124,12 @@ def _take_photos(source: str, target: Path, images: int) -> None:
     print(f"Rehearsing with {len(paths):,} photos of {len(classes):,} classes from {source}", flush=True)
 
 
-def _rehearse(ground: Ground, folder: Path, settings: Mapping[str, str]) -> int:
-    """Runs the graph on the cluster and on this machine; prints how their outputs compare."""
+def _rehearse(rehearsal: RehearsalEnvironment, folder: Path, settings: Mapping[str, str]) -> int:
+    """Runs the graph on the cluster and on this machine. Prints the comparison; returns the exit status."""
     photos = folder / "photos"
     for name in [name for name in os.environ if name.startswith(("AWS_", "FRUITS_"))]:
-        del os.environ[name]  # the user's account has no part in this, and settings are handed on
-    account = prepare_account(ground.aws, settings)
+        del os.environ[name]  # the runs get the settings explicitly, and never the user's AWS account
+    account = prepare_account(rehearsal.aws, settings)
     os.environ |= account.administrator
     images, store = open_root(account.outputs["ImagesUri"]), account.outputs["StoreUri"]
     files = [file for file in photos.rglob("*") if file.is_file()]
@@ -152,10 +155,12 @@ def _rehearse(ground: Ground, folder: Path, settings: Mapping[str, str]) -> int:
             return 1
         seconds[env] = time.monotonic() - started
     found = compare(*(given["FRUITS_STORE"] for given in runs.values()))
-    print(f"\nThe cluster took {seconds['emr']:.0f} s, this machine alone {seconds['local']:.0f} s.")
-    width = max(len(comparison.what) for comparison in found)
-    for what, same, words in found:
-        print(f"{'same' if same else 'DIFFERENT':>9}  {what:<{width}}  {words}")
+    print(
+        f"\nThe run took {seconds['emr']:.0f} s on the cluster, and {seconds['local']:.0f} s on this machine."
+    )
+    width = max(len(comparison.output) for comparison in found)
+    for output, same, details in found:
+        print(f"{'same' if same else 'DIFFERENT':>9}  {output:<{width}}  {details}")
     return 0 if all(comparison.same for comparison in found) else 1
 
 

@@ -1,4 +1,4 @@
-"""S3 where moto judges a permission wrongly. Lives in the process of moto's server."""
+"""Corrects a permission check of moto's S3. Runs in the process of moto's server."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from moto.s3.responses import S3Response
 
 
 def install() -> None:
-    """Has a call that deletes several objects need the permission on each, and not on the whole bucket."""
+    """Makes DeleteObjects require the permission on each object, as in S3; moto requires it on the bucket."""
     api: Any = S3Response
     delete_keys: Callable[..., Any] = api._bucket_response_delete_keys
 
@@ -27,5 +27,6 @@ def install() -> None:
 
 
 def _keys(body: Any) -> list[str]:
+    """The keys in the body of a DeleteObjects request."""
     objects = xmltodict.parse(body, strip_whitespace=False)["Delete"].get("Object", [])
     return [entry["Key"] for entry in (objects if isinstance(objects, list) else [objects])]

@@ -1,4 +1,4 @@
-"""The process that stands for AWS: moto's server with S3, IAM, STS and the executing EMR, on loopback."""
+"""The process that simulates AWS: moto's server on loopback, with an EMR that really runs steps."""
 
 import json
 import sys
@@ -23,13 +23,13 @@ from rehearsal.steps import StepRunner
 
 class _Quiet(MotoRequestHandler):
     def log_request(self, *_: Any) -> None:
-        """Thousands of reads and writes are no news."""
+        """Logs nothing: a run makes thousands of requests."""
 
 
 def serve(
     port: int, folder: str, hadoop_conf: str, python: str, aws: dict[str, str], yarn: str, log_seconds: float
 ) -> None:
-    """Serves on 127.0.0.1 until the process is killed; see `aws.start_aws` for the parameters."""
+    """Serves on 127.0.0.1 until the process is killed. `aws.start_aws` describes the parameters."""
 
     def environment(spark_conf: Path, access: Mapping[str, str]) -> dict[str, str]:
         write_spark_conf(spark_conf, access)
@@ -40,7 +40,7 @@ def serve(
     )
     emr.install(runner)
     s3.install()
-    # Who calls is known by the key. S3A and pyarrow sign in ways that moto can't check.
+    # moto identifies the caller by the access key. It can't check the signatures of S3A and pyarrow.
     IAMRequestBase.check_signature = lambda self: None  # type: ignore[method-assign]
     threading.Thread(target=runner.run_forever, name="steps", daemon=True).start()
     application = Faults(DomainDispatcherApplication(create_backend_app))

@@ -1,4 +1,4 @@
-"""Runs the steps of moto's clusters by real processes. Lives in the process of moto's server."""
+"""Runs the steps of moto's clusters as real processes. Runs in the process of moto's server."""
 
 import gzip
 import json
@@ -26,18 +26,19 @@ from rehearsal.processes import kill_marked, start_process
 
 POLL_SECONDS = 0.2
 
-SESSION_SECONDS = 6 * 3600
+SESSION_SECONDS = 6 * 3600  # validity of the credentials of a cluster's nodes
 
 ACTIVE = ("PENDING", "RUNNING", "CANCEL_PENDING")
 
 
 @dataclass(kw_only=True)
 class StepRunner:
-    """Runs the steps of every cluster, in their order, each as a process with an environment.
+    """Runs the steps of every cluster in their order, each as a process.
 
-    Files of a step go to `folder/<step id>`. `environment` makes that of a step's process, from a folder
-    for Spark's configuration and the variables by which a node reaches this server; `aws` are these. Logs
-    reach S3 `log_seconds` after the end of a step.
+    The files of a step are in `folder/<step id>`. `environment` returns the environment variables of a step's
+    process; its arguments are a folder for Spark's configuration, and the variables that lead a node to this
+    server. `aws` has these variables for a cluster without a role. `yarn` is the URL of the ResourceManager.
+    The runner uploads the logs of a step to S3 `log_seconds` after its end.
     """
 
     folder: Path
@@ -48,7 +49,7 @@ class StepRunner:
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def run_forever(self) -> None:
-        """The runner's loop, for a thread of its own."""
+        """Advances all clusters in an endless loop; runs in a separate thread."""
         while True:
             with LOCK:
                 for regions in list(emr_backends.values()):
@@ -57,12 +58,15 @@ class StepRunner:
                             assert isinstance(cluster, RehearsedCluster)
                             try:
                                 self._advance(cluster)
-                            except Exception:  # the other clusters go on; the server's log has it
+                            except Exception:  # in the server's log; the other clusters continue
                                 traceback.print_exc()
             time.sleep(POLL_SECONDS)
 
     def cancel(self, cluster: RehearsedCluster, step: RehearsedStep, option: str) -> dict[str, str]:
-        """Cancels a step; returns what `CancelSteps` says of it. A running one ends a little later."""
+        """Cancels a step, and returns its entry of the answer to `CancelSteps`.
+
+        A running step ends a little later.
+        """
         with LOCK:
             if step.state == "PENDING":
                 step.end("CANCELLED", "Job terminated")
@@ -71,7 +75,7 @@ class StepRunner:
                 if option == "TERMINATE_PROCESS":
                     kill_marked(self._mark(step))
                 else:
-                    # To the step's process alone, as EMR does: what it started hears of it through it.
+                    # As on EMR, to the step's process alone, which passes the signal on to its children.
                     self._processes[step.id].send_signal(signal.SIGTERM)
             else:
                 return {"StepId": step.id, "Status": "FAILED", "Reason": f"The step is {step.state}."}
@@ -109,10 +113,10 @@ class StepRunner:
         environment = self.environment(folder / "conf", self._access(cluster))
         try:
             if step.jar != "command-runner.jar":
-                raise FileNotFoundError(f"the rehearsal runs command-runner.jar, and not {step.jar}")
+                raise FileNotFoundError(f"the rehearsal can run command-runner.jar only, not {step.jar}")
             program = shutil.which(step.args[0], path=environment["PATH"]) if step.args else None
             if program is None:
-                raise FileNotFoundError(f"no such command on the nodes: {' '.join(step.args[:1])}")
+                raise FileNotFoundError(f"the nodes have no command {' '.join(step.args[:1])!r}")
         except FileNotFoundError as error:
             (folder / "stderr").write_text(f"{error}\n")
             self._end_step(cluster, step, 1)
@@ -121,7 +125,7 @@ class StepRunner:
             self._mark(step),
             [program, *step.args[1:]],
             folder / "stdout",
-            # YARN's applications are told apart by their user, which on EMR is always `hadoop`.
+            # The user of a YARN application identifies its cluster here; on EMR the user is always `hadoop`.
             {**environment, "HADOOP_USER_NAME": cluster.id},
             errors=folder / "stderr",
         )
@@ -171,7 +175,7 @@ class StepRunner:
         self._kill_applications(cluster.id)
 
     def _kill_applications(self, user: str) -> None:
-        """A cluster's YARN ends with it; the next cluster here has the same one, empty."""
+        """Kills a cluster's applications. On EMR, YARN ends with the cluster; here all clusters share it."""
         states = "NEW,NEW_SAVING,SUBMITTED,ACCEPTED,RUNNING"
         apps = f"{self.yarn}/ws/v1/cluster/apps"
         with urllib.request.urlopen(f"{apps}?user={user}&states={states}", timeout=10) as response:
@@ -194,15 +198,20 @@ class StepRunner:
                 s3.put_object(Bucket=bucket, Key=f"{prefix}/{name}.gz", Body=gzip.compress(log.read_bytes()))
 
     def _access(self, cluster: RehearsedCluster) -> dict[str, str]:
-        """The variables by which a cluster's nodes reach AWS: as the role of their instance profile.
+        """The environment variables that lead a cluster's nodes to AWS, with their instance profile's role.
 
-        EMR's default profile is in no account from the beginning; with it, nodes may do what anybody may.
+        A new account has no default profile of EMR. Nodes with this profile get the credentials of `aws`.
         """
         profiles = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].get_instance_profiles()
         for profile in profiles:
             if cluster.job_flow_role in (profile.name, profile.arn):
                 role = sts_backends[DEFAULT_ACCOUNT_ID]["aws"].assume_role(
-                    cluster.emr_backend.region_name, cluster.id, profile.roles[0].arn, "", SESSION_SECONDS, ""
+                    region_name=cluster.emr_backend.region_name,
+                    role_session_name=cluster.id,
+                    role_arn=profile.roles[0].arn,
+                    policy="",
+                    duration=SESSION_SECONDS,
+                    external_id="",
                 )
                 return {
                     **self.aws,

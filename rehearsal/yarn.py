@@ -1,4 +1,4 @@
-"""Real YARN on this machine: a ResourceManager and NodeManagers as separate processes, on loopback only."""
+"""Runs YARN on this machine: a ResourceManager and NodeManagers as separate processes, on loopback."""
 
 import json
 import subprocess
@@ -12,14 +12,14 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from rehearsal.jars import jars
-from rehearsal.processes import free_ports, kill_marked, nothing_left, start_process, tail
+from rehearsal.processes import free_ports, kill_marked, killed_at_exit, start_process, tail
 from resources.local.java import java_home
 from spark_jobs.errors import FruitsError
 
-# A node that hasn't been heard of for so long is lost: long enough for a busy machine, short for a test.
+# A node without a heartbeat for this time is lost: long enough for a busy machine, short enough for a test.
 NODE_EXPIRY_SECONDS = 15
 
-START_SECONDS = 180
+START_SECONDS = 180  # the time limit of the start
 
 _SERVER = "org.apache.hadoop.yarn.server"
 _LOG4J = """log4j.rootLogger=INFO,console
@@ -31,7 +31,7 @@ log4j.appender.console.layout.ConversionPattern=%d{ISO8601} %p %c{1}: %m%n
 
 @dataclass(frozen=True)
 class Yarn:
-    """A running YARN. `conf_dir` is what `HADOOP_CONF_DIR` must name to submit to it."""
+    """A running YARN. A client that submits applications sets `HADOOP_CONF_DIR` to `conf_dir`."""
 
     folder: Path
     url: str
@@ -46,16 +46,16 @@ class Yarn:
         return sorted(self.folder.glob(f"node*/logs/{application}/*/*"))
 
     def nodes(self) -> dict[str, str]:
-        """The state of every node by its id: RUNNING, LOST, ..."""
+        """The state (RUNNING, LOST, ...) of every node by its id."""
         listed = self._get("nodes")["nodes"] or {"node": []}
         return {node["id"]: node["state"] for node in listed["node"]}
 
     def applications(self) -> list[dict[str, Any]]:
-        """What the ResourceManager says of every application: `id`, `name`, `state`, `finalStatus`, ..."""
+        """The ResourceManager's record (`id`, `name`, `state`, `finalStatus`, ...) of every application."""
         return (self._get("apps")["apps"] or {"app": []})["app"]
 
     def application(self, identity: str) -> dict[str, Any]:
-        """The same of one application."""
+        """The ResourceManager's record of one application."""
         return self._get(f"apps/{identity}")["app"]
 
     def kill_application(self, identity: str) -> None:
@@ -71,14 +71,14 @@ class Yarn:
             pass
 
     def node_of_master(self, identity: str) -> int:
-        """The number of the node that an application's master runs on; losing it costs an attempt."""
+        """The number of the node on which an application's master runs. Its loss costs an attempt."""
         attempts = self._get(f"apps/{identity}/appattempts")["appAttempts"]["appAttempt"]
         container = attempts[-1]["containerId"]
         [log_folder] = self.folder.glob(f"node*/logs/{identity}/{container}")
         return int(log_folder.relative_to(self.folder).parts[0].removeprefix("node"))
 
     def kill_node_manager(self, number: int) -> None:
-        """Kills a NodeManager and its containers at once, as if its host was lost."""
+        """Kills a NodeManager and its containers at once, as the loss of a host does."""
         kill_marked(f"{self.folder}/node{number}")
         self.node_managers[number].wait()
 
@@ -93,17 +93,17 @@ def start_yarn(
 ) -> Iterator[Yarn]:
     """Runs a ResourceManager and NodeManagers while the context lasts; yields when all nodes are RUNNING.
 
-    Configuration, logs and the containers' working directories go to `folder`, which must be this YARN's
-    own. `memory_mb` and `vcores` are those of each node; as on EMR, containers are measured by memory.
+    `folder` receives configuration, logs and the containers' working directories of this YARN alone.
+    `memory_mb` and `vcores` are the resources of each node. As on EMR, YARN allocates containers by memory.
 
-    Raises `FruitsError` when a jar is not what it should be, or a daemon doesn't come up; its message
-    ends in that daemon's log.
+    Raises `FruitsError` if a jar has changed, or if a daemon does not start. The message ends with the
+    daemon's log.
     """
     folder = folder.absolute()
     class_path = [folder / "conf", *jars("yarn")]
     web, *others = free_ports(5)
-    _configure(folder / "conf", web, others, memory_mb, vcores)
-    with nothing_left(str(folder)):
+    _configure(folder / "conf", web=web, ports=others, memory_mb=memory_mb, vcores=vcores)
+    with killed_at_exit(str(folder)):
         manager = _start(folder, "resourcemanager", "resourcemanager.ResourceManager", class_path)
         nodes = [
             _start(folder, f"node{number}", "nodemanager.NodeManager", class_path)
@@ -117,7 +117,8 @@ def start_yarn(
             process.wait()
 
 
-def _configure(folder: Path, web: int, ports: list[int], memory_mb: int, vcores: int) -> None:
+def _configure(folder: Path, *, web: int, ports: list[int], memory_mb: int, vcores: int) -> None:
+    """Writes the configuration. `web` is the port of the web services; `ports` are the four RPC ports."""
     rm, nm = "yarn.resourcemanager", "yarn.nodemanager"
     addresses = ("address", "scheduler.address", "resource-tracker.address", "admin.address")
     sites: dict[str, dict[str, object]] = {
@@ -126,11 +127,11 @@ def _configure(folder: Path, web: int, ports: list[int], memory_mb: int, vcores:
             f"{rm}.hostname": "127.0.0.1",
             f"{rm}.webapp.address": f"127.0.0.1:{web}",
             **{f"{rm}.{a}": f"127.0.0.1:{port}" for a, port in zip(addresses, ports, strict=True)},
-            # A node that asks often gets its containers soon.
+            # Frequent heartbeats: a node receives its containers with the answer to a heartbeat.
             f"{rm}.nodemanagers.heartbeat-interval-ms": 250,
             "yarn.nm.liveness-monitor.expiry-interval-ms": NODE_EXPIRY_SECONDS * 1000,
             "yarn.am.liveness-monitor.expiry-interval-ms": NODE_EXPIRY_SECONDS * 1000,
-            # Hadoop puts the system property in, which differs from daemon to daemon.
+            # Hadoop inserts the value of this system property, which differs for each daemon.
             f"{nm}.local-dirs": "${fruits.node}/local",
             f"{nm}.log-dirs": "${fruits.node}/logs",
             f"{nm}.hostname": "127.0.0.1",
@@ -140,7 +141,7 @@ def _configure(folder: Path, web: int, ports: list[int], memory_mb: int, vcores:
             "yarn.scheduler.minimum-allocation-mb": 64,
             "yarn.scheduler.maximum-allocation-mb": memory_mb,
             "yarn.scheduler.maximum-allocation-vcores": vcores,
-            # EMR leaves the check of virtual memory off too; that of real memory is on.
+            # As on EMR, YARN checks physical memory but not virtual memory.
             f"{nm}.vmem-check-enabled": "false",
             f"{nm}.disk-health-checker.max-disk-utilization-per-disk-percentage": 99.9,
             f"{nm}.env-whitelist": "JAVA_HOME,PATH,FRUITS_REHEARSAL",
@@ -167,10 +168,10 @@ def _start(folder: Path, name: str, main: str, class_path: list[Path]) -> subpro
         (node / below).mkdir(parents=True)
     java = [
         str(java_home() / "bin" / "java"),
-        # Little is compiled in the minutes that it lives.
+        # The daemon runs for minutes, too short for the slower compiler to pay off.
         *("-Xmx384m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
         "-Djava.net.preferIPv4Stack=true",
-        # Guice, which builds the web services, defines classes through it; Java 17 keeps it closed.
+        # Guice, which builds the web services, defines classes through java.lang. Java 17 closes it.
         "--add-opens=java.base/java.lang=ALL-UNNAMED",
         f"-Dfruits.node={node}",
     ]
@@ -185,7 +186,9 @@ def _wait_until_up(yarn: Yarn, daemons: dict[str, subprocess.Popen[bytes]]) -> N
         for name, daemon in daemons.items():
             if daemon.poll() is not None:
                 log = yarn.folder / f"{name}.log"
-                raise FruitsError(f"YARN's {name} ended with status {daemon.returncode}:\n{tail(log)}")
+                raise FruitsError(
+                    f"YARN's {name} ended with status {daemon.returncode}. Its log ends with\n{tail(log)}"
+                )
         try:
             states = list(yarn.nodes().values())
         except OSError:  # not listening yet
@@ -194,4 +197,4 @@ def _wait_until_up(yarn: Yarn, daemons: dict[str, subprocess.Popen[bytes]]) -> N
             return
         time.sleep(0.2)
     logs = "\n".join(f"{name}:\n{tail(yarn.folder / f'{name}.log')}" for name in daemons)
-    raise FruitsError(f"YARN's nodes were not running after {START_SECONDS} s. Its logs end in\n{logs}")
+    raise FruitsError(f"YARN's nodes did not start within {START_SECONDS} s. Its logs end with\n{logs}")

@@ -1,6 +1,6 @@
-"""The 5,928 photos of 60 fruits end to end, against Keras, scikit-learn and Spark ML.
+"""A whole run on 5,928 photos of 60 fruits, compared with Keras, scikit-learn and Spark ML.
 
-They stand beside the repository on the developers' machines; nothing of the product needs them.
+The photos are in a folder beside the repository on the developers' machines; the platform does not need them.
 """
 
 import tarfile
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Finished(NamedTuple):
-    """A finished `fruits run`: its shell, what it said, and every image's features by path."""
+    """A finished `fruits run`: its shell, its output, and the features of every image by path."""
 
     shell: Shell
     output: str
@@ -42,6 +42,7 @@ class Finished(NamedTuple):
         return np.stack(self.features.to_list()).astype(np.float64)
 
     def spark_model(self) -> str:
+        """The path of the fitted `PCAModel`."""
         model = self.shell.model()
         assert model
         return f"{self.shell.store}/{model.directory}/spark"
@@ -62,19 +63,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_every_photo_has_a_row_in_the_csv_of_its_class(finished: Finished) -> None:
     rows = []
     for folder in finished.shell.photos.iterdir():
-        of_class = pd.read_csv(finished.shell.store / PCA_FEATURES_CSV / f"{folder.name}.csv")
-        assert of_class["path"].to_list() == sorted(
+        class_rows = pd.read_csv(finished.shell.store / PCA_FEATURES_CSV / f"{folder.name}.csv")
+        assert class_rows["path"].to_list() == sorted(
             f"{folder.name}/{photo.name}" for photo in folder.iterdir()
         )
-        assert set(of_class["label"]) == {folder.name}
-        rows.append(of_class)
+        assert set(class_rows["label"]) == {folder.name}
+        rows.append(class_rows)
     assert len(rows) == 60
     assert sum(map(len, rows)) == 5928
-    assert not any(of_class.isna().any().any() for of_class in rows)
+    assert not any(class_rows.isna().any().any() for class_rows in rows)
     assert "5,928 rows in 60 files" in finished.output
 
 
-def test_features_are_those_of_keras(finished: Finished) -> None:
+def test_features_equal_the_features_of_keras(finished: Finished) -> None:
     import keras
 
     chosen = finished.features.iloc[:: len(finished.features) // 63][:64]
@@ -97,18 +98,18 @@ def test_features_are_those_of_keras(finished: Finished) -> None:
     assert np.abs(np.stack(chosen.to_list()) - expected).max() < 1e-4
 
 
-def test_the_model_is_that_of_scikit_learn(spark: SparkSession, finished: Finished) -> None:
+def test_the_components_equal_the_components_of_scikit_learn(spark: SparkSession, finished: Finished) -> None:
     from sklearn.decomposition import PCA as SklearnPCA
 
     model = PCAModel.load(finished.spark_model())
     expected = SklearnPCA(15, svd_solver="full").fit(finished.matrix())
     assert_same_components(model.pc.toArray(), expected.components_.T)
     assert np.allclose(model.explainedVariance, expected.explained_variance_ratio_, atol=1e-6)
-    # What Keras's features of these photos with these weights have.
+    # The explained variance of 15 components of Keras's features of these photos with these weights.
     assert sum(model.explainedVariance) == pytest.approx(0.563, abs=0.002)
 
 
-def test_the_model_is_that_of_spark_ml(spark: SparkSession, finished: Finished) -> None:
+def test_the_components_equal_the_components_of_spark_ml(spark: SparkSession, finished: Finished) -> None:
     features = spark.read.parquet(*files(str(finished.shell.store), MOBILENET_FEATURES))
     vectors = features.select(array_to_vector("features").alias("features"))
     expected = PCA(k=15, inputCol="features", outputCol="components").fit(vectors)
@@ -117,7 +118,9 @@ def test_the_model_is_that_of_spark_ml(spark: SparkSession, finished: Finished) 
     assert np.allclose(model.explainedVariance, expected.explainedVariance, atol=1e-6)
 
 
-def test_the_csvs_hold_the_models_projection(spark: SparkSession, finished: Finished) -> None:
+def test_a_csv_has_the_projection_of_the_features_by_the_model(
+    spark: SparkSession, finished: Finished
+) -> None:
     components = PCAModel.load(finished.spark_model()).pc.toArray()
     rows = pd.read_csv(finished.shell.store / PCA_FEATURES_CSV / "Apple Braeburn.csv")
     projected = np.stack(finished.features[rows["path"]].to_list()).astype(np.float64) @ components
@@ -125,7 +128,7 @@ def test_the_csvs_hold_the_models_projection(spark: SparkSession, finished: Fini
 
 
 def assert_same_components(found: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
-    """Equal but for the signs, which a PCA leaves open; (1280, k) both."""
+    """Compares two matrices of components, (1280, k), up to the sign of each component."""
     assert found.shape == expected.shape
     signs = np.sign((found * expected).sum(axis=0))
     assert np.abs(found - expected * signs).max() < 1e-6

@@ -1,4 +1,4 @@
-"""The benchmarks' own parts: the table, the sets of photos, and the S3 server that photos are read from."""
+"""The benchmark: its table, its sections, its sets of photos, its baselines and its S3 server."""
 
 import json
 import os
@@ -13,68 +13,78 @@ import pytest
 
 import benchmarks.__main__
 from benchmarks import s3_server
-from benchmarks.__main__ import STAGES, Bench, Row, table
-from benchmarks.photo_sets import multiplied, photos_in, small_classes, some_classes
+from benchmarks.__main__ import table
+from benchmarks.bench import QUICK, Bench, Row
+from benchmarks.photo_sets import equal_classes, first_classes, multiplied, photos_in
 from benchmarks.processes import run, run_module
+from benchmarks.sections import STAGES
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
 from tests.support import REPOSITORY, WEIGHTS, wait_for
 
 
 @pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """What a benchmark in this process does about SIGTERM is undone."""
+def restored_sigterm_handler() -> Iterator[None]:
+    """Restores the handler of SIGTERM, which the benchmark replaces in this process."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_stage_with_several_peers_shows_its_figure_once() -> None:
+def test_a_stage_with_several_baselines_shows_its_figure_once() -> None:
     rows = [
         Row(
-            what="features",
+            measurement="features",
             images=100,
             figure=310.4,
             unit="images/s",
             ratio=5.2,
-            of="the notebook's",
-            aim=">= 5",
+            reference="speed of the notebook baseline",
+            target=">= 5",
         ),
-        Row(what="features", images=100, figure=310.4, unit="images/s", ratio=0.9, of="the loop's"),
+        Row(
+            measurement="features",
+            images=100,
+            figure=310.4,
+            unit="images/s",
+            ratio=0.9,
+            reference="speed of the bare loop",
+        ),
     ]
-    assert table(rows, with_aims=False).splitlines()[2:] == [
-        "| features | 100 | 310 images/s | 5.20 | the notebook's |",
-        "|  |  |  | 0.90 | the loop's |",
+    assert table(rows, with_targets=False).splitlines()[2:] == [
+        "| features | 100 | 310 images/s | 5.20 | speed of the notebook baseline |",
+        "|  |  |  | 0.90 | speed of the bare loop |",
     ]
-    assert table(rows, with_aims=True).splitlines()[2].endswith("| >= 5 |")
+    assert table(rows, with_targets=True).splitlines()[2].endswith("| >= 5 |")
 
 
-def test_what_was_measured_is_printed_also_where_a_section_fails(
+def test_finished_rows_are_printed_and_kept_if_a_section_fails(
     sample_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def good(bench: Bench) -> Iterator[Row]:
         yield Row(
-            what="features",
+            measurement="features",
             images=bench.images,
             figure=310.4,
             unit="images/s",
             ratio=5.2,
-            of="the notebook's speed",
+            reference="speed of the notebook baseline",
         )
 
     def incomparable(bench: Bench) -> Iterator[Row]:
         yield Row(
-            what="ingest from disk",
+            measurement="ingest from disk",
             images=bench.images,
             figure=1000,
             unit="images/s",
             ratio=1.2,
-            of="binaryFile's speed",
+            reference="speed of binaryFile",
         )
-        bench.seconds("the notebook way", "features")
+        bench.seconds("the notebook baseline", "features")
 
     def broken(bench: Bench) -> Iterator[Row]:
-        run([sys.executable, "-c", "import sys; sys.exit('it is said here')"])
+        run([sys.executable, "-c", "import sys; sys.exit('the reason')"])
         yield from ()
 
     def wrong(bench: Bench) -> Iterator[Row]:
@@ -86,13 +96,16 @@ def test_what_was_measured_is_printed_also_where_a_section_fails(
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     with pytest.raises(SystemExit) as exit:
         benchmarks.__main__.main()
-    assert "incomparable: there is nothing to compare with: the notebook way; broken: " in str(exit.value)
+    assert (
+        "incomparable: no run of the notebook baseline succeeded, so it can't be compared; broken: "
+        in str(exit.value)
+    )
     printed = capsys.readouterr()
     assert "| features | 16 | 310 images/s |" in printed.out and "ingest from disk" in printed.out
-    assert "it is said here" in printed.err and "KeyError: 'jvm'" in printed.err
+    assert "the reason" in printed.err and "KeyError: 'jvm'" in printed.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench.json"]
     content = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert [row["what"] for row in content["rows"]] == ["ingest from disk", "features"]
+    assert [row["measurement"] for row in content["rows"]] == ["ingest from disk", "features"]
     assert len(content["failed"]) == 3
 
 
@@ -105,7 +118,7 @@ def test_what_was_measured_is_printed_also_where_a_section_fails(
         ("--weights", "none.npz", "FRUITS_WEIGHTS=none.npz cannot be read"),
     ],
 )
-def test_what_cannot_be_measured_on_is_refused_by_a_sentence(
+def test_an_unusable_option_is_refused_with_the_reason(
     option: str,
     value: str,
     reason: str,
@@ -121,13 +134,11 @@ def test_what_cannot_be_measured_on_is_refused_by_a_sentence(
     assert reason in capsys.readouterr().err
 
 
-def test_peers_are_run_in_turn_in_the_other_order_every_second_round(
-    sample_photos: Path, tmp_path: Path
-) -> None:
-    bench = Bench(sample_photos, "embedded", 1, benchmarks.__main__.QUICK, tmp_path / "bench")
+def test_the_order_of_the_variants_is_reversed_after_each_round(sample_photos: Path, tmp_path: Path) -> None:
+    bench = Bench(photos=sample_photos, weights="embedded", cores=1, size=QUICK, folder=tmp_path / "bench")
     order: list[str] = []
 
-    def way(name: str, *seconds: float) -> Callable[[], dict[str, float]]:
+    def variant(name: str, *seconds: float) -> Callable[[], dict[str, float]]:
         times = iter(seconds)
 
         def measured() -> dict[str, float]:
@@ -136,14 +147,19 @@ def test_peers_are_run_in_turn_in_the_other_order_every_second_round(
 
         return measured
 
-    bench.alternated({"ours": way("ours", 1, 2, 4), "theirs": way("theirs", 10, 10, 10)}, 16, rounds=3)
-    assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
-    assert bench.ratio("ours", "theirs", "wall") == 5
-    with pytest.raises(benchmarks.__main__.FruitsError, match="theirs took 15 of 16 photos"):
-        bench.record("theirs", {"images": 15}, 16)
+    variants = {"platform": variant("platform", 1, 2, 4), "baseline": variant("baseline", 10, 10, 10)}
+    bench.alternate(variants, 16, rounds=3)
+    assert order == ["baseline", "platform", "platform", "baseline", "baseline", "platform"]
+    assert bench.speedup("platform", "baseline", "wall") == 5
 
 
-def test_a_benchmark_that_is_interrupted_leaves_no_process_and_no_folder(
+def test_a_run_on_fewer_photos_is_refused(sample_photos: Path, tmp_path: Path) -> None:
+    bench = Bench(photos=sample_photos, weights="embedded", cores=1, size=QUICK, folder=tmp_path / "bench")
+    with pytest.raises(FruitsError, match="baseline read 15 of 16 photos"):
+        bench.record("baseline", {"images": 15}, 16)
+
+
+def test_an_interrupted_benchmark_removes_its_processes_and_its_folder(
     sample_photos: Path, extractor: Path, tmp_path: Path
 ) -> None:
     mark = str(tmp_path / "out")
@@ -152,8 +168,8 @@ def test_a_benchmark_that_is_interrupted_leaves_no_process_and_no_folder(
     process = subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True)
 
     def running() -> list[psutil.Process]:
-        others = [one for one in psutil.process_iter() if one.pid != process.pid]
-        return [one for one in others if mark in " ".join(_command(one))]
+        others = [other for other in psutil.process_iter() if other.pid != process.pid]
+        return [other for other in others if mark in " ".join(_command(other))]
 
     wait_for(running)
     process.terminate()
@@ -170,60 +186,60 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_the_notebook_way_and_ours_find_the_same_components(
+def test_the_notebook_baseline_and_the_platform_explain_the_same_variance(
     sample_photos: Path, extractor: Path, tmp_path: Path
 ) -> None:
     common = {"photos": sample_photos, "cores": 2}
-    notebook = run_module("notebook_way", weights=WEIGHTS, out=tmp_path / "notebook", **common)
-    ours = run_module("our_way", ir=extractor, out=tmp_path / "ours", **common)
-    assert notebook["explained_variance"] == pytest.approx(ours["explained_variance"], rel=1e-4)
-    read = run_module("binary_file", **common)
-    assert notebook["images"] == ours["images"] == read["images"] == len(photos_in(sample_photos))
+    notebook = run_module("notebook_baseline", weights=WEIGHTS, out=tmp_path / "notebook", **common)
+    platform = run_module("platform_jobs", ir=extractor, out=tmp_path / "platform", **common)
+    assert notebook["explained_variance"] == pytest.approx(platform["explained_variance"], rel=1e-4)
+    binary_file = run_module("binary_file", **common)
+    assert notebook["images"] == platform["images"] == binary_file["images"] == len(photos_in(sample_photos))
 
 
-def test_our_way_and_its_limit_are_of_the_same_photos_whatever_the_user_has_set(
+def test_the_platform_and_the_bare_loop_ignore_the_users_settings(
     sample_photos: Path, extractor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FRUITS_ENV", "emr")
     (tmp_path / ".env").write_text("FRUITS_MAX_IMAGE_BYTES=1")
     common = {"photos": sample_photos, "ir": extractor, "cores": 2}
-    ours = run_module("our_way", out=tmp_path / "store", **common)
+    platform = run_module("platform_jobs", out=tmp_path / "store", **common)
     bare = run_module("bare_loop", **common)
-    assert ours["images"] == bare["images"] == len(photos_in(sample_photos))
-    for way in (ours, bare):
-        assert all(way[stage] > 0 for stage in STAGES)
-        assert way["read_features"] == way["ingest"] + way["features"]
-        assert sum(way[stage] for stage in STAGES) < way["wall"] + way["read_features"]
-    assert {"driver", "jvm", "worker"} <= ours["peak_mb"].keys()
+    assert platform["images"] == bare["images"] == len(photos_in(sample_photos))
+    for figures in (platform, bare):
+        assert all(figures[stage] > 0 for stage in STAGES)
+        assert figures["read_features"] == figures["ingest"] + figures["features"]
+        assert sum(figures[stage] for stage in STAGES) < figures["wall"] + figures["read_features"]
+    assert {"driver", "jvm", "worker"} <= platform["peak_mb"].keys()
 
 
-def test_photos_are_multiplied_and_dealt_out_under_other_names(sample_photos: Path, tmp_path: Path) -> None:
+def test_sets_of_photos_repeat_photos_under_different_names(sample_photos: Path, tmp_path: Path) -> None:
     three = multiplied(sample_photos, 3, tmp_path / "three")
     assert len(photos_in(three)) == 3 * len(photos_in(sample_photos))
     assert {path.name for path in three.iterdir()} == {path.name for path in sample_photos.iterdir()}
-    many = small_classes(sample_photos, 30, 2, tmp_path / "many")
+    many = equal_classes(sample_photos, 30, 2, tmp_path / "many")
     assert [len(photos) for photos in list_photos(str(many)).classes.values()] == [2] * 30
 
 
-def test_photos_of_one_name_in_several_folders_are_all_kept_and_none_is_written_over(tmp_path: Path) -> None:
+def test_photos_with_equal_names_are_all_linked_and_none_is_overwritten(tmp_path: Path) -> None:
     root = tmp_path / "photos"
     contents = {"2023/Kiwi/1.jpg": b"a", "2024/Kiwi/1.jpg": b"b", "Kiwi/green/1.jpg": b"c", ".DS_Store": b"d"}
     for path, content in contents.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(content)
-    chosen = some_classes(root, None, tmp_path / "chosen")
+    chosen = first_classes(root, None, tmp_path / "chosen")
     assert sorted(photo.read_bytes() for photo in photos_in(chosen)) == [b"a", b"b", b"c"]
     assert {path: (root / path).read_bytes() for path in contents} == contents
     with pytest.raises(FileExistsError):
-        some_classes(root, None, tmp_path / "chosen")
+        first_classes(root, None, tmp_path / "chosen")
     assert {path: (root / path).read_bytes() for path in contents} == contents
 
 
-def test_photos_on_the_s3_server_are_those_on_disk(
+def test_the_s3_server_lists_and_reads_the_photos_on_disk(
     sample_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    folder = small_classes(sample_photos, 60, 20, tmp_path / "photos")  # more than a page of a listing
+    folder = equal_classes(sample_photos, 60, 20, tmp_path / "photos")  # more than a page of a listing
     with s3_server.running(folder, latency=0.001) as environment:
         for name, value in environment.items():
             monkeypatch.setitem(os.environ, name, value)

@@ -1,4 +1,4 @@
-"""What a rehearsal says of two stores; the rehearsal itself is in tests/emr."""
+"""The comparison of two stores. `tests/yarn/test_rehearse.py` runs a whole rehearsal."""
 
 import json
 import shutil
@@ -18,23 +18,24 @@ from tests.support import run_jobs
 
 
 @pytest.fixture(scope="module")
-def one(
+def first(
     spark: SparkSession, sample_photos: Path, extractor: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A store that every job has filled."""
-    root = tmp_path_factory.mktemp("one")
+    """A store with the outputs of all jobs."""
+    root = tmp_path_factory.mktemp("first")
     run_jobs(spark, sample_photos, str(root), extractor, CLASSES)
     return root
 
 
 @pytest.fixture
-def other(one: Path, tmp_path: Path) -> Path:
-    """A copy of it, to change at will."""
-    return shutil.copytree(one, tmp_path / "other")
+def second(first: Path, tmp_path: Path) -> Path:
+    """A copy of the first store, which a test may change."""
+    return shutil.copytree(first, tmp_path / "second")
 
 
-def unlike(one: Path, other: Path) -> list[str]:
-    return [comparison.what for comparison in compare(str(one), str(other)) if not comparison.same]
+def different(first: Path, second: Path) -> list[str]:
+    """The names of the outputs that differ."""
+    return [comparison.output for comparison in compare(str(first), str(second)) if not comparison.same]
 
 
 def part(store: Path, table: str) -> Path:
@@ -42,38 +43,38 @@ def part(store: Path, table: str) -> Path:
     return store / next(iter(current(open_root(str(store)), table).values())).parts[0].path
 
 
-def test_a_store_is_the_same_as_its_copy(one: Path, other: Path) -> None:
-    assert unlike(one, other) == []
+def test_a_store_is_the_same_as_its_copy(first: Path, second: Path) -> None:
+    assert different(first, second) == []
 
 
-def test_a_feature_that_is_apart_is_seen(one: Path, other: Path) -> None:
-    file = part(other, "mobilenet_features")
+def test_a_changed_feature_is_found(first: Path, second: Path) -> None:
+    file = part(second, "mobilenet_features")
     table = pq.read_table(file)
     numbers = table["features"].combine_chunks().flatten().to_numpy().copy()
     numbers[7] += 2e-5
     changed = pa.FixedSizeListArray.from_arrays(pa.array(numbers), 1280)
     pq.write_table(table.set_column(3, table.schema.field("features"), changed), file)
-    assert unlike(one, other) == ["features"]
+    assert different(first, second) == ["features"]
 
 
-def test_a_component_or_a_label_that_is_apart_is_seen(one: Path, other: Path) -> None:
-    file = part(other, "pca_features_csv")
-    right = pd.read_csv(file)
-    for change in ({"pc2": right.pc2 + 2e-5}, {"label": "Lemon"}):
-        right.assign(**change).to_csv(file, index=False)
-        assert unlike(one, other) == ["components in CSVs"]
+def test_a_changed_component_or_label_is_found(first: Path, second: Path) -> None:
+    file = part(second, "pca_features_csv")
+    original = pd.read_csv(file)
+    for change in ({"pc2": original.pc2 + 2e-5}, {"label": "Lemon"}):
+        original.assign(**change).to_csv(file, index=False)
+        assert different(first, second) == ["components in CSVs"]
 
 
-def test_a_class_that_is_missing_is_named(one: Path, other: Path) -> None:
-    [pointer, *_] = (other / "raw_images" / "current").iterdir()
+def test_a_missing_class_is_named(first: Path, second: Path) -> None:
+    [pointer, *_] = (second / "raw_images" / "current").iterdir()
     pointer.unlink()
-    [found] = [comparison for comparison in compare(str(one), str(other)) if not comparison.same]
-    assert found.what == "raw_images"
-    assert found.found.endswith(
-        f"not the same: {json.loads((one / pointer.relative_to(other)).read_text())['label']!r}"
+    [found] = [comparison for comparison in compare(str(first), str(second)) if not comparison.same]
+    assert found.output == "raw_images"
+    assert found.details.endswith(
+        f"not the same: {json.loads((first / pointer.relative_to(second)).read_text())['label']!r}"
     )
 
 
-def test_empty_stores_are_not_the_same(tmp_path: Path) -> None:
+def test_empty_stores_are_different(tmp_path: Path) -> None:
     empty = [tmp_path / name for name in ("a", "b")]
-    assert {"raw_images", "features", "pca_model", "components in CSVs"} <= set(unlike(*empty))
+    assert {"raw_images", "features", "pca_model", "components in CSVs"} <= set(different(*empty))

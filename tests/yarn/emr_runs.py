@@ -1,4 +1,4 @@
-"""What the tests here do again and again: runs as a user starts them."""
+"""Helpers of the tests in this folder: photos, and runs that start as a user starts them."""
 
 import os
 import shutil
@@ -12,51 +12,51 @@ import dagster as dg
 import pytest
 
 from fruits_assets.partitions import register_classes
-from rehearsal.ground import Ground
+from rehearsal.environment import RehearsalEnvironment
 from spark_jobs.store.root import open_root
 from tests.support import DAGSTER_YAML, numbered_samples
 
 Run = subprocess.Popen[str]
 
-MINUTES = 60.0
+MINUTES = 60.0  # in seconds
 
 
 def copy_photos(root: Path, labels: list[str], each: int) -> None:
-    """Sample photos, `each` of every label: twelve files, repeated under other names."""
+    """Writes `each` sample photos of every label: up to twelve files, repeated under different names."""
     names = numbered_samples(root / ".samples", min(each, 12))
     for number, label in enumerate(labels):
-        drawn = sorted((root / ".samples" / names[number % len(names)]).iterdir())
+        samples = sorted((root / ".samples" / names[number % len(names)]).iterdir())
         (root / label).mkdir()
         for copy in range(each):
-            shutil.copy(drawn[copy % len(drawn)], root / label / f"{copy}_100.jpg")
+            shutil.copy(samples[copy % len(samples)], root / label / f"{copy}_100.jpg")
     shutil.rmtree(root / ".samples")
 
 
 def upload(photos: Path, uri: str) -> str:
-    """Puts a folder of photos under a prefix on S3, and returns that."""
+    """Uploads a folder of photos to a prefix on S3. Returns the prefix."""
     files = [file for file in photos.rglob("*") if file.is_file()]
     open_root(uri).write_many((str(file.relative_to(photos)), file.read_bytes()) for file in files)
     return uri
 
 
-def on_emr(ground: Ground, images: str, store: str, cluster: str = "") -> dict[str, str]:
-    """Settings of a run whose jobs are steps."""
+def on_emr(rehearsal: RehearsalEnvironment, images: str, store: str, cluster: str = "") -> dict[str, str]:
+    """The settings of a run whose jobs are steps of an EMR cluster."""
     return {
-        **ground.environment(),
+        **rehearsal.variables(),
         "FRUITS_ENV": "emr",
-        "FRUITS_EMR_CLUSTER": cluster or ground.cluster,
+        "FRUITS_EMR_CLUSTER": cluster or rehearsal.cluster,
         "FRUITS_IMAGES": images,
-        "FRUITS_STORE": f"s3://{ground.bucket}/{store}",
+        "FRUITS_STORE": f"s3://{rehearsal.bucket}/{store}",
     }
 
 
 def start(home: Path, *arguments: str, **settings: str) -> Run:
-    """`fruits run` with a Dagster home of its own, outside any folder with a .env."""
+    """Starts `fruits run` with a new Dagster home, in a folder without a .env."""
     return _start(home, ["fruits", "run", *arguments], settings)
 
 
 def start_raw_images(home: Path, labels: list[str], **settings: str) -> Run:
-    """Dagster's own command for `raw_images` of these classes: one step. The home is as that of `start`."""
+    """Starts Dagster's command for `raw_images` of these classes, which runs one step."""
     _prepare(home)
     with instance_of(home) as instance:
         register_classes(instance, labels)
@@ -86,7 +86,7 @@ def _start(home: Path, command: list[str], settings: dict[str, str]) -> Run:
 
 @contextmanager
 def instance_of(home: Path) -> Iterator[dg.DagsterInstance]:
-    """What Dagster knows of the runs that `start` has begun there."""
+    """The Dagster instance of the runs that `start` started in `home`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(home / "dagster"))
         with dg.DagsterInstance.get() as instance:
@@ -94,24 +94,24 @@ def instance_of(home: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def wait_for_line(run: Run, *words: str) -> str:
-    """The first line of a run's output that has all the words; what came before it is lost."""
+    """The first line of the output with all the words. Discards the lines before it."""
     assert run.stdout is not None
-    said = []
+    lines = []
     for line in run.stdout:
-        said.append(line)
+        lines.append(line)
         if all(word in line for word in words):
             return line
-    raise AssertionError(f"the run ended without {words}: {''.join(said)}")
+    raise AssertionError(f"the run ended without {words}: {''.join(lines)}")
 
 
 def finish(run: Run, status: int = 0) -> str:
-    """The rest of what a run says, which must end with an exit status."""
+    """Waits for the end of a run with the exit status `status`; returns the rest of its output."""
     out, _ = run.communicate(timeout=10 * MINUTES)
     assert run.returncode == status, out
     return out
 
 
-def states_of_steps(ground: Ground, cluster: str = "") -> dict[str, str]:
-    """The steps of a cluster and their states, the newest first."""
-    listed = ground.aws.client("emr").list_steps(ClusterId=cluster or ground.cluster)["Steps"]
+def states_of_steps(rehearsal: RehearsalEnvironment, cluster: str = "") -> dict[str, str]:
+    """The state of each step of a cluster by id, the newest step first."""
+    listed = rehearsal.aws.client("emr").list_steps(ClusterId=cluster or rehearsal.cluster)["Steps"]
     return {step["Id"]: step["Status"]["State"] for step in listed}

@@ -1,4 +1,4 @@
-"""What every node of a cluster runs when it starts: really run, from an index and from a wheelhouse."""
+"""The bootstrap action of EMR's nodes, run on this machine with a package index and with a wheelhouse."""
 
 import os
 import re
@@ -12,12 +12,12 @@ from packaging.requirements import Requirement
 from resources.emr.account import BOOTSTRAP, FOLDER, LOCK, NODE_PYTHON, TEMPLATE, download_wheels
 from tests.support import REPOSITORY
 
-# The nodes' wheels are for these alone.
-ON_A_NODES_PLATFORM = (
+# The wheels of the nodes fit this platform alone.
+ON_NODE_PLATFORM = (
     sys.platform == "linux" and os.uname().machine == "x86_64" and sys.version_info[:2] == (3, 11)
 )
 
-# A stand-in for the one command of AWS's that the script calls: buckets are folders.
+# Replaces the one command of the AWS CLI that the script calls: buckets are folders.
 AWS = """#!/usr/bin/env bash
 set -euo pipefail
 [[ "$1 $2 $3" == "s3 cp --only-show-errors" ]]
@@ -31,7 +31,7 @@ fi
 
 
 class Node:
-    """A node as the script sees it: a folder for S3's buckets, and one for the environment."""
+    """A simulated node: a folder with S3's buckets, and the folder of the Python environment."""
 
     def __init__(self, folder: Path) -> None:
         self.venv = folder / "opt" / "venv"
@@ -41,7 +41,7 @@ class Node:
         programs.mkdir()
         for name, text in {
             "aws": AWS,
-            # By another name, this Python.
+            # This Python under the name that the script calls.
             "python3.11": f'#!/usr/bin/env bash\nexec "{sys.executable}" "$@"\n',
             "sudo": "#!/usr/bin/env bash\nexit 1\n",
         }.items():
@@ -68,12 +68,12 @@ class Node:
         )
 
     def put_lock(self, text: str) -> str:
-        """Its URI."""
+        """Uploads a lock with this text. Returns its URI."""
         (self.bucket / "requirements.lock").write_text(text)
         return "s3://bucket/requirements.lock"
 
     def packages(self) -> dict[str, str]:
-        """The installed packages but pip and setuptools, which come with an environment."""
+        """The versions of the installed packages, without pip and setuptools, which every environment has."""
         command = [str(self.venv / "bin/python"), "-m", "pip", "list", "--format", "freeze"]
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return {name: version for name, version in pins(listed).items() if name not in ("pip", "setuptools")}
@@ -86,36 +86,34 @@ def node(tmp_path: Path) -> Node:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheels of the lock, as a deployment uploads them."""
+    """The wheels of the lock, downloaded as a deployment does."""
     folder = tmp_path_factory.mktemp("wheels")
     download_wheels(folder)
     return folder
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Versions by package, of lines `name==version`."""
+    """The versions by package of the lines `name==version`."""
     return dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock.lower().replace("_", "-"), re.MULTILINE))
 
 
 def only(lock: str, *packages: str) -> str:
-    """The part of a lock about some packages, with their hashes."""
+    """The entries of a lock for these packages, with their hashes."""
     entries = re.split(r"\n(?=\S)", lock)
     return "\n".join(entry for entry in entries if entry.partition("==")[0] in packages) + "\n"
 
 
-# Small ones that need nothing else.
+# Small packages without dependencies.
 SMALL = ("dagster-pipes", "six")
 
 
-@pytest.mark.skipif(not ON_A_NODES_PLATFORM, reason="the nodes' wheels are for Linux, x86-64 and Python 3.11")
-def test_a_node_without_internet_gets_the_whole_environment_from_the_wheelhouse(
-    node: Node, wheels: Path
-) -> None:
+@pytest.mark.skipif(not ON_NODE_PLATFORM, reason="the nodes' wheels are for Linux, x86-64 and Python 3.11")
+def test_a_node_without_internet_installs_all_from_the_wheelhouse(node: Node, wheels: Path) -> None:
     (node.bucket / "wheelhouse").symlink_to(wheels)
     lock = node.put_lock(LOCK.read_text())
-    # An index that isn't there: nothing may be asked of it.
-    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
-    done = node.bootstrap(lock, "s3://bucket/wheelhouse/", **nowhere)
+    # An index that does not answer: pip must not need it.
+    no_index = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    done = node.bootstrap(lock, "s3://bucket/wheelhouse/", **no_index)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"fruits bootstrap: ready: {node.venv} has Python 3.11.")
     assert node.packages() == pins(LOCK.read_text())
@@ -123,7 +121,7 @@ def test_a_node_without_internet_gets_the_whole_environment_from_the_wheelhouse(
     subprocess.run([str(node.venv / "bin/python"), "-c", program], check=True)
 
 
-def test_a_node_with_internet_gets_packages_from_the_index(node: Node) -> None:
+def test_a_node_with_internet_installs_from_the_index(node: Node) -> None:
     lock = node.put_lock(only(LOCK.read_text(), *SMALL))
     done = node.bootstrap(lock)
     assert done.returncode == 0, done.stderr
@@ -131,9 +129,7 @@ def test_a_node_with_internet_gets_packages_from_the_index(node: Node) -> None:
     assert set(node.packages()) == set(SMALL)
 
 
-def test_a_second_time_the_same_environment_stays_and_another_lock_makes_it_anew(
-    node: Node, wheels: Path
-) -> None:
+def test_an_environment_is_kept_for_its_lock_and_replaced_for_another(node: Node, wheels: Path) -> None:
     (node.bucket / "wheelhouse").symlink_to(wheels)
     arguments = (node.put_lock(only(LOCK.read_text(), *SMALL)), "s3://bucket/wheelhouse/")
     assert node.bootstrap(*arguments).returncode == 0
@@ -148,19 +144,19 @@ def test_a_second_time_the_same_environment_stays_and_another_lock_makes_it_anew
     assert list(node.packages()) == [SMALL[0]]
 
 
-def test_an_environment_that_was_left_unfinished_is_made_anew(node: Node, wheels: Path) -> None:
+def test_an_unfinished_environment_is_replaced(node: Node, wheels: Path) -> None:
     (node.bucket / "wheelhouse").symlink_to(wheels)
     (node.venv / "lib").mkdir(parents=True)
-    half = node.venv / "lib" / "half"
-    half.touch()
+    unfinished = node.venv / "lib" / "unfinished"
+    unfinished.touch()
     lock = node.put_lock(only(LOCK.read_text(), *SMALL))
     assert node.bootstrap(lock, "s3://bucket/wheelhouse/").returncode == 0
-    assert not half.exists()
+    assert not unfinished.exists()
     assert set(node.packages()) == set(SMALL)
 
 
 def failed(done: subprocess.CompletedProcess[str]) -> str:
-    """The last line of a bootstrap that failed, and says so."""
+    """The last line of the stderr of a bootstrap, which must have failed."""
     assert done.returncode != 0
     assert "ready" not in done.stdout
     line = done.stderr.splitlines()[-1]
@@ -168,11 +164,11 @@ def failed(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_a_package_that_is_not_the_locked_one_is_refused(node: Node, wheels: Path) -> None:
+def test_a_package_with_another_hash_is_refused(node: Node, wheels: Path) -> None:
     (node.bucket / "wheelhouse").symlink_to(wheels)
     lock = re.sub("sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", only(LOCK.read_text(), *SMALL))
     arguments = (node.put_lock(lock), "s3://bucket/wheelhouse/")
-    for _ in range(2):  # what the first leaves is not taken as whole
+    for _ in range(2):  # the second attempt must not accept the unfinished environment of the first
         done = node.bootstrap(*arguments)
         assert "pip could not install s3://bucket/requirements.lock from s3://bucket/wheelhouse/" in failed(
             done
@@ -181,7 +177,7 @@ def test_a_package_that_is_not_the_locked_one_is_refused(node: Node, wheels: Pat
     assert node.packages() == {}
 
 
-def test_a_package_that_the_wheelhouse_lacks_is_refused(node: Node) -> None:
+def test_a_wheelhouse_without_a_package_fails(node: Node) -> None:
     (node.bucket / "wheelhouse").mkdir()
     lock = node.put_lock(only(LOCK.read_text(), *SMALL))
     done = node.bootstrap(lock, "s3://bucket/wheelhouse/")
@@ -206,7 +202,7 @@ def test_a_lock_without_hashes_is_refused(node: Node) -> None:
         (("s3://bucket/requirements.lock", "s3://bucket/none/"), "s3://bucket/none/ cannot be read"),
     ],
 )
-def test_what_is_missing_is_named(node: Node, arguments: tuple[str, ...], reason: str) -> None:
+def test_a_missing_argument_or_file_is_named(node: Node, arguments: tuple[str, ...], reason: str) -> None:
     node.put_lock(only(LOCK.read_text(), *SMALL))
     assert reason in failed(node.bootstrap(*arguments))
 
@@ -221,20 +217,20 @@ def test_a_node_without_python_3_11_is_refused(node: Node) -> None:
     assert "this node has no python3.11" in failed(node.bootstrap(lock))
 
 
-def test_a_place_that_may_not_be_written_is_named(node: Node) -> None:
+def test_an_unwritable_folder_fails_with_a_message(node: Node) -> None:
     lock = node.put_lock(only(LOCK.read_text(), *SMALL))
     assert "FAILED" in failed(node.bootstrap(lock, FRUITS_VENV="/proc/no/such/venv"))
 
 
-# The files.
+# The files that a deployment ships.
 
 
-def test_the_nodes_lock_has_what_is_asked_for_at_the_projects_versions() -> None:
+def test_the_lock_of_the_nodes_has_the_versions_of_the_projects_lock() -> None:
     nodes = pins(LOCK.read_text())
     lines = (FOLDER / "requirements.in").read_text().splitlines()
-    asked = {line for line in lines if line and not line.startswith("#")}
-    assert asked >= {"boto3", "dagster-pipes", "numpy", "openvino", "pillow", "pyarrow"}
-    assert asked <= set(nodes)
+    required = {line for line in lines if line and not line.startswith("#")}
+    assert required >= {"boto3", "dagster-pipes", "numpy", "openvino", "pillow", "pyarrow"}
+    assert required <= set(nodes)
     assert not set(nodes) & {"dagster", "tensorflow", "tensorflow-cpu", "pyspark"}
     platform = {
         "python_version": "3.11",
@@ -252,12 +248,12 @@ def test_the_nodes_lock_has_what_is_asked_for_at_the_projects_versions() -> None
     assert nodes == {name: project[name] for name in nodes}
 
 
-def test_steps_name_the_python_that_the_script_makes() -> None:
+def test_steps_use_the_python_that_the_script_installs() -> None:
     [venv] = re.findall(r"^VENV=\$\{FRUITS_VENV:-(.*)\}$", BOOTSTRAP.read_text(), re.MULTILINE)
     assert f"{venv}/bin/python" == NODE_PYTHON
 
 
-def test_every_package_of_the_nodes_lock_has_a_hash() -> None:
+def test_every_package_in_the_lock_of_the_nodes_has_a_hash() -> None:
     entries = re.split(r"\n(?=[a-z])", LOCK.read_text().strip())
     assert len(entries) == len(pins(LOCK.read_text()))
     assert all("--hash=sha256:" in entry for entry in entries)
@@ -267,7 +263,7 @@ def test_every_package_of_the_nodes_lock_has_a_hash() -> None:
     "command",
     [["shellcheck", str(BOOTSTRAP)], ["cfn-lint", "--regions", "eu-west-3", "--", str(TEMPLATE)]],
 )
-def test_a_linter_finds_nothing(command: list[str]) -> None:
+def test_the_linters_accept_the_shipped_files(command: list[str]) -> None:
     program = Path(sys.executable).with_name(command[0])
     done = subprocess.run([str(program), *command[1:]], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")

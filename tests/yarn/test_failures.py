@@ -1,4 +1,4 @@
-"""What goes wrong on a cluster: each run ends as it should, and no step is left behind or done twice."""
+"""Failures on a cluster: how each run ends, and that no step stays behind or runs twice."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rehearsal.environment import RehearsalEnvironment, start_cluster, start_environment
 from rehearsal.faults import Fault
-from rehearsal.ground import Ground, start_cluster, start_ground
 from rehearsal.processes import marked_processes
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, RAW_IMAGES
@@ -26,38 +26,39 @@ from tests.yarn.emr_runs import (
 )
 
 LABELS = ["Kiwi", "Lychee", "Mango"]
-FEW, MANY = 12, 500
+FEW, MANY = 12, 500  # photos of each class
 
 
 @pytest.fixture(scope="module")
-def few(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Photos for a run whose steps are short."""
+def few_photos(rehearsal: RehearsalEnvironment, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URI of 36 photos, for a run with short steps."""
     root = tmp_path_factory.mktemp("few")
     copy_photos(root, LABELS, FEW)
-    return upload(root, f"s3://{ground.bucket}/few")
+    return upload(root, f"s3://{rehearsal.bucket}/few")
 
 
 @pytest.fixture
-def cluster(ground: Ground) -> Iterator[str]:
-    """A cluster of the test's own."""
-    cluster = start_cluster(ground.aws, ground.bucket)
+def cluster(rehearsal: RehearsalEnvironment) -> Iterator[str]:
+    """A new cluster for one test."""
+    cluster = start_cluster(rehearsal.aws, rehearsal.bucket)
     yield cluster
-    ground.aws.client("emr").terminate_job_flows(JobFlowIds=[cluster])
+    rehearsal.aws.client("emr").terminate_job_flows(JobFlowIds=[cluster])
 
 
-def running_step(ground: Ground, cluster: str) -> str:
-    """The step that runs, once its driver is at work."""
+def running_step(rehearsal: RehearsalEnvironment, cluster: str) -> str:
+    """Waits until a step runs and has a driver process. Returns the id of the step."""
 
-    def at_work() -> str | None:
-        running = [step for step, state in states_of_steps(ground, cluster).items() if state == "RUNNING"]
-        if not running or not marked_processes(str(ground.aws.step_folder / running[0])):
+    def step_with_driver() -> str | None:
+        running = [step for step, state in states_of_steps(rehearsal, cluster).items() if state == "RUNNING"]
+        if not running or not marked_processes(str(rehearsal.aws.step_folder / running[0])):
             return None
         return running[0]
 
-    return wait_for(at_work)
+    return wait_for(step_with_driver)
 
 
 def is_complete(store: str, images: int) -> bool:
+    """Whether every table has `images` rows of each class."""
     tables = (
         current(open_root(store), table) for table in (RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV)
     )
@@ -66,62 +67,62 @@ def is_complete(store: str, images: int) -> bool:
     )
 
 
-def test_a_killed_dagster_process_and_the_run_after_it_never_have_two_steps_at_work(
-    ground: Ground, few: str, cluster: str, tmp_path: Path
+def test_the_next_run_cancels_the_step_of_a_killed_process(
+    rehearsal: RehearsalEnvironment, few_photos: str, cluster: str, tmp_path: Path
 ) -> None:
-    settings = on_emr(ground, few, "killed", cluster)
+    settings = on_emr(rehearsal, few_photos, "killed", cluster)
     killed = start(tmp_path, **settings)
-    orphan = running_step(ground, cluster)
+    orphan = running_step(rehearsal, cluster)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert states_of_steps(ground, cluster)[orphan] == "RUNNING"
+    assert states_of_steps(rehearsal, cluster)[orphan] == "RUNNING"
     run = start(tmp_path, **settings)
     wait_for_line(run, "Cancelling the step", orphan)
     out = finish(run)
     assert "Its process ended" not in out
-    states = states_of_steps(ground, cluster)
+    states = states_of_steps(rehearsal, cluster)
     assert states.pop(orphan) == "CANCELLED"
     assert set(states.values()) == {"COMPLETED"}
     assert is_complete(settings["FRUITS_STORE"], FEW)
 
 
-def test_a_step_that_fails_by_exit_status_alone_is_tried_again(
-    ground: Ground, few: str, cluster: str, tmp_path: Path
+def test_a_step_with_an_unknown_error_is_retried(
+    rehearsal: RehearsalEnvironment, few_photos: str, cluster: str, tmp_path: Path
 ) -> None:
-    settings = on_emr(ground, few, "exit_status", cluster)
+    settings = on_emr(rehearsal, few_photos, "exit_status", cluster)
     run = start_raw_images(tmp_path, LABELS, **settings)
-    failed = running_step(ground, cluster)
-    for process in marked_processes(str(ground.aws.step_folder / failed)):
+    failed = running_step(rehearsal, cluster)
+    for process in marked_processes(str(rehearsal.aws.step_folder / failed)):
         os.kill(process, signal.SIGKILL)
     line = wait_for_line(run, "Another attempt, of 3 at most, in 30 s")
     assert f"Step {failed} FAILED: Unknown Error." in line
     assert f"/{cluster}/steps/{failed}/ about every five minutes" in line
     finish(run)
-    states = states_of_steps(ground, cluster)
+    states = states_of_steps(rehearsal, cluster)
     assert states.pop(failed) == "FAILED"
     assert set(states.values()) == {"COMPLETED"}
     assert current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES).keys() == set(LABELS)
 
 
-def test_a_step_that_is_cancelled_from_the_console_is_not_tried_again(
-    ground: Ground, few: str, cluster: str, tmp_path: Path
+def test_a_step_that_is_cancelled_outside_dagster_is_not_retried(
+    rehearsal: RehearsalEnvironment, few_photos: str, cluster: str, tmp_path: Path
 ) -> None:
-    run = start(tmp_path, **on_emr(ground, few, "cancelled", cluster))
-    step = running_step(ground, cluster)
-    ground.aws.client("emr").cancel_steps(
+    run = start(tmp_path, **on_emr(rehearsal, few_photos, "cancelled", cluster))
+    step = running_step(rehearsal, cluster)
+    rehearsal.aws.client("emr").cancel_steps(
         ClusterId=cluster, StepIds=[step], StepCancellationOption="TERMINATE_PROCESS"
     )
     assert f"Step {step} was cancelled outside Dagster." in finish(run, 1)
-    assert states_of_steps(ground, cluster) == {step: "CANCELLED"}
+    assert states_of_steps(rehearsal, cluster) == {step: "CANCELLED"}
 
 
-def test_a_cluster_that_ends_is_named_with_its_reason(
-    ground: Ground, few: str, cluster: str, tmp_path: Path
+def test_the_error_for_a_terminated_cluster_names_it_with_its_reason(
+    rehearsal: RehearsalEnvironment, few_photos: str, cluster: str, tmp_path: Path
 ) -> None:
-    settings = on_emr(ground, few, "dead_cluster", cluster)
+    settings = on_emr(rehearsal, few_photos, "dead_cluster", cluster)
     run = start(tmp_path, **settings)
-    step = running_step(ground, cluster)
-    ground.aws.client("emr").terminate_job_flows(JobFlowIds=[cluster])
+    step = running_step(rehearsal, cluster)
+    rehearsal.aws.client("emr").terminate_job_flows(JobFlowIds=[cluster])
     out = finish(run, 1)
     assert f"The cluster {cluster} is TERMINAT" in out
     assert f"and took step {step} with it (Terminated by user request)" in out
@@ -129,53 +130,53 @@ def test_a_cluster_that_ends_is_named_with_its_reason(
     assert f"FRUITS_EMR_CLUSTER={cluster} is TERMINATED" in finish(start(tmp_path, **settings), 1)
 
 
-def test_credentials_that_expire_end_the_run_with_a_sentence(
-    ground: Ground, few: str, cluster: str, tmp_path: Path
+def test_expired_credentials_end_the_run_with_the_remedy(
+    rehearsal: RehearsalEnvironment, few_photos: str, cluster: str, tmp_path: Path
 ) -> None:
-    run = start(tmp_path, **on_emr(ground, few, "expired", cluster))
-    running_step(ground, cluster)
+    run = start(tmp_path, **on_emr(rehearsal, few_photos, "expired", cluster))
+    running_step(rehearsal, cluster)
     try:
-        ground.aws.order(Fault(service="elasticmapreduce", error="ExpiredTokenException"))
+        rehearsal.aws.inject(Fault(service="elasticmapreduce", error="ExpiredTokenException"))
         out = finish(run, 1)
     finally:
-        ground.aws.clear_faults()
+        rehearsal.aws.clear_faults()
     assert "AWS credentials have expired (ExpiredTokenException): renew them" in out
 
 
-def test_s3_that_is_slow_and_fails_one_call_in_twenty_changes_nothing(
-    ground: Ground, few: str, tmp_path: Path
+def test_a_run_completes_on_slow_s3_with_failing_calls(
+    rehearsal: RehearsalEnvironment, few_photos: str, tmp_path: Path
 ) -> None:
-    settings = on_emr(ground, few, "slow")
+    settings = on_emr(rehearsal, few_photos, "slow")
     try:
-        ground.aws.order(Fault(service="s3", seconds=0.015))
-        ground.aws.order(Fault(service="s3", error="SlowDown", share=0.05))
+        rehearsal.aws.inject(Fault(service="s3", seconds=0.015))
+        rehearsal.aws.inject(Fault(service="s3", error="SlowDown", share=0.05))
         finish(start(tmp_path, **settings))
     finally:
-        ground.aws.clear_faults()
+        rehearsal.aws.clear_faults()
     assert is_complete(settings["FRUITS_STORE"], FEW)
 
 
-def test_a_thousand_long_class_names_travel_to_a_step_and_back(ground: Ground, tmp_path: Path) -> None:
+def test_a_step_handles_a_thousand_long_class_names(rehearsal: RehearsalEnvironment, tmp_path: Path) -> None:
     labels = [f"{number:04d} {'é' * 60}" for number in range(1000)]
     copy_photos(tmp_path, labels, 1)
-    settings = on_emr(ground, upload(tmp_path, f"s3://{ground.bucket}/thousand_photos"), "thousand")
+    settings = on_emr(rehearsal, upload(tmp_path, f"s3://{rehearsal.bucket}/thousand_photos"), "thousand")
     finish(start_raw_images(tmp_path, labels, **settings))
     assert current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES).keys() == set(labels)
 
 
-def test_a_node_that_dies_while_features_are_extracted_does_not_end_the_run(
+def test_a_run_survives_the_loss_of_a_node_during_feature_extraction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos").mkdir()
     copy_photos(tmp_path / "photos", LABELS, MANY)
-    # `open_root` keeps what it opened by its URI, and the other ground's bucket must not be taken for this.
-    with start_ground(tmp_path / "ground", bucket="dying-nodes") as ground:
-        for name, value in ground.environment().items():
+    # A new bucket name: `open_root` caches by URI, and must not return the other rehearsal's bucket.
+    with start_environment(tmp_path / "rehearsal", bucket="dying-nodes") as rehearsal:
+        for name, value in rehearsal.variables().items():
             monkeypatch.setenv(name, value)
-        settings = on_emr(ground, upload(tmp_path / "photos", f"s3://{ground.bucket}/photos"), "store")
+        settings = on_emr(rehearsal, upload(tmp_path / "photos", f"s3://{rehearsal.bucket}/photos"), "store")
         run = start(tmp_path, **settings)
         wait_for_line(run, "mobilenet_features: extract", f"of {MANY * len(LABELS):,} images", "left")
-        ground.yarn.kill_node_manager(0)
+        rehearsal.yarn.kill_node_manager(0)
         finish(run)
-        assert "LOST" in ground.yarn.nodes().values()
+        assert "LOST" in rehearsal.yarn.nodes().values()
         assert is_complete(settings["FRUITS_STORE"], MANY)

@@ -1,6 +1,6 @@
-"""Clusters that runs start themselves, in an account that the project's own stack has made.
+"""Clusters that the runs start and terminate, in an account with the project's stack.
 
-Whoever runs Dagster has the stack's policy and nothing else on S3, and nodes have its role.
+The user of Dagster has only the stack's policy for operators on S3. The nodes have the stack's role.
 """
 
 import json
@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 from fruits_assets.partitions import register_classes
 from rehearsal.account import Account, prepare_account
 from rehearsal.aws import client_of
-from rehearsal.ground import start_ground
+from rehearsal.environment import start_environment
 from rehearsal.processes import free_ports
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import RAW_IMAGES
@@ -45,27 +45,27 @@ LABELS = ["Kiwi", "Lychee", "Mango", "Orange", "Plum"]
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    """The account, with photos in its bucket; no permission is asked for before."""
+    """The account with photos in its bucket. It checks permissions after this fixture."""
     folder = tmp_path_factory.mktemp("account")
-    with start_ground(folder / "ground") as ground:
-        made = prepare_account(ground.aws, {})
+    with start_environment(folder / "rehearsal") as rehearsal:
+        account = prepare_account(rehearsal.aws, {})
         copy_photos(folder / "photos", LABELS, 4)
-        s3 = client_of(made.administrator, "s3")
+        s3 = client_of(account.administrator, "s3")
         for file in (folder / "photos").rglob("*.jpg"):
             key = f"photos/{file.relative_to(folder / 'photos')}"
-            s3.put_object(Bucket=made.outputs["Bucket"], Key=key, Body=file.read_bytes())
-        yield made
+            s3.put_object(Bucket=account.outputs["Bucket"], Key=key, Body=file.read_bytes())
+        yield account
 
 
 @pytest.fixture
 def settings(account: Account, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What the operator has in the environment, this process included."""
+    """The operator's settings; also sets the AWS variables in this process."""
     for name, value in account.operator.items():
         monkeypatch.setenv(name, value)
     return {
         **account.operator,
         "FRUITS_ENV": "emr",
-        # Other tests name one.
+        # Empty: overrides the cluster of the session's rehearsal.
         "FRUITS_EMR_CLUSTER": "",
         "FRUITS_IMAGES": account.outputs["ImagesUri"],
         "FRUITS_STORE": account.outputs["StoreUri"],
@@ -74,17 +74,22 @@ def settings(account: Account, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
 
 
 def clusters(account: Account) -> dict[str, str]:
-    """All clusters of runs and their states, the newest first."""
+    """The state of each cluster that a run started by id, the newest first."""
     listed = client_of(account.administrator, "emr").list_clusters()["Clusters"]
-    return {one["Id"]: one["Status"]["State"] for one in listed if one["Name"].startswith("fruits ")}
+    return {
+        cluster["Id"]: cluster["Status"]["State"]
+        for cluster in listed
+        if cluster["Name"].startswith("fruits ")
+    }
 
 
 def started_since(account: Account, before: dict[str, str]) -> dict[str, str]:
+    """The clusters that are not in `before`."""
     return {identity: state for identity, state in clusters(account).items() if identity not in before}
 
 
 def start_until_a_step_runs(account: Account, home: Path, settings: dict[str, str]) -> tuple[Run, str]:
-    """A run whose first step is at work, and the id of the cluster that it started."""
+    """Starts a run, and waits until its first step runs. Returns the run and the id of its cluster."""
     before = clusters(account)
     run = start(home, **settings)
     [identity] = wait_for(lambda: started_since(account, before))
@@ -105,7 +110,7 @@ def _answers(port: int) -> bool:
 
 
 def _ask(ui: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-    """The answer of Dagster's UI to a GraphQL query."""
+    """The answer of Dagster's web server to a GraphQL query."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(ui, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
@@ -114,7 +119,7 @@ def _ask(ui: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     return answer["data"]
 
 
-def test_a_run_starts_one_cluster_in_the_stack_and_ends_it(
+def test_a_run_starts_and_terminates_one_cluster_in_the_stack(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:
     before = clusters(account)
@@ -139,7 +144,7 @@ def test_a_run_starts_one_cluster_in_the_stack_and_ends_it(
     assert logs["KeyCount"] >= 4
 
 
-def test_a_run_that_fails_ends_its_cluster(
+def test_a_failed_run_terminates_its_cluster(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:
     before = clusters(account)
@@ -148,7 +153,7 @@ def test_a_run_that_fails_ends_its_cluster(
     wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
 
 
-def test_a_run_that_is_terminated_ends_its_step_and_its_cluster(
+def test_a_terminated_run_ends_its_step_and_its_cluster(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:
     run, identity = start_until_a_step_runs(account, tmp_path, settings)
@@ -157,19 +162,19 @@ def test_a_run_that_is_terminated_ends_its_step_and_its_cluster(
     check_that_step_and_cluster_ended(account, identity)
 
 
-def test_the_cluster_of_a_killed_process_is_ended_by_the_next_run(
+def test_the_next_run_terminates_the_cluster_of_a_killed_process(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:
     killed, identity = start_until_a_step_runs(account, tmp_path, settings)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    # The next one ends early itself: it may not start a cluster.
+    # The limit of cost ends the next run before it starts a cluster.
     out = finish(start(tmp_path, **settings, FRUITS_EMR_MAX_HOURLY_COST="0.5"), 1)
     assert f"Terminated the cluster {identity}" in out
     check_that_step_and_cluster_ended(account, identity)
 
 
-def test_a_limit_of_cost_refuses_before_a_cluster_is_started(
+def test_a_run_above_the_limit_of_cost_starts_no_cluster(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:
     before = clusters(account)
@@ -178,7 +183,7 @@ def test_a_limit_of_cost_refuses_before_a_cluster_is_started(
     assert not started_since(account, before)
 
 
-def test_the_operator_may_not_read_or_write_elsewhere(account: Account) -> None:
+def test_the_operator_may_not_write_outside_the_store(account: Account) -> None:
     s3, bucket = client_of(account.operator, "s3"), account.outputs["Bucket"]
     for key in ("photos/Kiwi/new.jpg", "elsewhere/x"):
         with pytest.raises(ClientError, match="AccessDenied"):
@@ -187,12 +192,12 @@ def test_the_operator_may_not_read_or_write_elsewhere(account: Account) -> None:
         s3.delete_bucket(Bucket=bucket)
 
 
-def test_the_three_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
+def test_the_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:
     home = tmp_path / "dagster"
     home.mkdir()
-    # All at once, so that each finds no cluster.
+    # No queue: all runs start at once, and none finds a cluster.
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     [port] = free_ports(1)
     env = {**os.environ, **settings, "DAGSTER_HOME": str(home)}
@@ -229,7 +234,7 @@ def test_the_three_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
         server.wait()
     emr = client_of(account.administrator, "emr")
     steps = [len(emr.list_steps(ClusterId=identity)["Steps"]) for identity in states]
-    # Another that was started at the same moment did nothing.
+    # Runs may start several clusters at the same moment; only one runs steps.
     assert sorted(steps, reverse=True)[0] == 3 and sum(steps) == 3, (tmp_path / "log").read_text()
     raw = current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES)
     assert set(LABELS[::2]) <= raw.keys()

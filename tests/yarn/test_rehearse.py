@@ -1,4 +1,4 @@
-"""`make rehearse-emr`, as a user runs it on photos of their own."""
+"""`make rehearse-emr`, as a user runs it on their photos."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.yarn.emr_runs import MINUTES, copy_photos
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two classes of twelve photos, and a file that is none."""
+    """Two classes of twelve photos, and a file that is not a photo."""
     copy_photos(tmp_path / "photos", ["Kiwi", "Lemon"], 12)
     (tmp_path / "photos" / "Lemon" / "bad.jpg").write_text("no photo")
     return tmp_path / "photos"
@@ -34,9 +34,7 @@ def rehearse(home: Path, *arguments: str, **settings: str) -> "subprocess.Popen[
     )
 
 
-def test_a_rehearsal_of_ones_own_photos_and_settings_compares_both_environments(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_a_rehearsal_with_own_photos_and_settings_compares_the_outputs(photos: Path, tmp_path: Path) -> None:
     settings = {"FRUITS_IMAGES": str(photos), "FRUITS_MAX_BAD_SHARE": "0.5", "FRUITS_WEIGHTS": "random"}
     run = rehearse(tmp_path / "home", "--images", "25", **settings)
     out, _ = run.communicate(timeout=10 * MINUTES)
@@ -47,7 +45,7 @@ def test_a_rehearsal_of_ones_own_photos_and_settings_compares_both_environments(
     assert not list((tmp_path / "home").glob("rehearsal-*"))
 
 
-def test_a_rehearsal_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_rehearsal_removes_its_processes_and_files(tmp_path: Path) -> None:
     run = rehearse(tmp_path / "home")
     assert run.stdout is not None
     for line in run.stdout:
@@ -62,7 +60,7 @@ def test_a_rehearsal_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     wait_for(lambda: not marked_processes(str(folder)), 30)
 
 
-def test_photos_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_photos_are_named(tmp_path: Path) -> None:
     run = rehearse(tmp_path / "home", "--photos", str(tmp_path / "nowhere.tar.gz"))
     out, _ = run.communicate(timeout=MINUTES)
     assert run.returncode == 1

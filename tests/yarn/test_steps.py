@@ -1,4 +1,4 @@
-"""The asset graph with FRUITS_ENV=emr, as a user runs it: every job a step on a YARN of this machine."""
+"""The asset graph with FRUITS_ENV=emr, as a user runs it: every job is a step on YARN on this machine."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import pytest
 
 from fruits_assets.costs.run_records import STAGES, read_records
 from rehearsal.compare import compare
-from rehearsal.ground import Ground
+from rehearsal.environment import RehearsalEnvironment
 from rehearsal.processes import free_ports
 from spark_jobs.store.root import open_root
 from spark_jobs.store.tables import current
@@ -30,99 +30,101 @@ from tests.yarn.emr_runs import (
     upload,
 )
 
-AWKWARD = ["=cmd() é", "50 % #1, 'ripe'", "😀" * 40]
+UNUSUAL = ["=cmd() é", "50 % #1, 'ripe'", "😀" * 40]
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 12 sample photos under awkward names, and one file that is no photo."""
+    """Three classes of 12 sample photos with unusual names, and one file that is not a photo."""
     root = tmp_path_factory.mktemp("photos")
-    copy_photos(root, AWKWARD, 12)
-    (root / AWKWARD[0] / "0_bad.jpg").write_text("no photo")
+    copy_photos(root, UNUSUAL, 12)
+    (root / UNUSUAL[0] / "0_bad.jpg").write_text("no photo")
     return root
 
 
 @pytest.fixture(scope="module")
-def images_on_s3(ground: Ground, photos: Path) -> str:
-    return upload(photos, f"s3://{ground.bucket}/photos")
+def images_on_s3(rehearsal: RehearsalEnvironment, photos: Path) -> str:
+    return upload(photos, f"s3://{rehearsal.bucket}/photos")
 
 
 @pytest.fixture(scope="module")
-def both(
-    ground: Ground, photos: Path, images_on_s3: str, tmp_path_factory: pytest.TempPathFactory
+def stores_and_home(
+    rehearsal: RehearsalEnvironment, photos: Path, images_on_s3: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, str, Path]:
-    """The stores of one run on the cluster and one on this machine, and the cluster run's home."""
+    """The store of a run on the cluster, that of a local run, and the Dagster home of the first."""
     home = tmp_path_factory.mktemp("emr")
-    settings = on_emr(ground, images_on_s3, "store")
+    settings = on_emr(rehearsal, images_on_s3, "store")
     finish(start(home, "--components", "5", **settings))
     local = tmp_path_factory.mktemp("local")
-    places = {"FRUITS_IMAGES": str(photos), "FRUITS_STORE": str(local / "store")}
-    finish(start(local, "--components", "5", **places))
-    return settings["FRUITS_STORE"], places["FRUITS_STORE"], home
+    local_settings = {"FRUITS_IMAGES": str(photos), "FRUITS_STORE": str(local / "store")}
+    finish(start(local, "--components", "5", **local_settings))
+    return settings["FRUITS_STORE"], local_settings["FRUITS_STORE"], home
 
 
-def test_outputs_of_the_cluster_are_those_of_this_machine(both: tuple[str, str, Path]) -> None:
-    found = compare(*both[:2])
+def test_the_cluster_and_this_machine_give_equal_outputs(stores_and_home: tuple[str, str, Path]) -> None:
+    found = compare(*stores_and_home[:2])
     assert not [comparison for comparison in found if not comparison.same]
-    quarantine = next(comparison for comparison in found if comparison.what == "quarantined_images")
-    assert quarantine.found == "1 photos and reasons"
+    quarantine = next(comparison for comparison in found if comparison.output == "quarantined_images")
+    assert quarantine.details == "1 photos and reasons"
 
 
-def test_everything_that_is_written_is_encrypted(ground: Ground, both: tuple[str, str, Path]) -> None:
-    s3 = ground.aws.client("s3")
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=ground.bucket, Prefix="store/")
+def test_every_object_of_the_store_is_encrypted(
+    rehearsal: RehearsalEnvironment, stores_and_home: tuple[str, str, Path]
+) -> None:
+    s3 = rehearsal.aws.client("s3")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=rehearsal.bucket, Prefix="store/")
     written = [entry["Key"] for page in pages for entry in page["Contents"]]
     assert len(written) > 20
     for key in written:
-        assert s3.head_object(Bucket=ground.bucket, Key=key)["ServerSideEncryption"] == "AES256", key
+        assert s3.head_object(Bucket=rehearsal.bucket, Key=key)["ServerSideEncryption"] == "AES256", key
 
 
-def test_metadata_say_where_a_step_ran_and_what_it_cost_and_no_secret(
-    ground: Ground, both: tuple[str, str, Path]
+def test_metadata_give_cluster_and_cost_of_a_step_and_no_secret(
+    rehearsal: RehearsalEnvironment, stores_and_home: tuple[str, str, Path]
 ) -> None:
-    with instance_of(both[2]) as instance:
+    with instance_of(stores_and_home[2]) as instance:
         [record] = instance.fetch_materializations(dg.AssetKey("mobilenet_features"), limit=1).records
         assert record.asset_materialization is not None
         metadata = {name: entry.value for name, entry in record.asset_materialization.metadata.items()}
-    assert metadata["emr_cluster"] == ground.cluster
+    assert metadata["emr_cluster"] == rehearsal.cluster
     assert metadata["nodes"] == 2 and metadata["cores"] == 8
     # One primary and two core nodes m5.xlarge, at 0.272 USD an hour each.
     assert metadata["node_hours"] > 0
     assert 0 < metadata["seconds"] < metadata["emr_step_seconds"]
     assert metadata["estimated_cost_usd"] == pytest.approx(metadata["node_hours"] * 0.272, abs=1e-4)
-    page = (
-        f"https://eu-west-3.console.aws.amazon.com/emr/home?region=eu-west-3#/clusterDetails/{ground.cluster}"
-    )
+    page = f"https://eu-west-3.console.aws.amazon.com/emr/home?region=eu-west-3#/clusterDetails/{rehearsal.cluster}"
     assert metadata["emr_cluster_console"] == page
     assert metadata["emr_step_console"] == f"{page}/steps/{metadata['emr_step']}"
-    for database in (both[2] / "dagster").rglob("*.db"):
+    for database in (stores_and_home[2] / "dagster").rglob("*.db"):
         assert not re.search(rb"rehearsed-secret|X-Amz-Signature|AWSAccessKeyId", database.read_bytes())
 
 
-def test_steps_leave_records_of_what_they_ran_on(both: tuple[str, str, Path]) -> None:
-    records, bad = read_records(open_root(both[0]))
+def test_the_run_records_of_steps_describe_the_cluster(stores_and_home: tuple[str, str, Path]) -> None:
+    records, bad = read_records(open_root(stores_and_home[0]))
     assert not bad
     assert [record.stage for record in records] == list(STAGES)
     for record in records:
         assert (record.environment, record.instance_type) == ("emr", "m5.xlarge")
         assert (record.nodes, record.cores, record.images) == (2, 8, 36)
         assert 0 < record.seconds < 10 * MINUTES and record.cost_usd is not None
-        # What the job's own driver said: this process may be of another Python.
+        # The versions of the job's driver; this process may run another Python.
         assert record.versions["emr"].startswith("emr-7.")
         assert {"python", "spark", "openvino", "numpy", "pyarrow", "fruits-platform"} < set(record.versions)
 
 
-def test_sparks_history_of_steps_is_served_from_s3(ground: Ground, both: tuple[str, str, Path]) -> None:
+def test_the_history_server_shows_steps_from_s3(
+    rehearsal: RehearsalEnvironment, stores_and_home: tuple[str, str, Path]
+) -> None:
     [port] = free_ports(1)
-    settings = on_emr(ground, "", "store")
-    with instance_of(both[2]) as instance:
+    settings = on_emr(rehearsal, "", "store")
+    with instance_of(stores_and_home[2]) as instance:
         [record] = instance.fetch_materializations(dg.AssetKey("pca_model"), limit=1).records
         assert record.asset_materialization is not None
         link = str(record.asset_materialization.metadata["spark_history"].value)
     server = subprocess.Popen(
         [Path(sys.executable).with_name("fruits"), "history", "--port", str(port)],
         env={**os.environ, **settings},
-        cwd=both[2],
+        cwd=stores_and_home[2],
         start_new_session=True,
     )
     try:
@@ -136,8 +138,10 @@ def test_sparks_history_of_steps_is_served_from_s3(ground: Ground, both: tuple[s
         server.wait()
 
 
-def test_progress_and_the_step_stand_in_the_event_log(ground: Ground, both: tuple[str, str, Path]) -> None:
-    with instance_of(both[2]) as instance:
+def test_the_event_log_has_the_step_and_its_progress(
+    rehearsal: RehearsalEnvironment, stores_and_home: tuple[str, str, Path]
+) -> None:
+    with instance_of(stores_and_home[2]) as instance:
         [record] = instance.fetch_materializations(dg.AssetKey("pca_model"), limit=1).records
         event = record.asset_materialization
         assert event is not None
@@ -145,36 +149,36 @@ def test_progress_and_the_step_stand_in_the_event_log(ground: Ground, both: tupl
         assert str(event.metadata["spark_application_id"].value).startswith("application_")
         logs = instance.all_logs(record.run_id)
     cluster = event.metadata["emr_cluster"].value
-    emr = ground.aws.client("emr")
+    emr = rehearsal.aws.client("emr")
     ended = emr.describe_step(ClusterId=cluster, StepId=step)["Step"]["Status"]["Timeline"]["EndDateTime"]
     followed = next(entry for entry in logs if str(step) in entry.message)
     progress = next(entry for entry in logs if entry.message.startswith("pca_model: fit"))
-    # The end is known to the second.
+    # EMR gives the end with a precision of a second.
     assert followed.timestamp < progress.timestamp < ended.timestamp() + 1
 
 
-def test_what_the_job_raised_is_the_error(
-    ground: Ground, both: tuple[str, str, Path], images_on_s3: str
+def test_the_error_of_a_job_is_the_error_of_the_run(
+    rehearsal: RehearsalEnvironment, stores_and_home: tuple[str, str, Path], images_on_s3: str
 ) -> None:
-    run = start(both[2], "--components", "1000", **on_emr(ground, images_on_s3, "store"))
+    run = start(stores_and_home[2], "--components", "1000", **on_emr(rehearsal, images_on_s3, "store"))
     out = finish(run, 1)
     assert "1,000 components need at least 1,001 images" in out
     assert re.search(r"\(Step s-\w+, with its logs: https://eu-west-3\.console\.aws\.amazon\.com/", out)
 
 
-def test_another_region_is_refused_before_anything_is_written(
-    ground: Ground, images_on_s3: str, tmp_path: Path
+def test_a_run_in_a_forbidden_region_writes_nothing(
+    rehearsal: RehearsalEnvironment, images_on_s3: str, tmp_path: Path
 ) -> None:
-    settings = on_emr(ground, images_on_s3, "elsewhere") | {"FRUITS_ALLOWED_REGIONS": "eu-central-1"}
+    settings = on_emr(rehearsal, images_on_s3, "elsewhere") | {"FRUITS_ALLOWED_REGIONS": "eu-central-1"}
     out = finish(start(tmp_path, **settings), 1)
     assert "is in eu-west-3, and photos may not leave eu-central-1" in out
     assert not open_root(settings["FRUITS_STORE"]).list("")
 
 
-def test_dagsters_own_command_is_refused_in_another_region_too(
-    ground: Ground, images_on_s3: str, tmp_path: Path
+def test_dagsters_command_in_a_forbidden_region_writes_nothing(
+    rehearsal: RehearsalEnvironment, images_on_s3: str, tmp_path: Path
 ) -> None:
-    settings = on_emr(ground, images_on_s3, "elsewhere") | {"FRUITS_ALLOWED_REGIONS": "eu-central-1"}
+    settings = on_emr(rehearsal, images_on_s3, "elsewhere") | {"FRUITS_ALLOWED_REGIONS": "eu-central-1"}
     (tmp_path / "dagster").mkdir()
     dagster = Path(sys.executable).with_name("dagster")
     done = subprocess.run(
@@ -190,20 +194,22 @@ def test_dagsters_own_command_is_refused_in_another_region_too(
 
 
 def test_an_interrupted_run_ends_its_step_and_its_application(
-    ground: Ground, images_on_s3: str, tmp_path: Path
+    rehearsal: RehearsalEnvironment, images_on_s3: str, tmp_path: Path
 ) -> None:
     def running() -> list[str]:
-        return [step for step, state in states_of_steps(ground).items() if state == "RUNNING"]
+        return [step for step, state in states_of_steps(rehearsal).items() if state == "RUNNING"]
 
-    settings = on_emr(ground, images_on_s3, "interrupted")
+    settings = on_emr(rehearsal, images_on_s3, "interrupted")
     run = start(tmp_path, **settings)
     [step] = wait_for(running)
     time.sleep(5)
     run.send_signal(signal.SIGINT)
 
     def is_over() -> bool:
-        applications = [app["state"] for app in ground.yarn.applications()]
-        return states_of_steps(ground)[step] == "CANCELLED" and not {"ACCEPTED", "RUNNING"} & {*applications}
+        applications = [app["state"] for app in rehearsal.yarn.applications()]
+        return states_of_steps(rehearsal)[step] == "CANCELLED" and not {"ACCEPTED", "RUNNING"} & {
+            *applications
+        }
 
     wait_for(is_over, 30)
     finish(run, 130)

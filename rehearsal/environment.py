@@ -1,4 +1,4 @@
-"""The whole ground of a rehearsal: YARN, AWS, a bucket, and a cluster that waits for steps."""
+"""The environment of a rehearsal: YARN, AWS, a bucket, and an EMR cluster that waits for steps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,21 +12,24 @@ RELEASE = "emr-7.13.0"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
-    """What runs. `cluster` is the id of an EMR cluster with two core nodes, which has the bucket for logs."""
+class RehearsalEnvironment:
+    """The running services. `cluster` is the id of an EMR cluster with two core nodes.
+
+    The cluster writes its logs to `bucket`.
+    """
 
     yarn: Yarn
     aws: Aws
     bucket: str
     cluster: str
 
-    def environment(self) -> dict[str, str]:
-        """The variables to set to use it."""
-        return {**self.aws.environment(), "FRUITS_EMR_CLUSTER": self.cluster}
+    def variables(self) -> dict[str, str]:
+        """The environment variables that lead the platform to this AWS and this cluster."""
+        return {**self.aws.variables(), "FRUITS_EMR_CLUSTER": self.cluster}
 
 
 @contextmanager
-def start_ground(
+def start_environment(
     folder: Path,
     python: Path | None = None,
     bucket: str = "rehearsal",
@@ -34,22 +37,25 @@ def start_ground(
     memory_mb: int = 12288,
     vcores: int = 4,
     log_seconds: float = 0.0,
-) -> Iterator[Ground]:
-    """Starts everything, and stops it when the context ends, however it ends.
+) -> Iterator[RehearsalEnvironment]:
+    """Starts all services, and stops them when the context ends, also by an error or a signal.
 
-    `memory_mb` and `vcores` are what YARN has on a node of `instance_type` on EMR; that memory is promised
-    to containers, and not taken. The other parameters are those of `start_yarn` and `start_aws`.
+    `memory_mb` and `vcores` are the resources that YARN offers on a node of `instance_type` on EMR. YARN only
+    counts this memory for its containers, and does not allocate it. `start_aws` describes `python` and
+    `log_seconds`.
     """
     with (
         start_yarn(folder / "yarn", 2, memory_mb, vcores) as yarn,
         start_aws(folder / "aws", yarn, python, log_seconds) as aws,
     ):
         start_bucket(aws, bucket)
-        yield Ground(yarn=yarn, aws=aws, bucket=bucket, cluster=start_cluster(aws, bucket, instance_type))
+        yield RehearsalEnvironment(
+            yarn=yarn, aws=aws, bucket=bucket, cluster=start_cluster(aws, bucket, instance_type)
+        )
 
 
 def start_bucket(aws: Aws, name: str, region: str = REGION) -> None:
-    """A bucket with a default encryption, as all of S3's have since 2023."""
+    """Creates a bucket with default encryption, which S3 applies to every new bucket since January 2023."""
     s3 = aws.client("s3", region)
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})
     by_default = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
@@ -57,7 +63,7 @@ def start_bucket(aws: Aws, name: str, region: str = REGION) -> None:
 
 
 def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge", step_concurrency: int = 1) -> str:
-    """A new cluster's id. It shares the nodes of YARN with all others."""
+    """Starts a cluster and returns its id. All clusters share the nodes of YARN."""
     answer = aws.client("emr").run_job_flow(
         Name="rehearsal",
         ReleaseLabel=RELEASE,
