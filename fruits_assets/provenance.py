@@ -17,7 +17,7 @@ def provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
     """The tags that name the current code version of an asset and the current version of each input.
 
     Call it before the asset reads its inputs: a later version of an input then marks the result as unsynced.
-    Dagster sets these tags itself only on the result of a step, and a result cannot carry one data version for
+    Dagster sets these tags itself only on the result of a step, and a result cannot have a data version for
     each class (https://github.com/dagster-io/dagster/issues/18649,
     https://github.com/dagster-io/dagster/issues/34013).
     """
