@@ -7,11 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.fruits_assets.dagster_platform import (
-    CLASSES,
-    IMAGES,
-    Platform,
-)
+from tests.fruits_assets.dagster_platform import CLASSES, IMAGES, Platform
 from tests.support import numbered_samples, publish_extractor
 
 

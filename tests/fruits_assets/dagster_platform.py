@@ -18,9 +18,7 @@ from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes
 from resources.settings import Settings
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import (
-    ENVIRONMENT_COMPARISON,
-)
+from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON
 from tests.support import DAGSTER_YAML, WEIGHTS
 
 # The classes are registered in this order.

@@ -9,9 +9,7 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from fruits_assets.costs.comparison import rows_of
 from fruits_assets.costs.run_records import STAGES, read_records
 from fruits_assets.partitions import register_classes
-from spark_jobs.store.schemas import (
-    PCA_FEATURES_CSV,
-)
+from spark_jobs.store.schemas import PCA_FEATURES_CSV
 from spark_jobs.store.tables import current
 from tests.fruits_assets.dagster_platform import (
     CLASSES,
@@ -24,9 +22,7 @@ from tests.fruits_assets.dagster_platform import (
 )
 
 
-def test_a_class_with_too_many_bad_photos_fails_and_keeps_its_last_version(
-    platform: Platform,
-) -> None:
+def test_a_class_with_too_many_bad_photos_fails_and_keeps_its_last_version(platform: Platform) -> None:
     last = current(platform.store, "raw_images")
     spoil_photo(platform, "Kiwi")
     add_photo(platform, "Lemon")
@@ -49,9 +45,7 @@ def test_a_class_with_too_many_bad_photos_fails_and_keeps_its_last_version(
     assert platform.out_of_sync() == ["mobilenet_features Lemon", "raw_images Kiwi"]
 
 
-def test_a_registered_class_without_photos_or_a_version_fails_by_name(
-    platform: Platform,
-) -> None:
+def test_a_registered_class_without_photos_or_a_version_fails_by_name(platform: Platform) -> None:
     register_classes(platform.instance, ["Dragonfruit"])
     run = platform.run(["raw_images"], "Orange", "Dragonfruit")
     assert failed_classes(run).keys() == {"Dragonfruit"}

@@ -3,18 +3,9 @@
 import dagster as dg
 
 from fruits_assets.costs.run_records import STAGES
-from spark_jobs.store.schemas import (
-    ENVIRONMENT_COMPARISON,
-    MOBILENET_FEATURES,
-)
+from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON, MOBILENET_FEATURES
 from spark_jobs.store.tables import current
-from tests.fruits_assets.dagster_platform import (
-    BY_CLASS,
-    CLASSES,
-    IMAGES,
-    MAX_EVENT_BYTES,
-    Platform,
-)
+from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, MAX_EVENT_BYTES, Platform
 
 
 def test_a_full_run_materializes_every_asset_for_every_class(finished: Platform) -> None:

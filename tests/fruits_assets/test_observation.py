@@ -3,12 +3,7 @@
 import dagster as dg
 
 from fruits_assets.partitions import known_classes
-from tests.fruits_assets.dagster_platform import (
-    CLASSES,
-    IMAGES,
-    MAX_EVENT_BYTES,
-    Platform,
-)
+from tests.fruits_assets.dagster_platform import CLASSES, IMAGES, MAX_EVENT_BYTES, Platform
 
 
 def test_an_observation_registers_each_class_with_its_own_data_version(finished: Platform) -> None:

@@ -6,19 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fruits_assets.costs.run_records import RUN_RECORDS
-from spark_jobs.store.schemas import (
-    ENVIRONMENT_COMPARISON,
-    MOBILENET_FEATURES,
-    PCA_FEATURES_CSV,
-)
+from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON, MOBILENET_FEATURES, PCA_FEATURES_CSV
 from spark_jobs.store.tables import current, publish
-from tests.fruits_assets.dagster_platform import (
-    BY_CLASS,
-    CLASSES,
-    IMAGES,
-    Platform,
-    log_messages,
-)
+from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, log_messages
 
 
 def test_a_run_of_a_range_changes_only_the_classes_of_the_range(platform: Platform) -> None:

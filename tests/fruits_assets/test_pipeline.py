@@ -13,18 +13,9 @@ import pytest
 from fruits_assets.partitions import known_classes, register_classes
 from fruits_assets.pipeline import run_pipeline
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.schemas import (
-    PCA_MODEL,
-)
+from spark_jobs.store.schemas import PCA_MODEL
 from spark_jobs.store.tables import current, current_one
-from tests.fruits_assets.dagster_platform import (
-    BY_CLASS,
-    CLASSES,
-    IMAGES,
-    Platform,
-    add_photo,
-    spoil_photo,
-)
+from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, add_photo, spoil_photo
 
 Run = Callable[..., dict[str, list[str]]]
 

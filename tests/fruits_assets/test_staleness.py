@@ -5,23 +5,12 @@ import shutil
 
 import dagster as dg
 
-from spark_jobs.store.schemas import (
-    PCA_MODEL,
-)
+from spark_jobs.store.schemas import PCA_MODEL
 from spark_jobs.store.tables import current, current_one
-from tests.fruits_assets.dagster_platform import (
-    BY_CLASS,
-    CLASSES,
-    IMAGES,
-    Platform,
-    add_photo,
-    log_messages,
-)
+from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, add_photo, log_messages
 
 
-def test_a_new_photo_makes_its_class_stale_from_asset_to_asset(
-    platform: Platform,
-) -> None:
+def test_a_new_photo_makes_its_class_stale_from_asset_to_asset(platform: Platform) -> None:
     model = current_one(platform.store, PCA_MODEL)
     assert model
     add_photo(platform, "Kiwi")
@@ -65,9 +54,7 @@ def test_a_new_photo_makes_its_class_stale_from_asset_to_asset(
     assert platform.check("one_model").severity != dg.AssetCheckSeverity.ERROR
 
 
-def test_photos_rewritten_with_the_same_bytes_make_only_raw_images_stale(
-    platform: Platform,
-) -> None:
+def test_photos_rewritten_with_the_same_bytes_make_only_raw_images_stale(platform: Platform) -> None:
     before = platform.version("raw_images", "Banana")
     for photo in (platform.photos / "Banana").iterdir():
         os.utime(photo, (1_700_000_000, 1_700_000_000))

@@ -12,17 +12,9 @@ import pytest
 
 from fruits_assets.partitions import register_classes
 from spark_jobs.dimensions import FEATURES
-from spark_jobs.store.schemas import (
-    MOBILENET_FEATURES,
-    PCA_MODEL,
-    SCHEMAS,
-)
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL, SCHEMAS
 from spark_jobs.store.tables import PartWriter, Pointer, current_one, publish
-from tests.fruits_assets.dagster_platform import (
-    Platform,
-    add_photo,
-    failure_message,
-)
+from tests.fruits_assets.dagster_platform import Platform, add_photo, failure_message
 
 
 def test_run_config_sets_the_number_of_components(finished_folder: Path, tmp_path: Path) -> None:
