@@ -1,4 +1,4 @@
-"""What several tests do: run the jobs with the usual parameters, and what stands for their inputs."""
+"""Helpers of the tests: waiting, sample inputs in a store, and the jobs with their usual parameters."""
 
 import ctypes
 import json
@@ -44,12 +44,12 @@ from spark_jobs.tasks import Progress
 REPOSITORY = Path(__file__).parents[1]
 DAGSTER_YAML = REPOSITORY / ".dagster" / "dagster.yaml"
 
-# A seeded initialisation stands in for trained weights where the checkout has none.
+# Without embedded weights in the checkout, tests use a seeded random initialisation.
 _EMBEDDED_FILE = REPOSITORY / "fruits_assets" / "model" / "embedded.npz"
 WEIGHTS = EMBEDDED if _EMBEDDED_FILE.exists() else RANDOM
 
 
-# A stage of a run on a cluster.
+# The record of one stage of a run on a cluster.
 RECORD = RunRecord(
     run="run-1",
     root_run="run-1",
@@ -76,17 +76,17 @@ RECORD = RunRecord(
 Truth = TypeVar("Truth")
 
 
-def wait_for(true: Callable[[], Truth], seconds: float = 180, pause: float = 0.2) -> Truth:
-    """What `true` returns, as soon as that is true; it is asked again after every pause."""
+def wait_for(condition: Callable[[], Truth | None], seconds: float = 180, pause: float = 0.2) -> Truth:
+    """Calls `condition` until it returns a true value, and returns that value. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (value := true()):
-        assert time.monotonic() < deadline, f"not so within {seconds:.0f} s"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{condition} was not true within {seconds:.0f} s"
         time.sleep(pause)
     return value
 
 
 def json_at(url: str) -> Any:
-    """The JSON at an address; None while nothing answers there."""
+    """The JSON at an address; None while no server answers."""
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             return json.load(response)
@@ -106,13 +106,13 @@ def numbered_samples(root: Path, images: int) -> list[str]:
 
 
 def quiet(progress: Progress) -> None:
-    """What the jobs report their progress to."""
+    """Ignores the progress of a job."""
 
 
 def ingest(
     spark: SparkSession, images: Path | str, store: str, classes: Iterable[str], **changes: Any
 ) -> IngestReport:
-    """Runs the job; `changes` are other values for its parameters."""
+    """Runs the job `ingest_images`; `changes` override its parameters."""
     params = IngestParams(
         images=str(images),
         store=store,
@@ -127,7 +127,7 @@ def ingest(
 
 
 def extract(spark: SparkSession, store: str, classes: Iterable[str], **changes: Any) -> ExtractReport:
-    """Runs the job with the current extractor; `changes` are other values for its parameters."""
+    """Runs the job `extract_features` with the current extractor; `changes` override its parameters."""
     extractor = current_one(open_root(store), FEATURE_EXTRACTOR)
     assert extractor is not None
     params = ExtractParams(
@@ -149,7 +149,7 @@ def fit(
     components: int = 15,
     variance: float | None = None,
 ) -> FitReport:
-    """Runs the job."""
+    """Runs the job `fit_pca`."""
     params = FitParams(
         store=store,
         version=uuid.uuid4().hex,
@@ -162,7 +162,7 @@ def fit(
 
 
 def project(spark: SparkSession, store: str, classes: Iterable[str]) -> ProjectReport:
-    """Runs the job with the current model."""
+    """Runs the job `project_to_csv` with the current model."""
     model = current_one(open_root(store), PCA_MODEL)
     assert model is not None
     params = ProjectParams(
@@ -186,12 +186,12 @@ def run_jobs(spark: SparkSession, images: Path, store: str, extractor: Path, cla
 
 
 def table(store: str, name: str, classes: Iterable[str] | None = None) -> pd.DataFrame:
-    """The rows of a table now."""
+    """The current rows of a table, of all classes or of some."""
     return pd.read_parquet(files(store, name, classes), partitioning=None)
 
 
 def publish_extractor(store: str, extractor: Path) -> Pointer:
-    """Puts the converted extractor into a store; the asset takes it as its own for `WEIGHTS`."""
+    """Makes the converted extractor current in a store, as its asset does for `WEIGHTS`."""
     root = open_root(store)
     directory = f"{new_directory(FEATURE_EXTRACTOR, 'tests')}/model"
     xml, ir = ((extractor / name).read_bytes() for name in (MODEL_XML, MODEL_BIN))
@@ -212,7 +212,7 @@ def publish_extractor(store: str, extractor: Path) -> Pointer:
 
 
 def publish_features(store: str, features: dict[str, NDArray[np.float32]], group: int = 100) -> None:
-    """Makes vectors (n, 1280) by class the current `mobilenet_features`, in row groups of `group`."""
+    """Makes vectors, (n, 1280) for each class, the current `mobilenet_features`, in row groups of `group`."""
     schema = SCHEMAS[MOBILENET_FEATURES]
     for label, vectors in features.items():
         directory = f"{new_directory(MOBILENET_FEATURES, 'tests')}/{class_key(label)}"
@@ -232,10 +232,10 @@ def publish_features(store: str, features: dict[str, NDArray[np.float32]], group
 
 
 def without_roots_powers() -> None:
-    """For `preexec_fn`: a child of root that file permissions bind like anyone else's.
+    """For `preexec_fn`: makes file permissions apply to a child process of root.
 
-    Takes CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2) away by PR_CAPBSET_DROP (24); a user who
-    is not root has neither, and then the calls do nothing.
+    PR_CAPBSET_DROP (24) drops CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2). Users other than root do not
+    have these capabilities, and the calls then change nothing.
     """
     libc = ctypes.CDLL(None)
     for capability in (1, 2):
