@@ -1,4 +1,4 @@
-"""What the checks of the assets by class share. Each check evaluates all registered classes at once."""
+"""Helpers for the checks of the assets by class. Each check evaluates all registered classes at once."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the definitions of all assets share: group, owners, backfill policy, checks and error handling."""
+"""The shared parts of asset definitions: group, owners, backfill policy, checks and error handling."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

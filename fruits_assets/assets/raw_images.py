@@ -60,12 +60,14 @@ def _describe(figures: ClassIngest) -> dict[str, Any]:
 
 def _checks(store: Root, labels: list[str]) -> Iterator[dg.AssetCheckResult]:
     images, quarantined = (current(store, table, labels) for table in (RAW_IMAGES, QUARANTINED_IMAGES))
-    uneven = [
+    inconsistent = [
         label
         for label, pointer in images.items()
         if pointer.details["found"] != pointer.rows + pointer.details["quarantined"]
     ]
-    yield check_classes("counts_reconcile", uneven, images=sum(pointer.rows for pointer in images.values()))
+    yield check_classes(
+        "counts_reconcile", inconsistent, images=sum(pointer.rows for pointer in images.values())
+    )
     bad = {label: pointer.rows for label, pointer in quarantined.items() if pointer.rows}
     yield check_classes(
         "nothing_quarantined",

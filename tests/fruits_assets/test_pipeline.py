@@ -154,7 +154,7 @@ def test_a_root_without_photos_is_refused_and_nothing_is_written(
     with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.* does not exist"):
         run_platform()
     platform.photos.mkdir()
-    (platform.photos / "loose.jpg").write_bytes(b"no folder")
+    (platform.photos / "loose.jpg").write_bytes(b"not in a class folder")
     with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.* holds no photo in a class folder"):
         run_platform()
     assert current_pointers(platform) == before
