@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.support import REPOSITORY, numbered_samples, run_jobs
+from tests.jobs import run_jobs
+from tests.support import REPOSITORY, numbered_samples
 
 NOTEBOOK = REPOSITORY / "docs" / "read_outputs.ipynb"
 

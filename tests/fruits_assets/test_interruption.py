@@ -23,17 +23,8 @@ from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES
 from spark_jobs.store.tables import Pointer, current, sweep
 from tests.conftest import CLASSES
-from tests.support import (
-    REPOSITORY,
-    extract,
-    fit,
-    ingest,
-    project,
-    publish_extractor,
-    run_jobs,
-    table,
-    wait_for,
-)
+from tests.jobs import extract, fit, ingest, project, run_jobs, table
+from tests.support import REPOSITORY, publish_extractor, wait_for
 
 # Longer than any of these tests takes. A test that waits this long has found a process that hangs.
 TIMEOUT_SECONDS = 120
@@ -45,7 +36,7 @@ import sys
 from types import SimpleNamespace
 from spark_jobs import ingest_images
 from spark_jobs.store.photos import list_photos
-from tests.support import extract, ingest
+from tests.jobs import extract, ingest
 spark, (engine, images, store) = None, sys.argv[1:]
 classes = list(list_photos(images).classes)
 if engine == "loop":
@@ -276,7 +267,7 @@ def test_a_job_interrupted_after_its_tasks_leaves_the_store_unchanged(
         raise KeyboardInterrupt
 
     # The last report of progress comes when all files are written.
-    monkeypatch.setattr("tests.support.quiet", interrupt)
+    monkeypatch.setattr("tests.jobs.quiet", interrupt)
     before = visible_files(finished_store)
     arguments = (
         [spark, sample_photos, finished_store, CLASSES] if job is ingest else [spark, finished_store, CLASSES]
