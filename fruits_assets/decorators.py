@@ -1,6 +1,6 @@
-"""What the definitions of all assets share: group, owners, backfill policy, and how an error ends a step."""
+"""The shared parts of asset definitions: group, owners, backfill policy, checks and error handling."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from inspect import isgeneratorfunction
@@ -8,7 +8,6 @@ from typing import Any
 
 import dagster as dg
 
-from fruits_assets.partitions import fruit_classes
 from spark_jobs.errors import FruitsError
 
 GROUP = "fruits"
@@ -17,58 +16,65 @@ OWNERS = ["team:data-platform"]
 MAX_RETRIES, FIRST_WAIT_SECONDS = 3, 30
 
 
-def pipeline_asset(**definition: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """`dagster.asset` with the group, the owners, the backfill policy and the errors of this project.
+def pipeline_asset(
+    *, name: str, checks: Mapping[str, str] | None = None, **definition: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dagster.asset` with the group, owners, backfill policy and error handling of this project.
 
-    One run takes a whole range of classes; without that policy, `--partition-range` is refused.
+    `checks` maps the name of each check that the asset yields to its description. `definition` goes to
+    `dagster.asset`. One run materializes a whole range of classes; without that backfill policy, Dagster
+    refuses `--partition-range`.
     """
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         return dg.asset(
+            name=name,
             group_name=GROUP,
             owners=OWNERS,
             backfill_policy=dg.BackfillPolicy.single_run(),
+            check_specs=[
+                dg.AssetCheckSpec(check, asset=name, description=text)
+                for check, text in (checks or {}).items()
+            ],
             **definition,
         )(errors_end_the_step(function))
 
     return decorate
 
 
-def class_asset(**definition: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """A `pipeline_asset` with one partition for each fruit class."""
-    return pipeline_asset(partitions_def=fruit_classes, **definition)
-
-
 def errors_end_the_step(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of an asset, of which a `FruitsError` ends the step with its sentence, or repeats it.
+    """Wraps the function of an asset so that a `FruitsError` fails or repeats its step.
 
-    Dagster shows the sentence alone, and repeats the step up to 3 times, after 30, 60 and 120 seconds, where
-    the error says that a retry helps.
+    Dagster then shows the message of the error without a traceback. If the error says that a retry helps,
+    Dagster repeats the step up to 3 times, after 30, 60 and 120 seconds.
     """
     if isgeneratorfunction(function):
 
         @wraps(function)
         def generate(context: dg.AssetExecutionContext, *args: Any, **resources: Any) -> Iterator[Any]:
-            with _errors_told_to_dagster(context):
+            with _errors_for_dagster(context):
                 yield from function(context, *args, **resources)
 
         return generate
 
     @wraps(function)
     def call(context: dg.AssetExecutionContext, *args: Any, **resources: Any) -> Any:
-        with _errors_told_to_dagster(context):
+        with _errors_for_dagster(context):
             return function(context, *args, **resources)
 
     return call
 
 
 @contextmanager
-def _errors_told_to_dagster(context: dg.AssetExecutionContext) -> Iterator[None]:
+def _errors_for_dagster(context: dg.AssetExecutionContext) -> Iterator[None]:
     try:
         yield
     except FruitsError as error:
         if error.retry_helps and context.retry_number < MAX_RETRIES:
             wait = FIRST_WAIT_SECONDS * 2**context.retry_number
-            context.log.warning(f"{error} Dagster tries again in {wait} s, {MAX_RETRIES} times at most.")
+            context.log.warning(
+                f"{error} Dagster repeats the step in {wait} s: retry {context.retry_number + 1} of "
+                f"{MAX_RETRIES}."
+            )
             raise dg.RetryRequested(MAX_RETRIES, seconds_to_wait=wait) from error
         raise dg.Failure(str(error), allow_retries=False) from error.__cause__

@@ -1,4 +1,4 @@
-"""The asset graph, with the resources of the environment that `FRUITS_ENV` names."""
+"""The asset graph, with the resources of the execution target that `FRUITS_ENV` names."""
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
@@ -17,33 +17,35 @@ from resources.terminal_log import terminal_log
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What Dagster's commands and its UI load: the graph with the settings of their environment."""
+    """The entry point of Dagster's commands and UI, with settings from the environment and `.env`."""
     return definitions_for(load_settings())
 
 
 def definitions_for(settings: Settings) -> dg.Definitions:
-    """The asset graph with the resources that some settings ask for."""
+    """The asset graph with resources for `settings.env`: Spark on this machine, or steps of an EMR cluster.
+
+    Each run checks the settings before its first step starts.
+    """
     checked = dg.ResourceDefinition(lambda _: _checked(settings))
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
         asset_checks=dg.load_asset_checks_from_package_module(assets),
-        resources={
-            "settings": checked,
-            "job_runner": EmrSteps(settings=checked) if settings.env == "emr" else _local_spark(settings),
-        },
+        resources={"settings": checked, "job_runner": _job_runner(settings, checked)},
         sensors=[ended_clusters(settings)] if settings.makes_clusters else [],
         loggers={"console": terminal_log},
-        # Spark is in this process; the default executor would start a JVM for every step.
+        # Spark runs in this process. The default executor would start a JVM for each step.
         executor=dg.in_process_executor,
     )
 
 
 def _checked(settings: Settings) -> Settings:
-    """The settings as every asset takes them, so that no run begins with data in a wrong place."""
+    """Returns the settings if data stays in the allowed regions; raises `FruitsError` otherwise."""
     check_residency(settings)
     return settings
 
 
-def _local_spark(settings: Settings) -> JobRunner:
+def _job_runner(settings: Settings, checked: dg.ResourceDefinition) -> JobRunner:
+    if settings.env == "emr":
+        return EmrSteps(settings=checked)
     config = local_spark_config(settings) | event_log_config(settings.store)
     return LocalSpark(pyspark=LazyPySparkResource(spark_config=config), store=settings.store)

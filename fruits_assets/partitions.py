@@ -1,4 +1,4 @@
-"""One partition for each fruit class; the keys are registered when the photos are observed."""
+"""One partition for each fruit class. An observation of the photos registers the partition keys."""
 
 import dagster as dg
 
@@ -6,9 +6,10 @@ fruit_classes = dg.DynamicPartitionsDefinition(name="fruit_class")
 
 
 def known_classes(instance: dg.DagsterInstance) -> list[str]:
-    """The classes registered so far, in the order of their registration."""
+    """The labels of the registered classes, in the order of their registration."""
     return list(instance.get_dynamic_partitions(str(fruit_classes.name)))
 
 
 def register_classes(instance: dg.DagsterInstance, labels: list[str]) -> None:
+    """Adds a partition for each label. Registered labels keep their position."""
     instance.add_dynamic_partitions(str(fruit_classes.name), labels)

@@ -1,4 +1,8 @@
-"""Pictures for the metadata of materializations, each small enough for an event log."""
+"""Plots for the metadata of materializations, as images in Markdown.
+
+Dagster stores metadata in its event log. Three plots and the figures of one event must stay below 30 KB, so
+all plots have one low resolution and one small palette.
+"""
 
 import base64
 import io
@@ -9,39 +13,44 @@ import dagster as dg
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Three plots and the figures of one event stay below 30 KB.
-PLOT_BYTES = 7_000
-BARS = 40
+# tests/fruits_assets/test_plots.py draws the largest plots of one event: 28.4 KB with these values.
+_DOTS_PER_INCH = 85
+_PALETTE_COLOURS = 24
+
+_MAX_BARS = 40
+_MAX_LEGEND_ENTRIES = 12
+_LONG_LABEL = 40  # for names of runs
+
+_GREEN, _RED = "#4c956c", "#bc4749"
 
 
-def embed(base64_image: str, kind: str = "jpeg") -> dg.MarkdownMetadataValue:
-    """An image, as base64, inside Markdown that Dagster's UI shows."""
+def embed_image(base64_image: str, kind: str) -> dg.MarkdownMetadataValue:
+    """Markdown that shows an image in Dagster's UI: base64 of a file whose MIME type is `image/<kind>`."""
     return dg.MetadataValue.md(f"![preview](data:image/{kind};base64,{base64_image})")
 
 
 def class_counts(images_by_class: Mapping[str, int]) -> dg.MarkdownMetadataValue:
-    """Images of each class as bars; beyond 40 classes, the smallest 20 and the largest 20."""
+    """Images of each class, as bars. More than 40 classes: only the largest 20 and the smallest 20."""
     counts = sorted(images_by_class.items(), key=lambda item: -item[1])
-    if len(counts) > BARS:
-        counts = counts[: BARS // 2] + counts[-BARS // 2 :]
+    if len(counts) > _MAX_BARS:
+        counts = counts[: _MAX_BARS // 2] + counts[-_MAX_BARS // 2 :]
     figure = _figure(height=0.6 + 0.13 * len(counts))
     axes = figure.add_subplot()
-    axes.barh([_short(label) for label, _ in counts], [count for _, count in counts], color="#4c956c")
-    axes.invert_yaxis()
-    axes.tick_params(labelsize=6)
+    _draw_bars(axes, [_shorten(label) for label, _ in counts], [count for _, count in counts], color=_GREEN)
     axes.set_title(f"images of each class ({len(images_by_class):,} classes)", fontsize=8)
     return _embed_figure(figure)
 
 
 def scree(explained_variance: Sequence[float]) -> dg.MarkdownMetadataValue:
-    """Each component's share of the variance, and the cumulative share."""
+    """The share of the variance that each component explains, and the cumulative share."""
     figure = _figure(height=2.6)
     axes = figure.add_subplot()
     numbers = np.arange(1, len(explained_variance) + 1)
-    axes.bar(numbers, explained_variance, color="#4c956c", label="component")
-    axes.plot(numbers, np.cumsum(explained_variance), color="#bc4749", marker=".", label="cumulative")
+    axes.bar(numbers, explained_variance, color=_GREEN, label="component")
+    axes.plot(numbers, np.cumsum(explained_variance), color=_RED, marker=".", label="cumulative")
     axes.set_xlabel("component", fontsize=7)
     axes.set_title("explained variance", fontsize=8)
     axes.tick_params(labelsize=7)
@@ -50,17 +59,16 @@ def scree(explained_variance: Sequence[float]) -> dg.MarkdownMetadataValue:
 
 
 def scatter(points: Mapping[str, Sequence[Sequence[float]]]) -> dg.MarkdownMetadataValue:
-    """pc1 against pc2, one colour a class; a legend where there are few enough to tell apart."""
+    """pc1 against pc2, from {class: [(pc1, pc2), ...]}. Up to 12 classes get a legend."""
     figure = _figure(height=3.2)
     axes = figure.add_subplot()
-    colours = figure_colours(len(points))
-    for colour, (label, of_class) in zip(colours, points.items(), strict=True):
-        x, y = np.asarray(of_class, float).reshape(len(of_class), -1)[:, :2].T
-        axes.scatter(x, y, s=4, color=colour, label=_short(label), linewidths=0, antialiased=False)
+    for colour, (label, class_points) in zip(_colours(len(points)), points.items(), strict=True):
+        x, y = np.asarray(class_points, float).reshape(len(class_points), -1)[:, :2].T
+        axes.scatter(x, y, s=4, color=colour, label=_shorten(label), linewidths=0, antialiased=False)
     axes.set_xlabel("pc1", fontsize=7)
     axes.set_ylabel("pc2", fontsize=7)
     axes.tick_params(labelsize=7)
-    if len(points) <= 12:
+    if len(points) <= _MAX_LEGEND_ENTRIES:
         axes.legend(fontsize=6, markerscale=3)
     axes.set_title(f"a sample of {sum(map(len, points.values())):,} images", fontsize=8)
     return _embed_figure(figure)
@@ -69,11 +77,11 @@ def scatter(points: Mapping[str, Sequence[Sequence[float]]]) -> dg.MarkdownMetad
 def accuracy_by_components(
     nearest_neighbour: Mapping[int, float], linear_probe: Mapping[int, float], current: int
 ) -> dg.MarkdownMetadataValue:
-    """Accuracy against the number of components, with the model's own number marked."""
+    """Accuracy (0 to 1) by number of components. A dotted line marks `current`, the model's number."""
     figure = _figure(height=2.6)
     axes = figure.add_subplot()
-    axes.plot(list(nearest_neighbour), list(nearest_neighbour.values()), marker=".", color="#4c956c")
-    axes.plot(list(linear_probe), list(linear_probe.values()), marker=".", color="#bc4749")
+    axes.plot(list(nearest_neighbour), list(nearest_neighbour.values()), marker=".", color=_GREEN)
+    axes.plot(list(linear_probe), list(linear_probe.values()), marker=".", color=_RED)
     axes.axvline(current, color="grey", linestyle=":")
     axes.set_xscale("log")
     axes.set_xticks(list(nearest_neighbour), [f"{number:,}" for number in nearest_neighbour], minor=False)
@@ -86,14 +94,11 @@ def accuracy_by_components(
 
 
 def confusions(pairs: Sequence[tuple[str, str, int]]) -> dg.MarkdownMetadataValue:
-    """The most frequent confusions as bars: true class, what it was taken for, images."""
+    """The most frequent confusions, as bars: (true class, predicted class, number of images)."""
     figure = _figure(height=0.7 + 0.17 * len(pairs))
     axes = figure.add_subplot()
-    names = [f"{_short(true)} → {_short(taken)}" for true, taken, _ in pairs]
-    axes.barh(range(len(pairs)), [count for *_, count in pairs], color="#bc4749")
-    axes.set_yticks(range(len(pairs)), names)
-    axes.invert_yaxis()
-    axes.tick_params(labelsize=6)
+    names = [f"{_shorten(true)} → {_shorten(predicted)}" for true, predicted, _ in pairs]
+    _draw_bars(axes, names, [count for *_, count in pairs], color=_RED)
     axes.set_title("most frequent confusions (held-out images)", fontsize=8)
     return _embed_figure(figure)
 
@@ -101,16 +106,16 @@ def confusions(pairs: Sequence[tuple[str, str, int]]) -> dg.MarkdownMetadataValu
 def stage_times(
     seconds: Mapping[str, Mapping[str, float]], stages: Sequence[str]
 ) -> dg.MarkdownMetadataValue:
-    """Seconds for 1,000 images by run and stage, as one bar a run."""
+    """Seconds for 1,000 images, from {run: {stage: seconds}}. Each run is a bar, each stage a colour."""
     figure = _figure(height=1.0 + 0.17 * len(seconds))
     axes = figure.add_subplot()
     positions = np.arange(len(seconds))
     left = np.zeros(len(seconds))
-    for stage, colour in zip(stages, figure_colours(len(stages)), strict=True):
-        widths = np.array([of_run.get(stage, 0.0) for of_run in seconds.values()])
+    for stage, colour in zip(stages, _colours(len(stages)), strict=True):
+        widths = np.array([run_seconds.get(stage, 0.0) for run_seconds in seconds.values()])
         axes.barh(positions, widths, left=left, color=colour, label=stage)
         left += widths
-    axes.set_yticks(positions, [_short(name, 40) for name in seconds])
+    axes.set_yticks(positions, [_shorten(name, _LONG_LABEL) for name in seconds])
     axes.invert_yaxis()
     axes.tick_params(labelsize=6)
     axes.legend(fontsize=6)
@@ -119,14 +124,14 @@ def stage_times(
 
 
 def throughput(points: Mapping[str, Sequence[tuple[int, float]]]) -> dg.MarkdownMetadataValue:
-    """Images a second against the number of images, one colour an environment: {name: [(images, rate)]}."""
+    """Images a second by number of images, from {environment: [(images, rate), ...]}."""
     from matplotlib.ticker import LogLocator
 
     figure = _figure(height=2.8)
     axes = figure.add_subplot()
-    for (name, of_environment), colour in zip(points.items(), figure_colours(len(points)), strict=True):
-        images, rates = zip(*of_environment, strict=True)
-        axes.scatter(images, rates, s=18, color=colour, label=_short(name, 40))
+    for colour, (environment, runs) in zip(_colours(len(points)), points.items(), strict=True):
+        images, rates = zip(*runs, strict=True)
+        axes.scatter(images, rates, s=18, color=colour, label=_shorten(environment, _LONG_LABEL))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -135,24 +140,24 @@ def throughput(points: Mapping[str, Sequence[tuple[int, float]]]) -> dg.Markdown
     axes.set_xlabel("images", fontsize=7)
     axes.tick_params(labelsize=7)
     axes.legend(fontsize=6)
-    axes.set_title("images a second, through all stages", fontsize=8)
+    axes.set_title("images a second, all stages", fontsize=8)
     return _embed_figure(figure)
 
 
 def costs(
     compute: Mapping[str, float | None], storage: Mapping[str, float | None]
 ) -> dg.MarkdownMetadataValue:
-    """USD for 1,000 images by run, compute and storage apart; no bar where it is not known."""
+    """USD for 1,000 images, from {run: USD}, compute beside storage. An unknown cost has no bar."""
     figure = _figure(height=0.9 + 0.17 * len(compute))
     panels = figure.subplots(1, 2, sharey=True)
-    titles = ("compute, while steps ran", "storage, a month")
+    titles = ("compute, during steps", "storage, a month")
     for axes, title, by_run in zip(panels, titles, (compute, storage), strict=True):
         positions = np.arange(len(by_run))
-        axes.barh(positions, [cost or 0.0 for cost in by_run.values()], color="#4c956c")
+        axes.barh(positions, [cost or 0.0 for cost in by_run.values()], color=_GREEN)
         for position, cost in zip(positions, by_run.values(), strict=True):
             if cost is None:
-                axes.text(0, position, " not known", fontsize=5, verticalalignment="center")
-        axes.set_yticks(positions, [_short(name, 40) for name in by_run])
+                axes.text(0, position, " unknown", fontsize=5, verticalalignment="center")
+        axes.set_yticks(positions, [_shorten(name, _LONG_LABEL) for name in by_run])
         axes.tick_params(labelsize=6)
         axes.locator_params(axis="x", nbins=4)
         axes.xaxis.get_offset_text().set_fontsize(6)
@@ -162,8 +167,17 @@ def costs(
     return _embed_figure(figure)
 
 
-def figure_colours(count: int) -> list[tuple[float, float, float, float]]:
-    """Colours that differ as much as `count` colours can."""
+def _draw_bars(axes: "Axes", names: Sequence[str], values: Sequence[int], *, color: str) -> None:
+    """Draws horizontal bars, the first at the top. Equal names stay separate bars."""
+    positions = range(len(names))
+    axes.barh(positions, values, color=color)
+    axes.set_yticks(positions, names)
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=6)
+
+
+def _colours(count: int) -> list[tuple[float, float, float, float]]:
+    """`count` distinct colours, as RGBA from 0 to 1."""
     from matplotlib import colormaps
 
     name = "tab20" if count <= 20 else "hsv"
@@ -171,7 +185,8 @@ def figure_colours(count: int) -> list[tuple[float, float, float, float]]:
 
 
 def _figure(height: float) -> "Figure":
-    # The Figure class, not pyplot: it has no window system and no global state.
+    """An empty figure, 5.2 inches wide and `height` inches high."""
+    # Figure instead of pyplot, which needs a window system and keeps global state.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(5.2, height), layout="constrained")
@@ -180,20 +195,15 @@ def _figure(height: float) -> "Figure":
 def _embed_figure(figure: "Figure") -> dg.MarkdownMetadataValue:
     from PIL import Image
 
-    content = b""
-    for dpi, colours in ((100, 64), (100, 32), (90, 24), (75, 16), (60, 8)):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi)
-        # A plot has few colours: with a palette, and as WebP, it is five times smaller than as PNG.
-        image = Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=4)
-        content = buffer.getvalue()
-        if len(content) <= PLOT_BYTES:
-            break
-    return embed(base64.b64encode(content).decode(), "webp")
+    png, webp = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=_DOTS_PER_INCH)
+    # A plot has few colours: as WebP with a palette, it is five times smaller than as PNG.
+    image = Image.open(png).convert("RGB")
+    image = image.quantize(_PALETTE_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image.convert("RGB").save(webp, "WEBP", lossless=True, quality=80, method=4)
+    return embed_image(base64.b64encode(webp.getvalue()).decode(), "webp")
 
 
-def _short(label: str, length: int = 24) -> str:
-    # A dollar would start mathematics in matplotlib.
+def _shorten(label: str, length: int = 24) -> str:
+    # matplotlib reads the text between two dollar signs as mathematics.
     return (label if len(label) <= length else f"{label[: length - 1]}…").replace("$", r"\$")

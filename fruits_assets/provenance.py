@@ -1,20 +1,25 @@
-"""What a materialization was made from, as Dagster's tags."""
+"""The versions of the inputs of a materialization, as Dagster's tags."""
 
 import dagster as dg
 
-# Dagster's names for what a materialization was made from; its UI derives "unsynced" from them.
+# Dagster's own names for these tags. Its UI compares them with the current versions to mark "unsynced".
 DATA_VERSION = "dagster/data_version"
 _CODE_VERSION = "dagster/code_version"
 _INPUT_VERSION = "dagster/input_data_version/"
 _INPUT_EVENT = "dagster/input_event_pointer/"
 _USER_PROVIDED = "dagster/data_version_is_user_provided"
 
+# Dagster's values for an input without materializations or observations.
+_NO_VERSION, _NO_EVENT = "INITIAL", "NULL"
+
 
 def provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
-    """The tags that say which versions of its inputs an asset is made from, as of now.
+    """The tags that name the current code version of an asset and the current version of each input.
 
-    To be taken before the inputs are read. Dagster makes such tags itself, but only for a step
-    that succeeds for every class.
+    Call it before the asset reads its inputs: a later version of an input then marks the result as unsynced.
+    Dagster sets these tags itself only on the result of a step, and a result cannot have a data version for
+    each class (https://github.com/dagster-io/dagster/issues/18649,
+    https://github.com/dagster-io/dagster/issues/34013).
     """
     tags = {_USER_PROVIDED: "true"}
     code_version = context.assets_def.code_versions_by_key[context.asset_key]
@@ -25,8 +30,7 @@ def provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
             context.instance.fetch_materializations(key, limit=1).records
             or context.instance.fetch_observations(key, limit=1).records
         )
-        # INITIAL and NULL are what Dagster writes for an input that it has never seen.
-        version, event = "INITIAL", "NULL"
+        version, event = _NO_VERSION, _NO_EVENT
         if records:
             event = str(records[0].storage_id)
             entry = records[0].asset_materialization or records[0].event_log_entry.asset_observation

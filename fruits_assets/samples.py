@@ -1,7 +1,7 @@
-"""Sample photos, so that the platform runs before a user has photos of their own.
+"""Sample photos, with which a user can run the platform without photos of their own.
 
-They are 8 classes of 20 photos of Fruits-360 (https://github.com/fruits-360, MIT licence): 100 x 100 JPEGs on
-white, named `<frame>_100.jpg` after the frames of a film of one turning fruit.
+They are 8 classes of 20 photos of Fruits-360 (https://github.com/fruits-360, MIT licence): JPEGs of 100 x 100
+pixels on white. A file name is `<frame>_100.jpg`: the number of a frame in a film of one rotating fruit.
 """
 
 import shutil
@@ -14,7 +14,7 @@ IMAGES_PER_CLASS = 20
 def copy_samples(folder: Path, images: int = IMAGES_PER_CLASS) -> list[str]:
     """Copies the first `images` photos of each class, in the order of their frames, to `folder/<class>/`.
 
-    Files that are there already are replaced. Returns the names of the classes, sorted.
+    Replaces existing files of the same names. Returns the names of the classes, sorted.
     """
     classes = sorted(path for path in SAMPLE_PHOTOS.iterdir() if path.is_dir())
     for class_folder in classes:

@@ -1,55 +1,37 @@
-"""What several tests do: run the jobs with the usual parameters, and what stands for their inputs."""
+"""Helpers of the tests: paths, waiting, sample photos, and inputs that the tests put into a store."""
 
 import ctypes
 import json
 import shutil
 import time
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
 
 from fruits_assets.costs.run_records import RunRecord
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
 from fruits_assets.model.weights import EMBEDDED, RANDOM, find_weights
 from fruits_assets.samples import copy_samples
 from spark_jobs.dimensions import FEATURES
-from spark_jobs.extract_features import ExtractParams, ExtractReport, extract_features
-from spark_jobs.fit_pca import FitParams, FitReport, fit_pca
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
-from spark_jobs.ingest_images import IngestParams, IngestReport, ingest_images
-from spark_jobs.project_to_csv import ProjectParams, ProjectReport, project_to_csv
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_MODEL, SCHEMAS
-from spark_jobs.store.tables import (
-    PartWriter,
-    Pointer,
-    class_key,
-    combined_version,
-    current_one,
-    files,
-    new_directory,
-    publish,
-)
-from spark_jobs.tasks import Progress
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, SCHEMAS
+from spark_jobs.store.tables import PartWriter, Pointer, class_key, combined_version, new_directory, publish
 
 REPOSITORY = Path(__file__).parents[1]
 DAGSTER_YAML = REPOSITORY / ".dagster" / "dagster.yaml"
 
-# A seeded initialisation stands in for trained weights where the checkout has none.
+# Without embedded weights in the checkout, tests use a seeded random initialisation.
 _EMBEDDED_FILE = REPOSITORY / "fruits_assets" / "model" / "embedded.npz"
 WEIGHTS = EMBEDDED if _EMBEDDED_FILE.exists() else RANDOM
 
 
-# A stage of a run on a cluster.
+# The record of one stage of a run on a cluster.
 RECORD = RunRecord(
     run="run-1",
     root_run="run-1",
@@ -76,17 +58,17 @@ RECORD = RunRecord(
 Truth = TypeVar("Truth")
 
 
-def wait_for(true: Callable[[], Truth], seconds: float = 180, pause: float = 0.2) -> Truth:
-    """What `true` returns, as soon as that is true; it is asked again after every pause."""
+def wait_for(condition: Callable[[], Truth | None], seconds: float = 180, pause: float = 0.2) -> Truth:
+    """Calls `condition` until it returns a true value, and returns that value. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (value := true()):
-        assert time.monotonic() < deadline, f"not so within {seconds:.0f} s"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{condition} was not true within {seconds:.0f} s"
         time.sleep(pause)
     return value
 
 
 def json_at(url: str) -> Any:
-    """The JSON at an address; None while nothing answers there."""
+    """The JSON at an address; None while no server answers."""
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             return json.load(response)
@@ -105,93 +87,8 @@ def numbered_samples(root: Path, images: int) -> list[str]:
     return classes
 
 
-def quiet(progress: Progress) -> None:
-    """What the jobs report their progress to."""
-
-
-def ingest(
-    spark: SparkSession, images: Path | str, store: str, classes: Iterable[str], **changes: Any
-) -> IngestReport:
-    """Runs the job; `changes` are other values for its parameters."""
-    params = IngestParams(
-        images=str(images),
-        store=store,
-        version=uuid.uuid4().hex,
-        classes=list(classes),
-        max_bytes=50_000_000,
-        max_pixels=50_000_000,
-        max_bad_share=0.1,
-        keep_hours=24,
-    )
-    return ingest_images(spark, replace(params, **changes), quiet)
-
-
-def extract(spark: SparkSession, store: str, classes: Iterable[str], **changes: Any) -> ExtractReport:
-    """Runs the job with the current extractor; `changes` are other values for its parameters."""
-    extractor = current_one(open_root(store), FEATURE_EXTRACTOR)
-    assert extractor is not None
-    params = ExtractParams(
-        store=store,
-        version=uuid.uuid4().hex,
-        classes=list(classes),
-        extractor_directory=extractor.directory,
-        extractor_sha256=extractor.details["ir_sha256"],
-        extractor_version=extractor.data_version,
-        keep_hours=24,
-    )
-    return extract_features(spark, replace(params, **changes), quiet)
-
-
-def fit(
-    spark: SparkSession,
-    store: str,
-    classes: Iterable[str],
-    components: int = 15,
-    variance: float | None = None,
-) -> FitReport:
-    """Runs the job."""
-    params = FitParams(
-        store=store,
-        version=uuid.uuid4().hex,
-        classes=list(classes),
-        components=components,
-        variance=variance,
-        keep_hours=24,
-    )
-    return fit_pca(spark, params, quiet)
-
-
-def project(spark: SparkSession, store: str, classes: Iterable[str]) -> ProjectReport:
-    """Runs the job with the current model."""
-    model = current_one(open_root(store), PCA_MODEL)
-    assert model is not None
-    params = ProjectParams(
-        store=store,
-        version=uuid.uuid4().hex,
-        classes=list(classes),
-        model_directory=model.directory,
-        model_version=model.data_version,
-        keep_hours=24,
-    )
-    return project_to_csv(spark, params, quiet)
-
-
-def run_jobs(spark: SparkSession, images: Path, store: str, extractor: Path, classes: Iterable[str]) -> None:
-    """Runs every job once, from photos to CSVs, in a new store."""
-    publish_extractor(store, extractor)
-    ingest(spark, images, store, classes)
-    extract(spark, store, classes)
-    fit(spark, store, classes)
-    project(spark, store, classes)
-
-
-def table(store: str, name: str, classes: Iterable[str] | None = None) -> pd.DataFrame:
-    """The rows of a table now."""
-    return pd.read_parquet(files(store, name, classes), partitioning=None)
-
-
 def publish_extractor(store: str, extractor: Path) -> Pointer:
-    """Puts the converted extractor into a store; the asset takes it as its own for `WEIGHTS`."""
+    """Makes the converted extractor current in a store, as its asset does for `WEIGHTS`."""
     root = open_root(store)
     directory = f"{new_directory(FEATURE_EXTRACTOR, 'tests')}/model"
     xml, ir = ((extractor / name).read_bytes() for name in (MODEL_XML, MODEL_BIN))
@@ -212,7 +109,7 @@ def publish_extractor(store: str, extractor: Path) -> Pointer:
 
 
 def publish_features(store: str, features: dict[str, NDArray[np.float32]], group: int = 100) -> None:
-    """Makes vectors (n, 1280) by class the current `mobilenet_features`, in row groups of `group`."""
+    """Makes vectors, (n, 1280) for each class, the current `mobilenet_features`, in row groups of `group`."""
     schema = SCHEMAS[MOBILENET_FEATURES]
     for label, vectors in features.items():
         directory = f"{new_directory(MOBILENET_FEATURES, 'tests')}/{class_key(label)}"
@@ -232,10 +129,10 @@ def publish_features(store: str, features: dict[str, NDArray[np.float32]], group
 
 
 def without_roots_powers() -> None:
-    """For `preexec_fn`: a child of root that file permissions bind like anyone else's.
+    """For `preexec_fn`: makes file permissions apply to a child process of root.
 
-    Takes CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2) away by PR_CAPBSET_DROP (24); a user who
-    is not root has neither, and then the calls do nothing.
+    PR_CAPBSET_DROP (24) drops CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2). Users other than root do not
+    have these capabilities, and the calls then change nothing.
     """
     libc = ctypes.CDLL(None)
     for capability in (1, 2):

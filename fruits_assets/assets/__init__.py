@@ -1,9 +1,10 @@
-"""The assets. Each module holds one, in the order of the pipeline: photos, images, features, PCA, CSV."""
+"""The assets. Each module defines one: photos, images, extractor, features, PCA, CSV, and two reports."""
 
 import warnings
 
 import dagster as dg
 
-# Every command would print these, once for each asset. Their versions are pinned, their use is tested.
+# Every command would print these warnings, once for each asset. The versions of these beta features are
+# pinned, and tests use the features.
 _BETA = "backfill_policy|observable_source_asset|DataVersionsByPartition"
 warnings.filterwarnings("ignore", message=f".*`({_BETA})`", category=dg.BetaWarning)

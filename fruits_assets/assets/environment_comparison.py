@@ -1,4 +1,4 @@
-"""`environment_comparison`: what runs took and cost, on this machine and on clusters, side by side."""
+"""`environment_comparison`: time and cost of the runs on this machine and on EMR, in one table."""
 
 from collections import defaultdict
 from datetime import timedelta
@@ -22,7 +22,7 @@ from spark_jobs.store.tables import Pointer, combined_version, new_directory, pu
 
 COMPARISON_CSV, COMPARISON_MD = "comparison.csv", "comparison.md"
 
-# Paths in an event, which stays below 30 KB.
+# An event lists this many paths, and so stays below 30 KB.
 _PATHS = 10
 
 
@@ -32,8 +32,8 @@ _PATHS = 10
     kinds={"csv", "markdown"},
     code_version="1",
     description=(
-        "Time by stage, images a second, and the cost of 1,000 images, of every run that left records in the "
-        "store, on this machine and on EMR, beside what the earlier project reported."
+        "Time by stage, images a second, and the cost of 1,000 images, for each run with records in the "
+        "store, on this machine or on EMR. The figures that the earlier project reported come first."
     ),
 )
 def environment_comparison(
@@ -43,7 +43,9 @@ def environment_comparison(
     store = open_root(settings.store)
     records, bad = read_records(store)
     if bad:
-        context.log.warning(f"{len(bad)} files in {store.uri_of(RUN_RECORDS)} are no records: {bad[:_PATHS]}")
+        context.log.warning(
+            f"Files in {store.uri_of(RUN_RECORDS)} that are not records: {len(bad)}, {bad[:_PATHS]}"
+        )
     own = rows_of(records)
     rows = [*REPORTED, *own]
     table = as_csv(rows, prices)
@@ -60,7 +62,7 @@ def environment_comparison(
     sweep(store, ENVIRONMENT_COMPARISON, timedelta(hours=settings.keep_hours))
 
     shown = [*REPORTED, *newest(own)]
-    # A run of one stage would seem fast and cheap beside one of all.
+    # A run of one stage would seem fast and cheap beside a run of all stages.
     plotted = [*REPORTED, *newest([row for row in own if row.complete])]
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for row in plotted:

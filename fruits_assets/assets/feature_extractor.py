@@ -1,4 +1,4 @@
-"""`feature_extractor`: the model that makes features, as the executors run it."""
+"""`feature_extractor`: MobileNetV2 without its top, in the format that the executors run."""
 
 import json
 import subprocess
@@ -17,7 +17,8 @@ from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR
 from spark_jobs.store.tables import Pointer, combined_version, current_one, new_directory, publish
 
-MAX_DIFFERENCE = 1e-4  # of a feature from Keras's; float32 rounding gives 1e-5
+# Largest allowed difference between a feature of OpenVINO and of Keras; float32 rounding gives 1e-5.
+MAX_DIFFERENCE = 1e-4
 
 
 @pipeline_asset(
@@ -25,21 +26,14 @@ MAX_DIFFERENCE = 1e-4  # of a feature from Keras's; float32 rounding gives 1e-5
     kinds={"tensorflow", "openvino"},
     code_version="1",
     description=(
-        "MobileNetV2 without its top, average-pooled, with the weights that FRUITS_WEIGHTS names: Keras's "
-        "model, converted to OpenVINO IR in float32. Converted again only when weights or versions change."
+        "MobileNetV2 without its top, average-pooled, with the weights that FRUITS_WEIGHTS names. Keras's "
+        "model is converted to OpenVINO IR in float32, and converted again only when weights or versions "
+        "change."
     ),
-    check_specs=[
-        dg.AssetCheckSpec(
-            "matches_keras",
-            asset=FEATURE_EXTRACTOR,
-            description="OpenVINO's features of probe images are Keras's.",
-        ),
-        dg.AssetCheckSpec(
-            "trained_weights",
-            asset=FEATURE_EXTRACTOR,
-            description="The weights were trained, not drawn at random.",
-        ),
-    ],
+    checks={
+        "matches_keras": "OpenVINO and Keras compute the same features of probe images.",
+        "trained_weights": "The weights were trained, not drawn at random.",
+    },
 )
 def feature_extractor(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
@@ -52,7 +46,7 @@ def feature_extractor(
     if pointer is None or pointer.data_version != data_version:
         context.log.info(f"Converting MobileNetV2 with the weights {weights.name!r} to OpenVINO IR")
         with TemporaryDirectory() as folder:
-            xml, weights_bin, difference = _convert(settings.weights, Path(folder))
+            xml, weights_bin, max_difference = _convert(settings.weights, Path(folder))
         directory = f"{new_directory(FEATURE_EXTRACTOR, context.run.run_id)}/model"
         store.write(f"{directory}/{MODEL_XML}", xml)
         store.write(f"{directory}/{MODEL_BIN}", weights_bin)
@@ -61,7 +55,7 @@ def feature_extractor(
             "weights_sha256": weights.sha256,
             "trained": weights.trained,
             "ir_sha256": sha256_of(xml, weights_bin),
-            "max_abs_difference": difference,
+            "max_abs_difference": max_difference,
             "versions": versions,
         }
         pointer = Pointer(label=None, directory=directory, data_version=data_version, details=details)
@@ -87,24 +81,17 @@ def feature_extractor(
 
 
 def _convert(setting: str, out: Path) -> tuple[bytes, bytes, float]:
-    """Topology and weights of the IR, and its largest absolute difference from Keras.
+    """Returns the IR's topology and weights, and its largest absolute difference from Keras.
 
-    In a process of its own: TensorFlow's memory goes with it.
+    A process of its own converts the model: when it ends, TensorFlow's memory is free again.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "fruits_assets.model.convert",
-        "--weights",
-        setting,
-        "--out",
-        str(out),
-    ]
+    program = [sys.executable, "-m", "fruits_assets.model.convert"]
+    command = [*program, "--weights", setting, "--out", str(out)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        words = result.stderr.strip().splitlines()[-1:] or ["no message"]
+        last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise dg.Failure(
-            f"The conversion of the feature extractor failed: {words[0]}",
+            f"The conversion of the feature extractor failed: {last_line}",
             metadata={"stderr": result.stderr[-4000:]},
             allow_retries=False,
         )

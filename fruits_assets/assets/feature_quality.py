@@ -1,4 +1,4 @@
-"""`feature_quality`: whether the features, and the components that are kept, tell the fruits apart."""
+"""`feature_quality`: how well the features, and the components of the model, separate the classes."""
 
 import json
 from dataclasses import asdict
@@ -23,13 +23,15 @@ from spark_jobs.store.tables import combined_version, current, current_one
 
 
 class QualityConfig(dg.Config):
-    """What counts as enough components."""
+    """How much accuracy the components may lose."""
 
     allowed_loss: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="The components may tell this share of images less right than all features.",
+        description=(
+            "The accuracy on the components may be lower than on all features by this share of the images."
+        ),
     )
 
 
@@ -39,16 +41,12 @@ class QualityConfig(dg.Config):
     kinds={"scikitlearn", "json"},
     code_version="1",
     description=(
-        "How well 1-nearest-neighbour and a linear probe tell the classes apart, from the 1280 features and "
-        "from the components, on a sample of which neighbouring files of every class are held out."
+        "The accuracy of 1-nearest-neighbour and of a linear probe, on the 1280 features and on the "
+        "components of a sample. Neighbouring files of every class form the hold-out."
     ),
-    check_specs=[
-        dg.AssetCheckSpec(
-            "enough_components",
-            asset=FEATURE_QUALITY,
-            description="The model's components tell classes apart almost as well as all features.",
-        )
-    ],
+    checks={
+        "enough_components": "The model's components separate the classes almost as well as all features."
+    },
 )
 def feature_quality(
     context: dg.AssetExecutionContext, config: QualityConfig, settings: dg.ResourceParam[Settings]
@@ -61,12 +59,10 @@ def feature_quality(
     try:
         quality = assess(read_sample(store, features), read_components(settings.store, model.directory))
     except FruitsError as error:
-        return dg.MaterializeResult(
-            metadata={"verdict": f"Not assessed: {error}"},
-            check_results=[_check(False, f"Not assessed: {error}")],
-        )
-    enough, sentence = verdict(quality, config.allowed_loss)
-    context.log.info(sentence)
+        reason = f"Not assessed: {error}"
+        return dg.MaterializeResult(metadata={"verdict": reason}, check_results=[_check(False, reason)])
+    enough, explanation = verdict(quality, config.allowed_loss)
+    context.log.info(explanation)
     path = f"{FEATURE_QUALITY}/current.json"
     store.write(path, json.dumps(asdict(quality), ensure_ascii=False).encode())
     plots = {"confusions": confusions(quality.confusions)} if quality.confusions else {}
@@ -74,7 +70,7 @@ def feature_quality(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(combined_version(inputs_version(features), model.data_version)),
         metadata={
-            "verdict": sentence,
+            "verdict": explanation,
             "accuracy_on_features": round(quality.on_features.best, 4),
             "accuracy_on_components": round(quality.on_components.best, 4),
             "components": quality.components,
@@ -89,14 +85,14 @@ def feature_quality(
             ),
             **plots,
         },
-        check_results=[_check(enough, sentence)],
+        check_results=[_check(enough, explanation)],
     )
 
 
-def _check(passed: bool, sentence: str) -> dg.AssetCheckResult:
+def _check(passed: bool, explanation: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name="enough_components",
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=sentence,
+        description=explanation,
     )

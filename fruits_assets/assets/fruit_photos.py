@@ -1,4 +1,4 @@
-"""`fruit_photos`: the folders of photos as they are."""
+"""`fruit_photos`: the user's folders of photos, which Dagster observes and does not change."""
 
 import dagster as dg
 
@@ -8,7 +8,7 @@ from resources.settings import Settings
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.schemas import FRUIT_PHOTOS
 
-# Names in a message or an event, which stays below 30 KB also where they have 255 bytes each.
+# A message or an event lists this many names. With names of 255 bytes each, an event stays below 30 KB.
 SHOWN = 20
 
 
@@ -16,10 +16,11 @@ SHOWN = 20
     name=FRUIT_PHOTOS,
     partitions_def=fruit_classes,
     group_name=GROUP,
-    tags={"dagster/kind/file": ""},  # this decorator has no `kinds`, nor `owners`
+    tags={"dagster/kind/file": ""},  # this decorator has neither `kinds` nor `owners`
     description=(
-        "The folders of labelled photos under FRUITS_IMAGES. Observing it registers every class as a "
-        "partition and gives each a data version from its file names, sizes and times. It deletes nothing."
+        "The folders of labelled photos under FRUITS_IMAGES. An observation registers each class as a "
+        "partition and computes its data version from the names, sizes and times of its files. It deletes "
+        "nothing."
     ),
 )
 @errors_end_the_step
@@ -32,13 +33,13 @@ def fruit_photos(
     gone = sorted(set(known) - listing.classes.keys())
     register_classes(context.instance, new)
     for name, reason in listing.refused.items():
-        context.log.warning(f"The folder {name!r} is refused: its name {reason}. Rename it.")
+        context.log.warning(f"Refused the folder {name!r}: its name {reason}. Rename it.")
     for name, reason in list(listing.skipped.items())[:SHOWN]:
         context.log.info(f"Skipped {name!r}: it {reason}.")
     if gone:
         context.log.warning(
-            f"{len(gone)} classes have no photos any more: {', '.join(gone[:SHOWN])}. Their last versions "
-            "stay current; to leave them out of the next model, delete their partitions in Dagster."
+            f"Classes without photos: {len(gone)} ({', '.join(gone[:SHOWN])}). Their last versions stay "
+            "current. To exclude them from the next model, delete their partitions in Dagster."
         )
     images = sum(len(photos) for photos in listing.classes.values())
     context.log.info(

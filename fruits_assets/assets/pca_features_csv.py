@@ -1,24 +1,21 @@
 """`pca_features_csv`: one CSV of principal components for each class."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
-from fruits_assets.by_class import Event, materialize_by_class
-from fruits_assets.columns import columns
-from fruits_assets.decorators import class_asset
-from fruits_assets.partitions import known_classes
-from fruits_assets.provenance import provenance
-from resources.job_runner import JobRunner
+from fruits_assets.by_class import ClassJob, class_asset
+from fruits_assets.class_checks import check_classes, classes_behind
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.project_to_csv import ClassCsv, ProjectParams, project_to_csv
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
-from spark_jobs.store.tables import Pointer, current, current_one
+from spark_jobs.store.tables import current, current_one
 
 
 @class_asset(
@@ -27,43 +24,28 @@ from spark_jobs.store.tables import Pointer, current, current_one
     kinds={"spark", "csv"},
     code_version="1",
     description=(
-        "The features of each class on the principal components, one CSV a class: what classifiers are "
-        "trained from."
+        "The features of each class, projected on the principal components: one CSV for each class, to "
+        "train classifiers on."
     ),
-    metadata=columns(
-        {name: described(MOBILENET_FEATURES)[name] for name in ("path", "label")}
-        | {"pc1": ("double", "Features projected on the first component; then pc2 and so on, up to pck.")}
-    ),
-    check_specs=[
-        dg.AssetCheckSpec(
-            "one_row_per_feature",
-            asset=PCA_FEATURES_CSV,
-            description="Every class's CSV has a row for each of its features.",
-        ),
-        dg.AssetCheckSpec(
-            "one_model", asset=PCA_FEATURES_CSV, description="All classes are projected by the current model."
-        ),
-    ],
+    columns={
+        **{name: described(MOBILENET_FEATURES)[name] for name in ("path", "label")},
+        "pc1": ("double", "The features projected on the first component. The columns pc2 to pck follow."),
+    },
+    checks={
+        "one_row_per_feature": "The CSV of every class has one row for each photo with features.",
+        "one_model": "The current model projected all classes.",
+    },
 )
 def pca_features_csv(
-    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], job_runner: JobRunner
-) -> Iterator[Event]:
-    tags = provenance(context)
+    context: dg.AssetExecutionContext, settings: Settings
+) -> ClassJob[ProjectParams, ClassCsv]:
     store = open_root(settings.store)
     model = current_one(store, PCA_MODEL)
     if model is None:
         raise FruitsError("There is no pca_model yet. Materialize it, or run all classes with: fruits run")
     context.log.info(
-        f"Projecting with the model of {model.details['images']:,} images of {model.details['classes']:,} "
-        f"classes, {model.details['components']} components, in {store.uri_of(model.directory)}"
-    )
-    params = ProjectParams(
-        store=settings.store,
-        version=context.run.run_id,
-        classes=list(context.partition_keys),
-        model_directory=model.directory,
-        model_version=model.data_version,
-        keep_hours=settings.keep_hours,
+        "Projecting with the model of {images:,} images of {classes:,} classes, {components} components, in "
+        "{directory}".format(**model.details, directory=store.uri_of(model.directory))
     )
 
     def describe(figures: ClassCsv) -> dict[str, Any]:
@@ -75,40 +57,35 @@ def pca_features_csv(
             "preview": dg.MetadataValue.md(f"```\n{figures.head}\n```"),
         }
 
-    yield from materialize_by_class(
-        context,
-        settings,
-        job_runner,
-        project_to_csv,
-        params,
-        tags=tags,
+    return ClassJob(
+        run=project_to_csv,
+        params=ProjectParams(
+            store=settings.store,
+            version=context.run.run_id,
+            classes=list(context.partition_keys),
+            model_directory=model.directory,
+            model_version=model.data_version,
+            keep_hours=settings.keep_hours,
+        ),
         describe=describe,
-        checks=lambda: _checks(store, known_classes(context.instance), model),
+        checks=partial(_checks, model_version=model.data_version),
     )
 
 
-def _checks(store: Root, labels: list[str], model: Pointer) -> Iterator[dg.AssetCheckResult]:
-    """The checks, over all current classes."""
+def _checks(store: Root, labels: list[str], *, model_version: str) -> Iterator[dg.AssetCheckResult]:
     features, csvs = (current(store, table, labels) for table in (MOBILENET_FEATURES, PCA_FEATURES_CSV))
-    wrong = [
-        label
-        for label, pointer in features.items()
-        if label not in csvs
-        or csvs[label].rows != pointer.rows
-        or csvs[label].inputs[MOBILENET_FEATURES] != pointer.data_version
-    ]
-    yield dg.AssetCheckResult(
-        check_name="one_row_per_feature",
-        passed=not wrong,
-        metadata={"failing_classes": wrong, "rows": sum(pointer.rows for pointer in csvs.values())},
+    yield check_classes(
+        "one_row_per_feature",
+        classes_behind(csvs, features, source=MOBILENET_FEATURES),
+        rows=sum(pointer.rows for pointer in csvs.values()),
     )
-    older = [label for label, pointer in csvs.items() if pointer.inputs[PCA_MODEL] != model.data_version]
-    yield dg.AssetCheckResult(
-        check_name="one_model",
-        passed=not older,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(older)} classes are projected by an older model; their components do not compare."
-        if older
-        else None,
-        metadata={"failing_classes": older, "pca_model": model.data_version},
+    older = [label for label, pointer in csvs.items() if pointer.inputs[PCA_MODEL] != model_version]
+    yield check_classes(
+        "one_model",
+        older,
+        warning=(
+            f"An older model projected {len(older)} classes. Do not compare their components "
+            "with the components of the other classes."
+        ),
+        pca_model=model_version,
     )

@@ -22,14 +22,16 @@ MAX_ORTHONORMALITY_ERROR = 1e-9  # eigenvectors of a symmetric float64 matrix ar
 
 
 class PcaConfig(dg.Config):
-    """How many components to keep."""
+    """How many components the model keeps."""
 
-    components: int = Field(DEFAULT_COMPONENTS, ge=1, le=FEATURES, description="Components to keep.")
+    components: int = Field(
+        DEFAULT_COMPONENTS, ge=1, le=FEATURES, description="Number of components to keep."
+    )
     variance: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Keep as many components as reach this share of the variance, instead of a number.",
+        description="Keep as many components as reach this share of the variance; overrides `components`.",
     )
 
 
@@ -39,17 +41,15 @@ class PcaConfig(dg.Config):
     kinds={"spark", "json"},
     code_version="1",
     description=(
-        "A PCA over the current features of all registered classes, in Spark ML's own format, with a JSON "
-        "beside it: mean, variances, images and classes."
+        "A PCA over the current features of all registered classes, in Spark ML's own format. A JSON file "
+        "beside it holds the mean, the variances, and the numbers of images and classes."
     ),
-    check_specs=[
-        dg.AssetCheckSpec("orthonormal", asset=PCA_MODEL, description="The components are orthonormal."),
-        dg.AssetCheckSpec(
-            "explained_variance_floor",
-            asset=PCA_MODEL,
-            description="The components keep at least FRUITS_MIN_EXPLAINED_VARIANCE of the variance.",
+    checks={
+        "orthonormal": "The components are orthonormal.",
+        "explained_variance_floor": (
+            "The components keep at least FRUITS_MIN_EXPLAINED_VARIANCE of the variance."
         ),
-    ],
+    },
 )
 def pca_model(
     context: dg.AssetExecutionContext,
@@ -68,7 +68,7 @@ def pca_model(
     run = job_runner.run(context, fit_pca, params)
     report = run.report
     store = open_root(settings.store)
-    # The model's size does not grow with the images.
+    # The size of the model does not grow with the number of images, so the record counts 0 bytes.
     record_stage(
         context,
         settings,
@@ -115,8 +115,8 @@ def _checks(report: FitReport, floor: float) -> Iterator[dg.AssetCheckResult]:
     asset=PCA_MODEL,
     additional_deps=[mobilenet_features],
     description=(
-        "The model was fitted on the features that are current now. Dagster itself does not look beyond "
-        "99 partitions of an input; this check does."
+        "The model was fitted on the current features. Dagster's own staleness ignores inputs with 100 or "
+        "more partitions; this check does not."
     ),
 )
 def fitted_on_current_features(
@@ -126,11 +126,10 @@ def fitted_on_current_features(
     model = current_one(store, PCA_MODEL)
     features = current(store, MOBILENET_FEATURES, known_classes(context.instance))
     up_to_date = model is not None and model.inputs[MOBILENET_FEATURES] == inputs_version(features)
+    remedy = "Features have changed since the model was fitted. Materialize pca_model to include them."
     return dg.AssetCheckResult(
         passed=up_to_date,
         severity=dg.AssetCheckSeverity.WARN,
-        description=None
-        if up_to_date
-        else "Features have changed since the model was fitted. Materialize pca_model to take them in.",
+        description=None if up_to_date else remedy,
         metadata={"classes": len(features)},
     )

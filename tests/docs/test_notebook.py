@@ -8,7 +8,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from fruits_assets.samples import copy_samples
-from tests.support import REPOSITORY, run_jobs
+from tests.jobs import run_jobs
+from tests.support import REPOSITORY
 
 NOTEBOOK = REPOSITORY / "docs" / "read_outputs.ipynb"
 

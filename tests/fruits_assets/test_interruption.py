@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted or doubled: the store stays whole (see spark_jobs/store/tables.py)."""
+"""Killed, interrupted and concurrent runs: the store stays consistent (see spark_jobs/store/tables.py)."""
 
 import os
 import shutil
@@ -23,32 +23,23 @@ from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES
 from spark_jobs.store.tables import Pointer, current, sweep
 from tests.conftest import CLASSES
-from tests.support import (
-    REPOSITORY,
-    extract,
-    fit,
-    ingest,
-    project,
-    publish_extractor,
-    run_jobs,
-    table,
-    wait_for,
-)
+from tests.jobs import extract, fit, ingest, project, run_jobs, table
+from tests.support import REPOSITORY, publish_extractor, wait_for
 
-# Nothing here takes this long: a test that reaches it has found something that hangs.
-SECONDS = 120
+# Longer than any of these tests takes. A test that waits this long has found a process that hangs.
+TIMEOUT_SECONDS = 120
 
-# A run in a process of its own, as `fruits run` is: `ingest` and `extract` of every class, again and
-# again. With "loop", a loop in the process itself stands in for Spark, which is slow to start.
+# A run in a process of its own, as `fruits run` is. It repeats `ingest` and `extract` of every class without
+# end. With the engine "loop", a loop replaces Spark, which is slow to start, and only `ingest` runs.
 RUN = """
 import sys
 from types import SimpleNamespace
 from spark_jobs import ingest_images
 from spark_jobs.store.photos import list_photos
-from tests.support import extract, ingest
-spark, (how, images, store) = None, sys.argv[1:]
+from tests.jobs import extract, ingest
+spark, (engine, images, store) = None, sys.argv[1:]
 classes = list(list_photos(images).classes)
-if how == "loop":
+if engine == "loop":
     ingest_images.run_tasks = lambda spark, stage, function, work, images, report: [*map(function, work)]
 else:
     from pyspark.sql import SparkSession
@@ -66,10 +57,10 @@ while True:
 
 
 @contextmanager
-def running(how: str, photos: Path, store: str) -> Iterator[subprocess.Popen[str]]:
-    """The process of a run, in a session of its own, once it is ready to begin."""
+def running(engine: str, photos: Path, store: str) -> Iterator[subprocess.Popen[str]]:
+    """Starts the process of a run, in a session of its own, and yields it when it is ready to write."""
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, how, str(photos), store],
+        [sys.executable, "-c", RUN, engine, str(photos), store],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -86,7 +77,7 @@ def running(how: str, photos: Path, store: str) -> Iterator[subprocess.Popen[str
 
 
 def processes_of(session: int) -> list[psutil.Process]:
-    """The processes of a session that are alive: a driver's JVM and workers outlive it for a moment."""
+    """The live processes of a session: the JVM and the workers of a driver end shortly after the driver."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -97,8 +88,8 @@ def processes_of(session: int) -> list[psutil.Process]:
     return found
 
 
-def assert_whole(store: str, name: str) -> dict[str, Pointer]:
-    """Every class of a table has all of its files, with the rows that its pointer names."""
+def assert_consistent(store: str, name: str) -> dict[str, Pointer]:
+    """Asserts that each class has all files and rows that its pointer names; returns the pointers."""
     pointers = current(open_root(store), name)
     for label, pointer in pointers.items():
         for part in pointer.parts:
@@ -110,28 +101,26 @@ def assert_whole(store: str, name: str) -> dict[str, Pointer]:
 
 
 def versions(store: str, name: str) -> set[str]:
+    """The class directories of every version of a table, current or not."""
     return {str(path) for path in (Path(store) / name).glob("version=*/*/*")}
 
 
 @pytest.fixture
 def many_classes(photos: Path) -> Path:
-    """Photos of 33 classes, so that it takes a moment to publish them."""
+    """Photos of 33 classes, so that their publication takes long enough for a kill in between."""
     for label in CLASSES:
         for number in range(10):
             shutil.copytree(photos / label, photos / f"{label} {number}", copy_function=os.link)
     return photos
 
 
-# Kills.
-
-
 @pytest.mark.parametrize("after", ["the first file", "some files", "the first pointer", "some pointers"])
-def test_a_run_that_is_killed_leaves_every_class_whole_old_or_new(
+def test_a_killed_run_leaves_each_class_at_its_old_or_its_new_version(
     many_classes: Path, store: str, after: str
 ) -> None:
     labels = sorted(path.name for path in many_classes.iterdir())
     ingest_alone(many_classes, store)
-    before = assert_whole(store, RAW_IMAGES)
+    before = assert_consistent(store, RAW_IMAGES)
     assert list(before) == labels
     for label in labels:
         (many_classes / label / "0_100.jpg").unlink()
@@ -152,34 +141,34 @@ def test_a_run_that_is_killed_leaves_every_class_whole_old_or_new(
         wait_for(moments[after], pause=0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    pointers = assert_whole(store, RAW_IMAGES)
+    pointers = assert_consistent(store, RAW_IMAGES)
     assert list(pointers) == labels
     assert {pointer.rows for pointer in pointers.values()} <= {7, 8}
     assert all(pointer.rows == 7 or pointer == before[label] for label, pointer in pointers.items())
 
 
 def ingest_alone(photos: Path, store: str) -> None:
-    """One ingestion of everything, without Spark."""
+    """Ingests all photos once, without Spark."""
     program = RUN.replace("while True:", "for _ in range(1):")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, "-c", program, "loop", str(photos), store], env=environment, check=True)
 
 
 @pytest.mark.parametrize("name", [RAW_IMAGES, MOBILENET_FEATURES])
-def test_after_a_kill_the_next_run_succeeds_and_a_later_one_clears_up(
+def test_after_a_kill_the_next_run_succeeds_and_a_sweep_removes_the_rest(
     spark: SparkSession, photos: Path, store: str, extractor: Path, name: str
 ) -> None:
     publish_extractor(store, extractor)
     with running("spark", photos, store) as process:
-        # In the second round, with a file of the table written and not yet published.
+        # Kills the second round when it has written a file of the table and has not published it.
         wait_for(lambda: len(current(open_root(store), name)) == len(CLASSES), pause=0.005)
         written = versions(store, name)
         wait_for(lambda: versions(store, name) - written, pause=0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
         wait_for(lambda: not processes_of(process.pid))
-    for each in (RAW_IMAGES, MOBILENET_FEATURES):
-        pointers = assert_whole(store, each)
+    for name_of_table in (RAW_IMAGES, MOBILENET_FEATURES):
+        pointers = assert_consistent(store, name_of_table)
         assert list(pointers) == CLASSES
         assert {pointer.rows for pointer in pointers.values()} == {8}
     assert ingest(spark, photos, store, CLASSES).failed == {}
@@ -189,14 +178,11 @@ def test_after_a_kill_the_next_run_succeeds_and_a_later_one_clears_up(
     }
     assert orphans
     sweep(open_root(store), name, timedelta(0))
-    pointers = assert_whole(store, name)
+    pointers = assert_consistent(store, name)
     assert versions(store, name) == {f"{store}/{pointer.directory}" for pointer in pointers.values()}
 
 
-# Interruptions.
-
-
-def test_ctrl_c_ends_a_run_within_seconds_and_leaves_the_store_as_it_was(photos: Path, store: str) -> None:
+def test_ctrl_c_ends_a_run_and_leaves_the_store_unchanged(photos: Path, store: str) -> None:
     ingest_alone(photos, store)
     before = current(open_root(store), RAW_IMAGES)
     for label in CLASSES:
@@ -205,21 +191,21 @@ def test_ctrl_c_ends_a_run_within_seconds_and_leaves_the_store_as_it_was(photos:
     written = versions(store, RAW_IMAGES)
     with running("spark", photos, store) as process:
         wait_for(lambda: versions(store, RAW_IMAGES) - written, pause=0.005)
-        # As a terminal does: to every process in the foreground, the JVM too.
+        # A terminal also signals every process in the foreground, the JVM included.
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=SECONDS)
+        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
         assert process.returncode != 0
         assert errors.rstrip().endswith("KeyboardInterrupt")
         wait_for(lambda: not processes_of(process.pid))
     assert current(open_root(store), RAW_IMAGES) == before
-    assert_whole(store, RAW_IMAGES)
+    assert_consistent(store, RAW_IMAGES)
 
 
-def test_an_interrupted_stage_stops_its_tasks_and_the_session_goes_on(
+def test_an_interrupted_stage_stops_its_tasks_and_keeps_the_session(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    def beat(number: int) -> int:
-        for _ in range(SECONDS * 10):
+    def write_beats(number: int) -> int:
+        for _ in range(TIMEOUT_SECONDS * 10):
             Path(f"{tmp_path}/beat-{number}").write_text(str(time.time()))
             time.sleep(0.1)
         return number
@@ -234,16 +220,18 @@ def test_an_interrupted_stage_stops_its_tasks_and_the_session_goes_on(
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        tasks.run_tasks(spark, "sleep", beat, work=[1, 2, 3, 4], images=lambda _: 1, report=lambda _: None)
+        tasks.run_tasks(
+            spark, "sleep", write_beats, work=[1, 2, 3, 4], images=lambda _: 1, report=lambda _: None
+        )
     thread.join()
     wait_for(lambda: not spark.sparkContext.statusTracker().getActiveJobsIds())
 
-    def silent() -> bool:
+    def tasks_are_silent() -> bool:
         last = beats()
         time.sleep(1)
         return beats() == last
 
-    wait_for(silent)
+    wait_for(tasks_are_silent)
     assert len(beats()) == 2
     added = tasks.run_tasks(
         spark, "add", lambda n: n + 1, work=[1, 2], images=lambda _: 1, report=lambda _: None
@@ -252,47 +240,46 @@ def test_an_interrupted_stage_stops_its_tasks_and_the_session_goes_on(
 
 
 @pytest.fixture(scope="module")
-def finished(
+def finished_store(
     spark: SparkSession, sample_photos: Path, extractor: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     """A store in which every job has run once."""
-    store = str(tmp_path_factory.mktemp("finished") / "store")
+    store = str(tmp_path_factory.mktemp("finished_store") / "store")
     run_jobs(spark, sample_photos, store, extractor, CLASSES)
     return store
 
 
-def what_readers_see(store: str) -> dict[Path, tuple[int, bytes]]:
-    """Every file that has no version in its name: its inode, which a replacement changes, and its content."""
+def visible_files(store: str) -> dict[Path, tuple[int, bytes]]:
+    """Each file without a version in its path: its inode, which a replacement changes, and its content."""
     found = (path for path in Path(store).rglob("*") if path.is_file())
     return {path: (path.stat().st_ino, path.read_bytes()) for path in found if "version=" not in str(path)}
 
 
 @pytest.mark.parametrize("job", [ingest, extract, fit, project], ids=lambda job: job.__name__)
-def test_a_job_that_is_interrupted_at_the_end_of_its_tasks_leaves_the_store_as_it_was(
+def test_a_job_interrupted_after_its_tasks_leaves_the_store_unchanged(
     spark: SparkSession,
     sample_photos: Path,
-    finished: str,
+    finished_store: str,
     job: Callable[..., object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(_: tasks.Progress) -> None:
+    def interrupt(_: tasks.Progress) -> None:
         raise KeyboardInterrupt
 
-    # What reports the progress, for the last time when all files are written.
-    monkeypatch.setattr("tests.support.quiet", interrupted)
-    before = what_readers_see(finished)
-    arguments = [spark, sample_photos, finished, CLASSES] if job is ingest else [spark, finished, CLASSES]
+    # The last report of progress comes when all files are written.
+    monkeypatch.setattr("tests.jobs.quiet", interrupt)
+    before = visible_files(finished_store)
+    arguments = (
+        [spark, sample_photos, finished_store, CLASSES] if job is ingest else [spark, finished_store, CLASSES]
+    )
     with pytest.raises(KeyboardInterrupt):
         job(*arguments)
-    assert what_readers_see(finished) == before
-    assert_whole(finished, RAW_IMAGES)
-    assert_whole(finished, MOBILENET_FEATURES)
+    assert visible_files(finished_store) == before
+    assert_consistent(finished_store, RAW_IMAGES)
+    assert_consistent(finished_store, MOBILENET_FEATURES)
 
 
-# Two runs at once.
-
-
-def test_of_two_runs_on_the_same_class_one_stands_whole(
+def test_two_concurrent_runs_leave_each_class_at_the_version_of_one_run(
     spark: SparkSession, photos: Path, store: str, tmp_path: Path
 ) -> None:
     fewer = shutil.copytree(photos, tmp_path / "fewer")
@@ -303,14 +290,14 @@ def test_of_two_runs_on_the_same_class_one_stands_whole(
         with ThreadPoolExecutor(2) as pool:
             roots = [pool.submit(ingest, spark, root, store, CLASSES) for root in (photos, fewer)]
             by_rows = {8: roots[0].result().classes, 5: roots[1].result().classes}
-        for label, pointer in assert_whole(store, RAW_IMAGES).items():
+        for label, pointer in assert_consistent(store, RAW_IMAGES).items():
             assert pointer.data_version == by_rows[pointer.rows][label].data_version
         assert len(table(store, RAW_IMAGES)) == sum(
             p.rows for p in current(open_root(store), RAW_IMAGES).values()
         )
 
 
-def test_readers_see_a_class_before_or_after_its_replacement(
+def test_readers_see_a_class_either_before_or_after_its_replacement(
     spark: SparkSession, photos: Path, store: str
 ) -> None:
     ingest(spark, photos, store, CLASSES)
@@ -319,7 +306,7 @@ def test_readers_see_a_class_before_or_after_its_replacement(
     def read() -> set[int]:
         seen = set()
         while not finished.is_set():
-            seen |= {pointer.rows for pointer in assert_whole(store, RAW_IMAGES).values()}
+            seen |= {pointer.rows for pointer in assert_consistent(store, RAW_IMAGES).values()}
         return seen
 
     with ThreadPoolExecutor(1) as pool:

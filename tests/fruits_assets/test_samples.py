@@ -1,4 +1,4 @@
-"""The sample photos that come with the platform."""
+"""The sample photos, which are part of the package."""
 
 from pathlib import Path
 
@@ -26,20 +26,20 @@ def test_every_sample_is_a_small_jpeg_of_100_by_100_pixels() -> None:
         assert len(content) < 10_000
 
 
-def test_the_licence_comes_with_the_samples() -> None:
+def test_the_samples_include_their_licence() -> None:
     assert "Permission is hereby granted, free of charge" in (SAMPLE_PHOTOS / "LICENSE").read_text()
 
 
-def test_fewer_samples_are_the_first_frames_of_each_class(tmp_path: Path) -> None:
+def test_a_smaller_copy_has_the_first_frames_of_each_class(tmp_path: Path) -> None:
     copy_samples(tmp_path, images=2)
     assert sorted(path.name for path in (tmp_path / "Kiwi").iterdir()) == ["0_100.jpg", "10_100.jpg"]
 
 
 def test_a_second_copy_repairs_an_interrupted_one(tmp_path: Path) -> None:
     first, second, *_ = copy_samples(tmp_path, images=2)
-    whole = files(tmp_path)
-    torn, missing = next((tmp_path / first).iterdir()), next((tmp_path / second).iterdir())
-    torn.write_bytes(torn.read_bytes()[:100])
+    complete = files(tmp_path)
+    truncated, missing = next((tmp_path / first).iterdir()), next((tmp_path / second).iterdir())
+    truncated.write_bytes(truncated.read_bytes()[:100])
     missing.unlink()
     copy_samples(tmp_path, images=2)
-    assert files(tmp_path) == whole
+    assert files(tmp_path) == complete

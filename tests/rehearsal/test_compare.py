@@ -14,7 +14,7 @@ from rehearsal.compare import compare
 from spark_jobs.store.root import open_root
 from spark_jobs.store.tables import current
 from tests.conftest import CLASSES
-from tests.support import run_jobs
+from tests.jobs import run_jobs
 
 
 @pytest.fixture(scope="module")

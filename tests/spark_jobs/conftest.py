@@ -8,13 +8,9 @@ from pyspark.sql import SparkSession
 
 from spark_jobs.spark_model import read_components
 from tests.conftest import CLASSES
+from tests.jobs import fit, project, run_jobs
 from tests.spark_jobs.support import Fitted, made_up_features
-from tests.support import (
-    fit,
-    project,
-    publish_features,
-    run_jobs,
-)
+from tests.support import publish_features
 
 
 @pytest.fixture(scope="session")

@@ -17,13 +17,9 @@ from spark_jobs.store.schemas import (
 )
 from spark_jobs.store.tables import files
 from tests.conftest import CLASSES, IMAGES_PER_CLASS
+from tests.jobs import extract, ingest, table
 from tests.spark_jobs.support import images_in, pointers
-from tests.support import (
-    extract,
-    ingest,
-    publish_extractor,
-    table,
-)
+from tests.support import publish_extractor
 
 
 @pytest.mark.parametrize("name", [RAW_IMAGES, MOBILENET_FEATURES])

@@ -25,11 +25,9 @@ from spark_jobs.store.schemas import (
 )
 from spark_jobs.store.tables import current_one, files
 from tests.conftest import CLASSES
+from tests.jobs import fit
 from tests.spark_jobs.support import Fitted, made_up_features, pointers
-from tests.support import (
-    fit,
-    publish_features,
-)
+from tests.support import publish_features
 
 
 def subspace_error(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

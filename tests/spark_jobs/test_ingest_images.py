@@ -22,13 +22,9 @@ from spark_jobs.store.schemas import (
     RAW_IMAGES,
 )
 from tests.conftest import CLASSES, IMAGES_PER_CLASS
+from tests.jobs import ingest, table
 from tests.spark_jobs.support import images_in, pointers
-from tests.support import (
-    REPOSITORY,
-    ingest,
-    table,
-    without_roots_powers,
-)
+from tests.support import REPOSITORY, without_roots_powers
 
 
 def test_raw_images_hold_every_photo_unchanged(pipeline: str, sample_photos: Path) -> None:
@@ -100,7 +96,7 @@ UNREADABLE = """
 import json, sys
 from types import SimpleNamespace
 from spark_jobs import ingest_images as module
-from tests.support import ingest
+from tests.jobs import ingest
 no_spark = SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
 module.run_tasks = lambda spark, stage, function, work, images, report: [function(w) for w in work]
 report = ingest(no_spark, sys.argv[1], sys.argv[2], ["Kiwi"], max_bad_share=0.5)

@@ -19,16 +19,9 @@ from spark_jobs.store.schemas import (
 )
 from spark_jobs.store.tables import files
 from tests.conftest import CLASSES, IMAGES_PER_CLASS
+from tests.jobs import extract, fit, ingest, project, table
 from tests.spark_jobs.support import Fitted, pointers
-from tests.support import (
-    extract,
-    fit,
-    ingest,
-    project,
-    publish_extractor,
-    publish_features,
-    table,
-)
+from tests.support import publish_extractor, publish_features
 
 LONGEST = "é" * 127 + "x"  # 255 bytes
 AWKWARD = [

@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_jobs.tasks import Progress, run_tasks, spread
-from tests.support import quiet
+from tests.jobs import quiet
 
 
 def test_between_tasks_a_worker_keeps_no_zip_importer_and_freezes_its_objects(spark: SparkSession) -> None:

@@ -169,7 +169,7 @@ from resources.settings import load_settings
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
 from spark_jobs.store.tables import files
-from tests.support import extract, fit, ingest, project
+from tests.jobs import extract, fit, ingest, project
 
 settings = load_settings()
 spark = SparkSession.builder.config(map=local_spark_config(settings)).getOrCreate()

@@ -1,0 +1,58 @@
+"""Runs of one class or of a contiguous range of classes."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fruits_assets.costs.run_records import RUN_RECORDS
+from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON, MOBILENET_FEATURES, PCA_FEATURES_CSV
+from spark_jobs.store.tables import current, publish
+from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, log_messages
+
+
+def test_a_run_of_a_range_changes_only_the_classes_of_the_range(platform: Platform) -> None:
+    before = {label: len(platform.events("raw_images", label)) for label in CLASSES}
+    files = current(platform.store, PCA_FEATURES_CSV)
+    assert platform.run(BY_CLASS, "Huckleberry", "Lemon").success
+    after = {label: len(platform.events("raw_images", label)) for label in CLASSES}
+    assert [label for label in CLASSES if after[label] > before[label]] == ["Huckleberry", "Kiwi", "Lemon"]
+    replaced = current(platform.store, PCA_FEATURES_CSV)
+    assert [label for label in CLASSES if replaced[label] != files[label]] == ["Huckleberry", "Kiwi", "Lemon"]
+    assert platform.out_of_sync() == []
+
+
+def test_a_run_of_one_class_writes_records_that_count_one_class(platform: Platform) -> None:
+    before = platform.records()
+    run = platform.run(BY_CLASS, "Kiwi")
+    records = platform.records(run)
+    assert set(records) == set(BY_CLASS)
+    for record in records.values():
+        assert (record.images, record.classes, record.known_classes) == (IMAGES, 1, len(CLASSES))
+    assert platform.records() == before
+    assert platform.run([ENVIRONMENT_COMPARISON]).success
+    assert "1 of 6" in platform.metadata(ENVIRONMENT_COMPARISON)["comparison"]
+
+
+def test_a_run_warns_and_succeeds_if_it_cannot_write_its_record(platform: Platform) -> None:
+    shutil.rmtree(Path(platform.settings.store) / RUN_RECORDS)
+    (Path(platform.settings.store) / RUN_RECORDS).write_text("not a folder")
+    run = platform.run(["raw_images"], "Kiwi")
+    assert run.success
+    [warning] = log_messages(platform, run, "WARNING")
+    assert warning.startswith("This run will be missing in environment_comparison")
+
+
+def test_checks_name_every_failing_class_also_if_the_run_is_of_another_class(platform: Platform) -> None:
+    def falsify(table: str, label: str, **details: Any) -> None:
+        pointer = current(platform.store, table)[label]
+        publish(platform.store, table, [replace(pointer, details={**pointer.details, **details})])
+
+    falsify("raw_images", "Apple Red 1", found=IMAGES + 1)
+    falsify("raw_images", "Orange", found=IMAGES + 1)
+    falsify(MOBILENET_FEATURES, "Lemon", non_finite=2)
+    falsify(MOBILENET_FEATURES, "Orange", constant=1)
+    assert platform.run(BY_CLASS, "Kiwi").success
+    assert platform.failing_classes("counts_reconcile") == ["Apple Red 1", "Orange"]
+    assert platform.failing_classes("finite_and_varied") == ["Lemon", "Orange"]
+    assert platform.failing_classes("one_feature_per_image") == []

@@ -1,0 +1,186 @@
+"""`run_pipeline`, which `fruits run` calls: it observes the photos and materializes everything."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from fruits_assets.partitions import known_classes, register_classes
+from fruits_assets.pipeline import run_pipeline
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.schemas import PCA_MODEL
+from spark_jobs.store.tables import current, current_one
+from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, add_photo, spoil_photo
+
+Run = Callable[..., dict[str, list[str]]]
+
+
+@pytest.fixture
+def run_platform(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the pipeline on a finished platform, for some classes or all, with PCA config; returns a summary.
+
+    The summary is {name: [text of each line]}; `failed` is always there.
+    """
+    monkeypatch.setenv("DAGSTER_HOME", str(platform.home))
+
+    def run(*labels: str, **config: Any) -> dict[str, list[str]]:
+        summary = run_pipeline(platform.settings, labels, config)
+        lines: dict[str, list[str]] = {"failed": []}
+        for name, value in summary.lines:
+            lines.setdefault(name, []).append(value)
+        assert summary.failed == bool(lines["failed"])
+        return lines
+
+    return run
+
+
+def run_count(platform: Platform) -> int:
+    return platform.instance.get_runs_count()
+
+
+def current_pointers(platform: Platform) -> dict[str, Any]:
+    """The current pointers of each table of results."""
+    tables = [*BY_CLASS, PCA_MODEL]
+    return {table: [current(platform.store, table), current_one(platform.store, table)] for table in tables}
+
+
+def test_all_classes_are_materialized_in_one_run(platform: Platform, run_platform: Run) -> None:
+    runs = run_count(platform)
+    add_photo(platform, "Kiwi")
+    lines = run_platform()
+    assert lines["classes"] == [f"{len(CLASSES)} done"]
+    assert lines["images"] == [f"{IMAGES * len(CLASSES) + 1}, and 0 in quarantine"]
+    assert lines["failed"] == []
+    assert run_count(platform) == runs + 2  # one of the two is the observation
+    assert platform.out_of_sync() == []
+
+
+def test_a_bad_class_does_not_stop_the_other_classes(platform: Platform, run_platform: Run) -> None:
+    last = current(platform.store, "raw_images")["Kiwi"]
+    model = current_one(platform.store, PCA_MODEL)
+    spoil_photo(platform, "Kiwi")
+    shutil.copytree(platform.photos / "Kiwi", platform.photos / "Durian")  # this class has no good version
+    for label in ("Apple Red 1", "Orange"):
+        add_photo(platform, label)
+    lines = run_platform()
+    assert lines["classes"] == [f"{len(CLASSES) - 1} done, 2 failed"]
+    assert [reason.partition(": ")[0] for reason in lines["failed"]] == ["Kiwi", "Durian"]
+    assert current(platform.store, "raw_images")["Kiwi"] == last
+    # The new model was applied to the last version of Kiwi, as to the other classes.
+    assert platform.out_of_sync() == [*(f"{asset} Durian" for asset in sorted(BY_CLASS)), "raw_images Kiwi"]
+    assert platform.check("fitted_on_current_features").passed
+    assert current_one(platform.store, PCA_MODEL) != model
+    assert platform.metadata("pca_model")["images"] == IMAGES * len(CLASSES) + 2
+
+
+def test_nothing_is_replaced_if_every_class_is_bad(platform: Platform, run_platform: Run) -> None:
+    before = current_pointers(platform)
+    for label in CLASSES:
+        spoil_photo(platform, label)
+    lines = run_platform()
+    assert len(lines["failed"]) == len(CLASSES)
+    assert current_pointers(platform) == before
+
+
+def test_a_run_of_some_classes_replaces_them_and_keeps_the_model(
+    platform: Platform, run_platform: Run
+) -> None:
+    """Acai is registered last, so the three classes are three contiguous ranges of partitions."""
+    shutil.copytree(platform.photos / "Lemon", platform.photos / "Acai")
+    before = current_pointers(platform)
+    lines = run_platform("Acai", "Banana", "Kiwi")
+    assert lines["classes"] == ["3 done"]
+    assert known_classes(platform.instance) == [*CLASSES, "Acai"]
+    after = current_pointers(platform)
+    assert after[PCA_MODEL] == before[PCA_MODEL]
+    for table in BY_CLASS:
+        old, new = before[table][0], after[table][0]
+        assert [label for label in new if new[label] != old.get(label)] == ["Acai", "Banana", "Kiwi"]
+    assert platform.out_of_sync(*BY_CLASS) == []
+
+
+def test_classes_that_lost_all_photos_stay_in_the_model(platform: Platform, run_platform: Run) -> None:
+    register_classes(platform.instance, ["Never seen"])
+    shutil.rmtree(platform.photos / "Huckleberry")
+    lines = run_platform()
+    assert lines["failed"] == []
+    assert lines["classes"] == [f"{len(CLASSES)} done"]
+    assert platform.metadata("pca_model")["classes"] == len(CLASSES)
+
+
+def test_a_class_without_photos_and_partition_is_excluded_everywhere(
+    platform: Platform, run_platform: Run
+) -> None:
+    shutil.rmtree(platform.photos / "Huckleberry")
+    platform.instance.delete_dynamic_partition("fruit_class", "Huckleberry")
+    lines = run_platform(components=3)
+    remaining = [label for label in CLASSES if label != "Huckleberry"]
+    assert lines["classes"] == [f"{len(remaining)} done"]
+    assert platform.metadata("pca_model")["classes"] == len(remaining)
+    # An older model made the CSV of Huckleberry, and no check names it.
+    for check in ("one_model", "one_row_per_feature", "one_feature_per_image", "counts_reconcile"):
+        assert platform.failing_classes(check) == []
+    assert platform.out_of_sync(*BY_CLASS) == []
+
+
+def test_an_unknown_class_is_refused_with_the_known_classes(platform: Platform, run_platform: Run) -> None:
+    before = current_pointers(platform)
+    with pytest.raises(FruitsError, match=r"--class 'Durian'.*no such class.*Apple Red 1, Banana"):
+        run_platform("Kiwi", "Durian")
+    assert current_pointers(platform) == before
+
+
+def test_a_run_of_one_class_needs_a_model(platform: Platform, run_platform: Run) -> None:
+    platform.store.fs.delete_file("pca_model/current.json")
+    with pytest.raises(FruitsError, match=r"--class needs a PCA model.*fruits run"):
+        run_platform("Kiwi")
+
+
+def test_more_components_than_images_are_refused(platform: Platform, run_platform: Run) -> None:
+    with pytest.raises(FruitsError, match=r"pca_model failed: 40 components need at least 41 images"):
+        run_platform(components=40)
+
+
+def test_a_root_without_photos_is_refused_and_nothing_is_written(
+    platform: Platform, run_platform: Run
+) -> None:
+    before, runs = current_pointers(platform), run_count(platform)
+    shutil.rmtree(platform.photos)
+    with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.* does not exist"):
+        run_platform()
+    platform.photos.mkdir()
+    (platform.photos / "loose.jpg").write_bytes(b"not in a class folder")
+    with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.* holds no photo in a class folder"):
+        run_platform()
+    assert current_pointers(platform) == before
+    assert run_count(platform) == runs
+
+
+def test_the_next_run_marks_a_run_of_a_killed_process_as_failed(run_platform: Run) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with dg.DagsterInstance.get() as instance:
+        dead, alive, elsewhere = (
+            instance.add_run(
+                dg.DagsterRun(
+                    "pipeline",
+                    status=dg.DagsterRunStatus.STARTED,
+                    tags={"fruits/host": host, "fruits/process": str(process)},
+                )
+            ).run_id
+            for host, process in (
+                (socket.gethostname(), ended.pid),
+                (socket.gethostname(), os.getpid()),
+                ("another-host", ended.pid),
+            )
+        )
+        with pytest.raises(FruitsError, match="has no such class"):
+            run_platform("Durian")
+        states = {run.run_id: run.status for run in instance.get_runs()}
+    assert states[dead] == dg.DagsterRunStatus.FAILURE
+    assert states[alive] == states[elsewhere] == dg.DagsterRunStatus.STARTED
