@@ -33,17 +33,15 @@ from spark_jobs.store.tables import (
     rows_in,
     sweep,
 )
-from spark_jobs.tasks import Reporter, run_tasks, spread
+from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 from spark_jobs.wire import ClassFigures
 from spark_jobs.wording import counted
 
 # A version of the steps from a photo to the model's input; a change makes the features of every class stale.
 PREPROCESSING = "exif-rgb-bicubic224-mobilenet_v2/1"
 
-# Even tasks, of which each core runs four: each start costs 0.1 s, and with fewer tasks a core would be
-# idle while another core finishes the last one. A task has at least 128 images, and about 2,048 at most.
-TASKS_PER_CORE = 4
-TASK_IMAGES = (128, 2048)
+# Images of a task, at least and about at most.
+LEAST_IMAGES, MOST_IMAGES = 128, 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +94,12 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
     raw = current(store, RAW_IMAGES, params.classes)
     directory = new_directory(MOBILENET_FEATURES, params.version)
     groups = row_groups(raw)
-    images, (least, most) = rows_in(groups), TASK_IMAGES
-    tasks = max(spark.sparkContext.defaultParallelism * TASKS_PER_CORE, images // most)
     extracted: dict[str, list[_Extracted]] = {label: [] for label in raw}
     for results in run_tasks(
         spark,
         f"mobilenet_features: extract, {counted(len(raw), 'class', 'classes')}",
         partial(_extract, params, directory),
-        work=spread(groups, lambda group: group.rows, min(tasks, images // least + 1)),
+        work=even_tasks(spark, groups, lambda group: group.rows, least=LEAST_IMAGES, most=MOST_IMAGES),
         images=rows_in,
         report=report,
     ):

@@ -32,7 +32,7 @@ from spark_jobs.store.tables import (
     publish,
     sweep,
 )
-from spark_jobs.tasks import Reporter, pack, run_tasks
+from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 from spark_jobs.wire import ClassFigures
 from spark_jobs.wording import counted
 
@@ -117,12 +117,13 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     directories = {table: new_directory(table, params.version) for table in (RAW_IMAGES, QUARANTINED_IMAGES)}
     chunks = [chunk for label in present for chunk in _chunks(label, listing.classes[label])]
     totals = {label: _ClassTotal() for label in present}
-    share = sum(len(chunk.photos) for chunk in chunks) // spark.sparkContext.defaultParallelism
     for results in run_tasks(
         spark,
         f"raw_images: ingest, {counted(len(present), 'class', 'classes')}",
         partial(_ingest, params, directories),
-        work=pack(chunks, lambda chunk: len(chunk.photos), min(max(share, ROW_GROUP_IMAGES), CHUNK_IMAGES)),
+        work=even_tasks(
+            spark, chunks, lambda chunk: len(chunk.photos), least=ROW_GROUP_IMAGES, most=2 * CHUNK_IMAGES
+        ),
         images=_images_in,
         report=report,
     ):

@@ -29,12 +29,12 @@ from spark_jobs.store.tables import (
     read_row_groups,
     sweep,
 )
-from spark_jobs.tasks import Reporter, pack, run_tasks
+from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 from spark_jobs.wire import ClassFigures
 from spark_jobs.wording import counted
 
-# The most images of a task that has several classes. A class is never split.
-TASK_IMAGES = 2048
+# Images of a task, at least and about at most. A class is never split.
+LEAST_IMAGES, MOST_IMAGES = 4096, 16384
 PREVIEW_ROWS = 5
 
 
@@ -90,7 +90,13 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
             spark,
             f"pca_features_csv: project, {counted(len(features), 'class', 'classes')}",
             partial(_project, params, directory),
-            work=pack(features.values(), lambda pointer: pointer.rows, TASK_IMAGES),
+            work=even_tasks(
+                spark,
+                list(features.values()),
+                lambda pointer: pointer.rows,
+                least=LEAST_IMAGES,
+                most=MOST_IMAGES,
+            ),
             images=lambda pointers: sum(pointer.rows for pointer in pointers),
             report=report,
         )

@@ -21,6 +21,7 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.1
+TASKS_PER_CORE = 4
 # Progress is reported every two seconds, and in a long job after each further 20th of its time so far.
 REPORT_SECONDS = 2.0
 REPORT_SHARE = 20
@@ -71,6 +72,19 @@ def spread(pieces: Sequence[Work], weight: Callable[[Work], int], parts: int) ->
     *begins, total = accumulate(map(weight, pieces), initial=0)
     cuts = groupby(zip(begins, pieces, strict=True), key=lambda begun: begun[0] * parts // total)
     return [[piece for _, piece in cut] for _, cut in cuts]
+
+
+def even_tasks(
+    spark: SparkSession, pieces: Sequence[Work], weight: Callable[[Work], int], *, least: int, most: int
+) -> list[list[Work]]:
+    """Cuts pieces into four even tasks a core. A task weighs at least `least`, and at most about `most`.
+
+    PySpark spends 0.1 s between two tasks of a Python worker, and with fewer tasks a core would be idle while
+    another core finishes the last one.
+    """
+    total = sum(map(weight, pieces))
+    tasks = max(spark.sparkContext.defaultParallelism * TASKS_PER_CORE, total // most)
+    return spread(pieces, weight, min(tasks, total // least + 1))
 
 
 def _task_error(asset: str, error: Py4JJavaError) -> FruitsError:
