@@ -75,7 +75,7 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
     _use_dagster_home()
     with _without_garbage_collection():
         from fruits_assets.pipeline import run_pipeline
-        from resources.settings import load_settings
+        from resources.settings import Settings, load_settings
 
     # SIGTERM, which ends a container or a service, is an interruption too; and a script's background job
     # would ignore both. Steps and clusters end with the run.
@@ -84,7 +84,7 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
     config = {"components": components, "variance": variance}
     config = {key: value for key, value in config.items() if value is not None}
     try:
-        summary = run_pipeline(load_settings(), labels, config)
+        summary = run_pipeline(load_settings(Settings), labels, config)
     except KeyboardInterrupt:
         click.echo(
             "fruits run: interrupted. The assets that were finished stand, the others are as they were."
@@ -105,9 +105,9 @@ def history(port: int | None) -> None:
     """Serves Spark's History of all runs that wrote to the store, until Ctrl-C."""
     from resources.event_logs import PORT
     from resources.local.history_server import serve
-    from resources.settings import load_store_settings
+    from resources.settings import StoreSettings, load_settings
 
-    serve(load_store_settings().store, port or PORT)
+    serve(load_settings(StoreSettings).store, port or PORT)
 
 
 @main.command()
@@ -122,10 +122,10 @@ def plan(images: int, nodes: int, instance_type: str | None) -> None:
     from fruits_assets.costs.plan import assumptions, described, project
     from fruits_assets.costs.run_records import read_records
     from resources.prices import load_prices
-    from resources.settings import load_store_settings
+    from resources.settings import StoreSettings, load_settings
     from spark_jobs.store.root import open_root
 
-    settings = load_store_settings()
+    settings = load_settings(StoreSettings)
     prices = load_prices(settings.prices)
     try:
         records, bad = read_records(open_root(settings.store))
@@ -196,7 +196,7 @@ def deploy(
     """
     from resources.emr.account import HOURS_A_MONTH, Deployment, deploy, idle_hour, makes_network, plan
     from resources.prices import load_prices
-    from resources.settings import load_account_settings
+    from resources.settings import AccountSettings, load_settings
 
     wanted = Deployment(
         photos_prefix=photos_prefix,
@@ -206,7 +206,7 @@ def deploy(
         session_manager=session_manager,
         wheelhouse=wheelhouse,
     )
-    settings = load_account_settings()
+    settings = load_settings(AccountSettings)
     prices = load_prices(settings.prices)
     parameters = plan(settings, wanted)
     if wheelhouse is False and makes_network(parameters):
@@ -239,9 +239,9 @@ def destroy(yes: bool) -> None:
     """Removes what deploy made, with all photos and results in the bucket."""
     from resources.emr.account import stack_outputs
     from resources.emr.teardown import contents, destroy
-    from resources.settings import load_account_settings
+    from resources.settings import AccountSettings, load_settings
 
-    settings = load_account_settings()
+    settings = load_settings(AccountSettings)
     stack = stack_outputs(settings, to_remove=True)
     found = contents(settings, stack)
     click.echo(

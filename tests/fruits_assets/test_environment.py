@@ -1,0 +1,99 @@
+"""Each command with its settings in `.env` only, before an S3 that refuses and records each request."""
+
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.shell import PATIENCE, Shell
+from tests.support import REPOSITORY
+
+REGION, KEY = "eu-north-1", "KEYOFTHEENVFILE"
+
+ENV_FILE = """
+DAGSTER_HOME={home}
+FRUITS_IMAGES=s3://bucket/photos
+FRUITS_STORE=s3://bucket/store
+FRUITS_REGION={region}
+AWS_ACCESS_KEY_ID={key}
+AWS_SECRET_ACCESS_KEY=secret
+AWS_ENDPOINT_URL={endpoint}
+AWS_EC2_METADATA_DISABLED=true
+"""
+
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Denied</Message></Error>"
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers each request by 403, and records the access key and the region that signed it."""
+
+    signed: set[tuple[str, str]]
+
+    def answer(self) -> None:
+        # Credential=<access key>/<date>/<region>/<service>/aws4_request
+        found = re.search(r"Credential=([^/]*)/\d+/([^/]*)/", self.headers.get("Authorization", ""))
+        self.signed.add((found[1], found[2]) if found else ("", ""))
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(DENIED)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(DENIED)
+
+    do_GET = do_HEAD = do_PUT = do_POST = answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def aws() -> Iterator[tuple[str, set[tuple[str, str]]]]:
+    """The address of an AWS that refuses each request, and the (access key, region) of each request."""
+    signed: set[tuple[str, str]] = set()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Refusing,), {"signed": signed}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", signed
+    server.shutdown()
+
+
+def start_with_env_file(folder: Path, endpoint: str, *command: str) -> subprocess.Popen[str]:
+    """A command in a folder with a `.env`; nothing else names its photos, store, region or credentials."""
+    shell = Shell(folder)
+    text = ENV_FILE.format(home=shell.home, region=REGION, key=KEY, endpoint=endpoint)
+    (folder / ".env").write_text(text)
+    shutil.copy(REPOSITORY / "pyproject.toml", folder)
+    for name in [name for name in shell.environment if name.startswith(("FRUITS_", "DAGSTER_"))]:
+        del shell.environment[name]
+    return shell.start(*command, cwd=folder, PYTHONPATH=str(REPOSITORY))
+
+
+DAGSTERS = ["dagster", "asset", "materialize", "-m", "fruits_assets.definitions"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fruits", "run"],
+        ["fruits", "plan", "--images", "1", "--nodes", "1"],
+        ["fruits", "history"],
+        ["fruits", "emr", "deploy", "--yes"],
+        ["fruits", "emr", "destroy", "--yes"],
+        [*DAGSTERS, "--select", "environment_comparison"],
+        ["dg", "launch", "--assets", "environment_comparison"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_reads_region_store_and_credentials_from_the_env_file(
+    tmp_path: Path, aws: tuple[str, set[tuple[str, str]]], command: list[str]
+) -> None:
+    endpoint, signed = aws
+    process = start_with_env_file(tmp_path, endpoint, *command)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0, output
+    assert signed == {(KEY, REGION)}, output
