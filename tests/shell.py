@@ -30,6 +30,7 @@ class Shell:
         self.environment = own | {
             "PATH": f"{programs}:{os.environ['PATH']}",
             "VIRTUAL_ENV": str(programs.parent),
+            "PYTHONPATH": str(REPOSITORY),  # the code beside the tests, whichever checkout is installed
             "DAGSTER_HOME": str(self.home),
             "FRUITS_IMAGES": str(self.photos),
             "FRUITS_STORE": str(self.store),

@@ -1,21 +1,29 @@
 """The commands as a user types them at the root of the repository, each in a process of its own."""
 
+import json
 import os
+import pty
 import shutil
 import signal
 import socket
+import subprocess
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
+import click
 import dagster as dg
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from fruits_assets.cli import _Command
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 from spark_jobs.store.tables import Pointer
 from tests.shell import BY_CLASS, PATIENCE, Shell
-from tests.support import json_at, wait_for
+from tests.support import WEIGHTS, json_at, wait_for
 
 IMAGES = 4
 
@@ -64,18 +72,24 @@ def test_the_first_run_makes_one_csv_a_class_and_sums_up(first_run: tuple[Path, 
     assert f"{len(labels)} done" in summary
     assert f"{images} rows in {len(labels)} files in {shell.store}/pca_features_csv" in summary
     assert "15 components keep" in summary
+    assert "`make ui` opens Dagster's UI on http://127.0.0.1:3000" in summary
+    assert output.splitlines()[0] == (
+        f"Photos {shell.photos}, store {shell.store}, weights {WEIGHTS}, environment local"
+    )
     assert f"{images} of {images} images" in output  # progress
     assert "Traceback" not in output
 
 
 def test_some_classes_alone_leave_the_others_and_the_model_as_they_are(shell: Shell) -> None:
     before, model = shell.pointers(), shell.model()
-    output = shell.run("fruits", "run", "--class", "Apple Red 1", "--class", "Kiwi")
+    output = shell.run("fruits", "run", "--class", "Apple Red 1", "--class", "Kiwi", "--json")
+    summary = json.loads(output.splitlines()[-1])
+    assert (summary["classes_done"], summary["failed_classes"], summary["images"]) == (2, {}, 2 * IMAGES)
+    assert (summary["csv_rows"], summary["components"]) == (2 * IMAGES, 15)
     assert replaced(before, shell.pointers()) == ["Apple Red 1", "Kiwi"]
     assert shell.model() == model
     assert model
     assert f"in {shell.store}/{model.directory}" in output
-    assert "2 done" in output
 
 
 def test_a_class_of_bad_photos_fails_the_command_by_name_after_the_others_are_done(shell: Shell) -> None:
@@ -165,10 +179,77 @@ def test_what_cannot_be_run_is_refused_in_a_sentence_and_writes_nothing(tmp_path
         assert not shell.store.exists()
 
 
-def test_the_help_says_what_there_is(tmp_path: Path) -> None:
-    output = Shell(tmp_path).run("fruits", "--help")
-    assert "run " in output
-    assert "samples " in output
+def test_the_help_lists_the_commands_within_the_width_of_the_terminal(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    for columns in ("60", "140"):
+        shell.environment["COLUMNS"] = columns
+        output = shell.run("fruits", "--help")
+        assert "run " in output and "samples " in output
+        assert max(map(len, output.splitlines())) <= int(columns)
+        description = shell.run("fruits", "run", "--help")
+        assert max(map(len, description.splitlines())) <= int(columns)
+
+
+def test_the_version_is_the_version_of_the_package(tmp_path: Path) -> None:
+    assert Shell(tmp_path).run("fruits", "--version") == f"fruits {version('fruits-platform')}\n"
+
+
+def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    assert "complete -o nosort -F _fruits_completion fruits" in complete(shell, "bash_source", "")
+    assert complete(shell, "bash_complete", "fruits pl") == "plain,plan\n"
+    assert "plain,--json\n" in complete(shell, "bash_complete", "fruits plan --")
+
+
+def complete(shell: Shell, instruction: str, words: str) -> str:
+    """The answer to a shell's request for completions of the last word."""
+    shell.environment |= {"_FRUITS_COMPLETE": instruction, "COMP_WORDS": words}
+    shell.environment["COMP_CWORD"] = str(len(words.split()) - 1)
+    return shell.run("fruits")
+
+
+def test_the_plan_as_json_is_all_of_stdout(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    record = shell.store / "run_records" / "broken" / "raw_images.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    command = ["fruits", "plan", "--images", "1000", "--nodes", "2", "--json"]
+    result = subprocess.run(command, env=shell.environment, capture_output=True, text=True, check=True)
+    figures = json.loads(result.stdout)
+    assert (figures["images"], figures["nodes"], figures["cores"]) == (1000, 2, 8)
+    assert figures["total_seconds"] == figures["start_seconds"] + sum(figures["seconds"].values())
+    assert figures["rates"]["pca_model"]["source"] == "shipped"
+    assert "broken/raw_images.json" in result.stderr
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_a_plan_on_a_terminal_wraps_between_words(tmp_path: Path, columns: int) -> None:
+    shell = Shell(tmp_path)
+    shell.environment["COLUMNS"] = str(columns)
+    terminal, end = pty.openpty()
+    command = ["fruits", "plan", "--images", "1000", "--nodes", "2"]
+    with subprocess.Popen(command, env=shell.environment, stdout=end, stderr=end):
+        os.close(end)
+        output = ""
+        with suppress(OSError):  # EIO at the end of the output
+            while read := os.read(terminal, 4096):
+                output += read.decode()
+    os.close(terminal)
+    lines = output.splitlines()
+    assert len(lines) > 12 and max(map(len, lines)) <= columns
+    assert "Assumptions:" in lines
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_ctrl_c_at_a_prompt_gives_status_130_and_a_refusal_1(interrupted: bool) -> None:
+    @click.command(cls=_Command)
+    def ask() -> None:
+        try:  # as click's prompt does
+            raise KeyboardInterrupt if interrupted else EOFError
+        except (KeyboardInterrupt, EOFError):
+            raise click.Abort from None
+
+    assert CliRunner().invoke(ask).exit_code == (130 if interrupted else 1)
 
 
 def test_ctrl_c_ends_a_run_soon_and_leaves_no_process_and_no_half_class_behind(shell: Shell) -> None:

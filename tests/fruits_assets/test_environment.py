@@ -1,17 +1,22 @@
-"""Each command with its settings in `.env` only, before an S3 that refuses and records each request."""
+"""Commands with their settings in `.env` only, with an AWS that refuses each request or is silent."""
 
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.shell import PATIENCE, Shell
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, wait_for
 
 REGION, KEY = "eu-north-1", "KEYOFTHEENVFILE"
 
@@ -53,6 +58,15 @@ class Refusing(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
+def silent_aws() -> Iterator[str]:
+    """The address of an AWS that accepts connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
 def aws() -> Iterator[tuple[str, set[tuple[str, str]]]]:
     """The address of an AWS that refuses each request, and the (access key, region) of each request."""
     signed: set[tuple[str, str]] = set()
@@ -70,7 +84,7 @@ def start_with_env_file(folder: Path, endpoint: str, *command: str) -> subproces
     shutil.copy(REPOSITORY / "pyproject.toml", folder)
     for name in [name for name in shell.environment if name.startswith(("FRUITS_", "DAGSTER_"))]:
         del shell.environment[name]
-    return shell.start(*command, cwd=folder, PYTHONPATH=str(REPOSITORY))
+    return shell.start(*command, cwd=folder)
 
 
 DAGSTERS = ["dagster", "asset", "materialize", "-m", "fruits_assets.definitions"]
@@ -97,3 +111,33 @@ def test_a_command_reads_region_store_and_credentials_from_the_env_file(
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0, output
     assert signed == {(KEY, REGION)}, output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fruits", "plan", "--images", "1", "--nodes", "1"],
+        ["fruits", "emr", "deploy", "--yes"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupted_command_ends_within_seconds_though_aws_is_silent(
+    tmp_path: Path, silent_aws: str, command: list[str], number: signal.Signals
+) -> None:
+    process = start_with_env_file(tmp_path, silent_aws, *command)
+    port = int(silent_aws.rpartition(":")[2])
+    wait_for(lambda: port in connections_of(process.pid))
+    started = time.monotonic()
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, output
+    assert time.monotonic() - started < 10
+    assert "Traceback" not in output
+
+
+def connections_of(process: int) -> set[int]:
+    """The ports to which a process is connected."""
+    return {
+        connection.raddr.port for connection in psutil.Process(process).net_connections() if connection.raddr
+    }

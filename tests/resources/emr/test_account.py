@@ -213,7 +213,7 @@ def test_session_managers_endpoints_are_made_and_paid_for_only_when_asked_for() 
 
 def test_who_says_no_to_the_cost_has_spent_nothing() -> None:
     said = fruits("deploy", answer="n\n", exits=1)
-    assert "Make or update it?" in said
+    assert "Create or update it?" in said
     assert not boto3.client("cloudformation").list_stacks()["StackSummaries"]
     assert not boto3.client("s3").list_buckets()["Buckets"]
 
@@ -235,7 +235,7 @@ def test_a_deployment_that_changes_nothing_is_no_error(subnet: str, monkeypatch:
 
     deploy("--subnet", subnet)
     monkeypatch.setattr(CloudFormationBackend, "update_stack", refuse)
-    assert "Put into .env:" in deploy("--subnet", subnet)
+    assert "Put these lines into .env:" in deploy("--subnet", subnet)
 
 
 def test_a_region_where_photos_may_not_be_is_refused_before_anything_is_made(
