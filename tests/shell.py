@@ -17,15 +17,15 @@ PATIENCE = 300  # seconds for a command, on the busiest machine
 
 
 class Shell:
-    """A user's shell, with photos, a store and a Dagster home in one folder."""
+    """A shell with its environment; photos, store and Dagster home are in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        # What a URI would take for a fragment or an escape is a plain character in a path.
+        # A path may contain the characters that start a fragment or an escape in a URI.
         self.photos, self.store, self.home = folder / "photos", folder / "a #1 100% store", folder / "dagster"
         self.home.mkdir(exist_ok=True)
         shutil.copy(DAGSTER_YAML, self.home)
         programs = Path(sys.executable).parent
-        # What the suite itself sets for Spark is left out: the commands find it out.
+        # Without the variables that the suite sets for Spark: the commands find Java themselves.
         own = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
         self.environment = own | {
             "PATH": f"{programs}:{os.environ['PATH']}",
@@ -40,6 +40,7 @@ class Shell:
         }
 
     def start(self, *command: str, cwd: Path = REPOSITORY, **changed: str) -> subprocess.Popen[str]:
+        """Starts a command in a session of its own. `changed` adds variables; an empty value removes one."""
         environment = {name: value for name, value in {**self.environment, **changed}.items() if value}
         return subprocess.Popen(
             command,
@@ -52,14 +53,14 @@ class Shell:
         )
 
     def run(self, *command: str, exits: int = 0) -> str:
-        """What a command says, on both its streams."""
+        """The output of a command, from stdout and stderr, once it ends with the expected status."""
         process = self.start(*command)
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == exits, output
         return output
 
     def pointers(self) -> dict[str, dict[str, Pointer]]:
-        """What is current in the tables by class."""
+        """The current pointers: table, class, pointer."""
         return {table: current(open_root(str(self.store)), table) for table in BY_CLASS}
 
     def model(self) -> Pointer | None:

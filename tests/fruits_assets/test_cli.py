@@ -1,4 +1,4 @@
-"""The commands as a user types them at the root of the repository, each in a process of its own."""
+"""Commands as a user types them in the root of the repository, each in its own process."""
 
 import json
 import os
@@ -31,7 +31,7 @@ IMAGES = 4
 def replaced(
     before: Mapping[str, Mapping[str, Pointer]], after: Mapping[str, Mapping[str, Pointer]]
 ) -> list[str]:
-    """The classes that a command replaced, the same ones in every table by class."""
+    """The classes whose pointers differ; they are the same in every table by class."""
     by_table = [
         [label for label, pointer in after[table].items() if pointer != before[table].get(label)]
         for table in BY_CLASS
@@ -42,7 +42,7 @@ def replaced(
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The first run of all, on samples, and what it says; tests take copies."""
+    """The folder and the output of the first run, on sample photos. Tests copy the folder."""
     folder = tmp_path_factory.mktemp("user")
     shell = Shell(folder)
     shell.run("fruits", "samples", str(shell.photos), "--images", str(IMAGES))
@@ -51,11 +51,11 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def shell(first_run: tuple[Path, str], tmp_path: Path) -> Shell:
-    """The user's shell after the first run, to go on from."""
+    """A shell in a copy of the folder after the first run."""
     return Shell(shutil.copytree(first_run[0], tmp_path / "user"))
 
 
-def test_the_first_run_makes_one_csv_a_class_and_sums_up(first_run: tuple[Path, str]) -> None:
+def test_the_first_run_writes_one_csv_a_class_and_a_summary(first_run: tuple[Path, str]) -> None:
     folder, output = first_run
     shell = Shell(folder)
     labels = sorted(path.name for path in shell.photos.iterdir())
@@ -80,7 +80,7 @@ def test_the_first_run_makes_one_csv_a_class_and_sums_up(first_run: tuple[Path, 
     assert "Traceback" not in output
 
 
-def test_some_classes_alone_leave_the_others_and_the_model_as_they_are(shell: Shell) -> None:
+def test_option_class_replaces_the_named_classes_and_keeps_the_model(shell: Shell) -> None:
     before, model = shell.pointers(), shell.model()
     output = shell.run("fruits", "run", "--class", "Apple Red 1", "--class", "Kiwi", "--json")
     summary = json.loads(output.splitlines()[-1])
@@ -92,7 +92,7 @@ def test_some_classes_alone_leave_the_others_and_the_model_as_they_are(shell: Sh
     assert f"in {shell.store}/{model.directory}" in output
 
 
-def test_a_class_of_bad_photos_fails_the_command_by_name_after_the_others_are_done(shell: Shell) -> None:
+def test_a_class_of_bad_photos_fails_and_the_other_classes_finish(shell: Shell) -> None:
     before, model = shell.pointers(), shell.model()
     (shell.photos / "Kiwi" / "0_100.jpg").write_bytes(b"no picture")
     output = shell.run("fruits", "run", exits=1)
@@ -117,7 +117,7 @@ def test_a_class_of_bad_photos_fails_the_command_by_name_after_the_others_are_do
     ],
     ids=" ".join,
 )
-def test_dagsters_own_commands_replace_one_class_alone(shell: Shell, command: tuple[str, ...]) -> None:
+def test_dagsters_own_commands_replace_only_the_named_class(shell: Shell, command: tuple[str, ...]) -> None:
     before, model = shell.pointers(), shell.model()
     output = shell.run(*command, ",".join(BY_CLASS), "--partition", "Kiwi")
     assert replaced(before, shell.pointers()) == ["Kiwi"]
@@ -126,7 +126,7 @@ def test_dagsters_own_commands_replace_one_class_alone(shell: Shell, command: tu
     assert model.directory in output
 
 
-def test_dagsters_own_command_runs_a_range_of_classes_and_the_model_in_one_go(shell: Shell) -> None:
+def test_dagsters_own_command_runs_a_range_and_the_model_in_one_run(shell: Shell) -> None:
     before, model = shell.pointers(), shell.model()
     everything = "Apple Red 1...Strawberry"
     output = shell.run(
@@ -145,8 +145,8 @@ def test_dagsters_own_command_runs_a_range_of_classes_and_the_model_in_one_go(sh
     assert output.count("RUN_SUCCESS") == 1
 
 
-def test_what_cannot_be_run_is_refused_in_a_sentence_and_writes_nothing(tmp_path: Path) -> None:
-    """All at once, each in a shell of its own: most of the time is Python's start."""
+def test_an_unusable_run_is_refused_with_a_sentence_and_writes_nothing(tmp_path: Path) -> None:
+    """All commands run at the same time, because Python's start takes most of the time."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "loose").mkdir()
     (tmp_path / "loose" / "photo.jpg").write_bytes(b"in no folder")
@@ -168,12 +168,12 @@ def test_what_cannot_be_run_is_refused_in_a_sentence_and_writes_nothing(tmp_path
         folder = tmp_path / str(number)
         folder.mkdir()
         shell = Shell(folder)
-        # There is no .env in the folder, which would say more than the shell's environment.
+        # The folder has no .env, so only the environment has settings.
         started.append((shell, shell.start("fruits", "run", *options, cwd=folder, **changed), sentence))
     for shell, process, sentence in started:
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode not in (0, None)
-        # The last line, after what Dagster logged of the observation.
+        # The last line, after the log of the observation.
         assert sentence in output.strip().splitlines()[-1]
         assert "Traceback" not in output
         assert not shell.store.exists()
@@ -252,9 +252,9 @@ def test_ctrl_c_at_a_prompt_gives_status_130_and_a_refusal_1(interrupted: bool) 
     assert CliRunner().invoke(ask).exit_code == (130 if interrupted else 1)
 
 
-def test_ctrl_c_ends_a_run_soon_and_leaves_no_process_and_no_half_class_behind(shell: Shell) -> None:
+def test_ctrl_c_ends_a_run_and_its_processes_and_no_class_is_half_written(shell: Shell) -> None:
     before, model = shell.pointers(), shell.model()
-    # Enough photos that feature extraction is still at it when its first progress is shown.
+    # With so many photos, feature extraction still runs when it reports its first progress.
     for folder in shell.photos.iterdir():
         for number in range(500):
             os.link(folder / "0_100.jpg", folder / f"copy_{number}.jpg")
@@ -263,7 +263,7 @@ def test_ctrl_c_ends_a_run_soon_and_leaves_no_process_and_no_half_class_behind(s
     for line in process.stdout:
         if f"{MOBILENET_FEATURES}: extract" in line and " left" in line:
             break
-    # A terminal sends it to everything that runs in it.
+    # A terminal sends the signal to all of its processes.
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -276,11 +276,11 @@ def test_ctrl_c_ends_a_run_soon_and_leaves_no_process_and_no_half_class_behind(s
 
 
 def processes_of(session: int) -> list[str]:
-    """The command lines of the processes of a session, Java's among them."""
+    """The command lines of the processes of a session, including Java."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            # The fields after the command's name: state, parent, group, session (man 5 proc).
+            # The fields after the name of the command are state, parent, group, session (man 5 proc).
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session and fields[0] != "Z":
                 found.append((folder / "cmdline").read_text().replace("\0", " "))
@@ -289,7 +289,7 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
-def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
+def test_history_names_each_spark_job_by_asset_classes_and_images(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(shell.home))
@@ -306,7 +306,7 @@ def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
         [application] = wait_for(lambda: json_at(api))
         assert application["name"] == "fruits"
         assert application["attempts"][0]["completed"]
-        jobs, stages = (json_at(f"{api}/{application['id']}/{what}") for what in ("jobs", "stages"))
+        jobs, stages = (json_at(f"{api}/{application['id']}/{kind}") for kind in ("jobs", "stages"))
         assert link.startswith("http://127.0.0.1:18080/")
         with urllib.request.urlopen(link.replace(":18080/", f":{port}/"), timeout=PATIENCE) as page:
             assert f"<title>{application['name']} - Spark Jobs</title>" in page.read().decode()
@@ -327,13 +327,13 @@ def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
     assert {c.laddr.ip.removeprefix("::ffff:") for c in listening if c.status == "LISTEN"} == {"127.0.0.1"}
 
 
-def test_history_names_what_keeps_it_from_being_shown(shell: Shell) -> None:
+def test_history_refuses_an_unusable_port_or_store_with_a_sentence(shell: Shell) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        said = shell.run("fruits", "history", "--port", port, exits=1)
-        assert f"fruits history: The port {port} can't be used" in said
+        output = shell.run("fruits", "history", "--port", port, exits=1)
+        assert f"fruits history: The port {port} can't be used" in output
     assert "--port" in shell.run("fruits", "history", "--port", "99999", exits=2)
     shutil.rmtree(shell.store / "spark-events")
     assert "no event logs in" in shell.run("fruits", "history", exits=1)

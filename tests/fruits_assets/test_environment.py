@@ -35,7 +35,7 @@ DENIED = b"<Error><Code>AccessDenied</Code><Message>Denied</Message></Error>"
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """Answers each request by 403, and records the access key and the region that signed it."""
+    """Answers each request with status 403, and records the access key and the region of its signature."""
 
     signed: set[tuple[str, str]]
 
@@ -68,7 +68,7 @@ def silent_aws() -> Iterator[str]:
 
 @pytest.fixture
 def aws() -> Iterator[tuple[str, set[tuple[str, str]]]]:
-    """The address of an AWS that refuses each request, and the (access key, region) of each request."""
+    """The address of an AWS that refuses each request, and the (access key, region) of each signature."""
     signed: set[tuple[str, str]] = set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Refusing,), {"signed": signed}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -77,7 +77,7 @@ def aws() -> Iterator[tuple[str, set[tuple[str, str]]]]:
 
 
 def start_with_env_file(folder: Path, endpoint: str, *command: str) -> subprocess.Popen[str]:
-    """A command in a folder with a `.env`; nothing else names its photos, store, region or credentials."""
+    """Starts a command in a folder whose `.env` alone names photos, store, region and credentials."""
     shell = Shell(folder)
     text = ENV_FILE.format(home=shell.home, region=REGION, key=KEY, endpoint=endpoint)
     (folder / ".env").write_text(text)

