@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import pydantic
-from dotenv import load_dotenv
+from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -189,13 +189,15 @@ class Settings(StoreSettings):
 def load_settings(kind: type[Kind]) -> Kind:
     """The settings of a kind, from the environment and from the file `.env` of the working directory.
 
-    A variable of the environment wins over its line in `.env`. The lines of `.env` become part of the
-    environment, because AWS's libraries, Dagster and Java read their variables there. A region that
-    FRUITS_REGION names becomes AWS_REGION, for S3.
+    A variable of the environment wins over its line in `.env`, unless it is empty. The lines of `.env`
+    become part of the environment, because AWS's libraries, Dagster and Java read their variables there.
+    FRUITS_REGION becomes AWS_REGION, which S3's clients read.
 
     Raises `FruitsError` with one sentence for each unusable value.
     """
-    load_dotenv(".env")
+    for name, value in dotenv_values(".env").items():
+        if value and not os.environ.get(name):
+            os.environ[name] = value
     try:
         settings = kind()
     except pydantic.ValidationError as error:

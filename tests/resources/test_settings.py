@@ -115,6 +115,15 @@ def test_the_environment_wins_over_the_env_file(monkeypatch: pytest.MonkeyPatch,
     assert (settings.images, settings.store) == ("/photos", "/from/file")
 
 
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("FRUITS_STORE=/from/file\nAWS_PROFILE=fruits\nFRUITS_WEIGHTS=\n")
+    for name in ("FRUITS_STORE", "AWS_PROFILE"):
+        monkeypatch.setenv(name, "")
+    settings = load_settings(Settings)
+    assert (settings.store, settings.weights) == ("/from/file", "imagenet")
+    assert os.environ["AWS_PROFILE"] == "fruits"
+
+
 def test_fruits_region_becomes_aws_region(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     load_settings(Settings)
