@@ -94,7 +94,7 @@ def samples(folder: Path, images: int) -> None:
     from fruits_assets.samples import copy_samples
 
     labels = copy_samples(folder, images)
-    classes, photos = counted(len(labels), "class", "classes"), counted(images, "photo")
+    classes, photos = counted(len(labels), "class", "classes"), counted(images, "photo", "photos")
     _echo(f"Copied {classes} with {photos} each to {folder}")
 
 
@@ -312,8 +312,9 @@ def destroy(yes: bool) -> None:
     found = teardown.contents(settings, stack)
     _echo(
         f"This removes the stack {settings.emr_stack} in {settings.region}: its network, roles and "
-        f"policies, and the bucket {stack.bucket} with {counted(found.objects, 'object')} and "
-        f"{counted(found.old_versions, 'old version')} ({found.bytes / 1e9:.2f} GB). Nothing restores them."
+        f"policies, and the bucket {stack.bucket} with {counted(found.objects, 'object', 'objects')} and "
+        f"{counted(found.old_versions, 'old version', 'old versions')} ({found.bytes / 1e9:.2f} GB). "
+        "Nothing restores them."
     )
     if not yes:
         click.confirm("Remove it?", abort=True)

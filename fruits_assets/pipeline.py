@@ -70,15 +70,15 @@ class Summary:
     def lines(self) -> list[tuple[str, str]]:
         """The figures as (name, value) lines for a terminal."""
         failed = f", {len(self.failed_classes):,} failed" if self.failed else ""
-        rows, files = counted(self.csv_rows, "row"), counted(self.csv_files, "file")
+        rows, files = counted(self.csv_rows, "row", "rows"), counted(self.csv_files, "file", "files")
         lines = [
             ("classes", f"{self.classes_done:,} done{failed}"),
             ("images", f"{self.images:,}, and {self.quarantined_images:,} in quarantine"),
             ("CSV", f"{rows} in {files} in {self.csv_folder}"),
         ]
         if self.components is not None:
-            kept = f"{'keeps' if self.components == 1 else 'keep'} {self.explained_variance:.1%}"
-            lines.append(("PCA", f"{counted(self.components, 'component')} {kept} of the variance"))
+            keep = counted(self.components, "component keeps", "components keep")
+            lines.append(("PCA", f"{keep} {self.explained_variance:.1%} of the variance"))
         lines.append(("time", f"{self.seconds:,.1f} s"))
         failures = list(self.failed_classes.items())
         lines += [("failed", f"{label}: {reason}") for label, reason in failures[:_NAMED]]
