@@ -264,7 +264,7 @@ def test_ctrl_c_ends_a_run_and_its_processes_and_no_class_is_half_written(shell:
     process = shell.start("fruits", "run")
     assert process.stdout
     for line in process.stdout:
-        if f"{MOBILENET_FEATURES}: extract" in line and " left" in line:
+        if f"{MOBILENET_FEATURES}: " in line and " left" in line:
             break
     # A terminal sends the signal to all of its processes.
     os.killpg(process.pid, signal.SIGINT)
