@@ -45,8 +45,6 @@ demo: setup
 	@mkdir -p .demo/dagster && cp .dagster/dagster.yaml .demo/dagster
 	fruits samples .demo/images
 	$(DEMO_ENV) fruits run
-	@echo "The CSVs, one for each class, are in $(CURDIR)/.demo/store/pca_features_csv"
-	@echo "To see the run, its lineage and plots in Dagster's UI: make ui"
 
 run: setup
 	fruits run

@@ -1,29 +1,64 @@
-"""`fruits`: what Dagster's own commands don't do."""
+"""The command `fruits`, for what Dagster's own commands do not do."""
 
 import gc
+import json
 import os
+import shutil
 import signal
+import socket
 import sys
+import textwrap
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
 from spark_jobs.errors import FruitsError
+from spark_jobs.wording import counted
 
-# Dagster and Spark are imported where they are used, so that --help and a mistyped option answer at once.
+# The functions import Dagster and Spark, so that --help and a mistyped option answer at once.
+
+INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give to a command that SIGINT ends
+UI_ADDRESS = "http://127.0.0.1:3000"
+
+COMPLETION = """\b
+Completion in Bash (else zsh_source or fish_source):
+  eval "$(_FRUITS_COMPLETE=bash_source fruits)"
+"""
 
 
 class _Command(click.Command):
-    """A command of which a `FruitsError` is printed as its sentence, with exit status 1."""
+    """A command that ends with a sentence: status 1 for a `FruitsError`, status 130 for Ctrl-C."""
+
+    grace = 3.0  # seconds that the command has for its end after a signal
+    after_interruption = ""  # what holds then, as a sentence
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with _ended_by_signals(self.grace):
+                return super().invoke(ctx)
         except FruitsError as error:
-            sys.exit(f"{ctx.command_path}: {error}")
+            _fail(ctx, str(error), 1)
+        except (KeyboardInterrupt, click.Abort) as error:
+            # A prompt turns Ctrl-C into an Abort; the answer "no" is an Abort too.
+            if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            _fail(ctx, f"interrupted. {self.after_interruption}".rstrip(), INTERRUPTED)
+
+
+class _RunCommand(_Command):
+    grace = 60.0  # Spark cancels its tasks; on EMR the step and the cluster end
+    after_interruption = "Finished assets stay current, and the others keep their last versions."
+
+
+class _DeployCommand(_Command):
+    after_interruption = "AWS finishes the changes that it has begun. Run the command again to check."
 
 
 class _Group(click.Group):
@@ -31,7 +66,16 @@ class _Group(click.Group):
     group_class = type
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "fruits",
+    cls=_Group,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": shutil.get_terminal_size().columns,
+    },
+    epilog=COMPLETION,
+)
+@click.version_option(package_name="fruits-platform", message="%(prog)s %(version)s")
 def main() -> None:
     """Fruit photos in, PCA features out. Settings are FRUITS_* variables; see .env.example."""
 
@@ -46,14 +90,15 @@ def main() -> None:
     help="Photos of each class.",
 )
 def samples(folder: Path, images: int) -> None:
-    """Copies sample photos of 8 fruit classes to FOLDER, one folder for each class."""
+    """Copies photos of 8 fruit classes to FOLDER, one folder a class."""
     from fruits_assets.samples import copy_samples
 
     labels = copy_samples(folder, images)
-    click.echo(f"{len(labels)} classes with {images} photos each are in {folder}")
+    classes, photos = counted(len(labels), "class", "classes"), counted(images, "photo", "photos")
+    _echo(f"Copied {classes} with {photos} each to {folder}")
 
 
-@main.command()
+@main.command(cls=_RunCommand)
 @click.option("--class", "labels", multiple=True, metavar="NAME", help="Only this class; can be repeated.")
 @click.option(
     "--components",
@@ -63,35 +108,37 @@ def samples(folder: Path, images: int) -> None:
 @click.option(
     "--variance",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Keep as many components as reach this share of the variance.",
+    help="Keep as many components as explain this share of the variance.",
 )
-def run(labels: Sequence[str], components: int | None, variance: float | None) -> None:
-    """Observes the photos, then materializes every asset for every class, in one Spark session.
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def run(labels: Sequence[str], components: int | None, variance: float | None, as_json: bool) -> None:
+    """Runs everything: observes photos, then materializes all assets.
 
-    With --class, the PCA is not fitted again: the classes are projected by the current model.
+    All assets share one Spark session. With --class, the PCA is not fitted again: the current model
+    projects the classes.
     """
     if labels and (components or variance):
         raise click.UsageError("--components and --variance fit a new model, which --class never does.")
-    _use_dagster_home()
-    with _without_garbage_collection():
-        from fruits_assets.pipeline import run_pipeline
-        from resources.settings import load_settings
+    from resources.settings import Settings, load_settings
 
-    # SIGTERM, which ends a container or a service, is an interruption too; and a script's background job
-    # would ignore both. Steps and clusters end with the run.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    settings = load_settings(Settings)
+    _set_dagster_home()
+    _echo(
+        f"Photos {settings.images}, store {settings.store}, weights {settings.weights}, "
+        f"environment {settings.env}",
+        err=True,
+    )
+    from fruits_assets.pipeline import run_pipeline
+
     config = {"components": components, "variance": variance}
-    config = {key: value for key, value in config.items() if value is not None}
-    try:
-        summary = run_pipeline(load_settings(), labels, config)
-    except KeyboardInterrupt:
-        click.echo(
-            "fruits run: interrupted. The assets that were finished stand, the others are as they were."
-        )
-        sys.exit(130)  # 128 and the number of SIGINT, as shells have it
-    click.echo("\n".join(_described(summary.lines)))
-    gc.freeze()  # or the end of the process looks for garbage for half a second
+    summary = run_pipeline(
+        settings, labels, {key: value for key, value in config.items() if value is not None}
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(summary)))
+    else:
+        _echo_table([*summary.lines, ("UI", f"`make ui` opens Dagster's UI on {UI_ADDRESS}")])
+    gc.freeze()  # else Python looks for garbage for a quarter of a second before the process ends
     sys.exit(1 if summary.failed else 0)
 
 
@@ -99,41 +146,46 @@ def run(labels: Sequence[str], components: int | None, variance: float | None) -
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
-    help="On 127.0.0.1. Links from Dagster go to the default.  [default: 18080]",
+    help="Port on 127.0.0.1. Links in Dagster name the default.  [default: 18080]",
 )
 def history(port: int | None) -> None:
-    """Serves Spark's History of all runs that wrote to the store, until Ctrl-C."""
+    """Serves Spark's History Server of the store until Ctrl-C."""
     from resources.event_logs import PORT
     from resources.local.history_server import serve
-    from resources.settings import load_store_settings
+    from resources.settings import StoreSettings, load_settings
 
-    serve(load_store_settings().store, port or PORT)
+    serve(load_settings(StoreSettings).store, port or PORT)
 
 
 @main.command()
-@click.option("--images", type=click.IntRange(min=1), required=True, help="How many photos.")
-@click.option("--nodes", type=click.IntRange(min=1), required=True, help="How many core nodes.")
-@click.option("--instance-type", metavar="TYPE", help="Of the core nodes.  [default: FRUITS_EMR_CORE_TYPE]")
-def plan(images: int, nodes: int, instance_type: str | None) -> None:
-    """Projects time and cost of a run on an EMR cluster, from runs that the store has records of.
+@click.option("--images", type=click.IntRange(min=1), required=True, help="Number of photos.")
+@click.option("--nodes", type=click.IntRange(min=1), required=True, help="Number of core nodes.")
+@click.option(
+    "--instance-type", metavar="TYPE", help="Type of the core nodes.  [default: FRUITS_EMR_CORE_TYPE]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the projection as JSON.")
+def plan(images: int, nodes: int, instance_type: str | None, as_json: bool) -> None:
+    """Projects the time and cost of a run on EMR from earlier runs.
 
-    It asks nothing of AWS but the records, where FRUITS_STORE is in S3, and starts nothing.
+    It reads the records of runs in FRUITS_STORE, calls AWS for nothing else, and starts nothing.
     """
     from fruits_assets.costs.plan import assumptions, described, project
     from fruits_assets.costs.run_records import read_records
     from resources.prices import load_prices
-    from resources.settings import load_store_settings
+    from resources.settings import StoreSettings, load_settings
     from spark_jobs.store.root import open_root
 
-    settings = load_store_settings()
+    settings = load_settings(StoreSettings)
     prices = load_prices(settings.prices)
     try:
         records, bad = read_records(open_root(settings.store))
     except OSError as error:
         raise FruitsError(
-            f"the records of runs in FRUITS_STORE={settings.store} can't be read: {error}. "
-            "Name another store, or see to its credentials."
+            f"The records of runs in FRUITS_STORE={settings.store} can't be read: {error}. "
+            "Name another store, or check its credentials."
         ) from None
+    for path in bad:
+        _echo(f"fruits plan: {path} in the store is not a record of a run. It is ignored.", err=True)
     core_type = instance_type or settings.emr_core_type
     projection = project(
         images=images,
@@ -143,33 +195,47 @@ def plan(images: int, nodes: int, instance_type: str | None) -> None:
         records=records,
         prices=prices,
     )
-    click.echo("\n".join(_described(list(described(projection, prices)))))
-    click.echo("\nAssumed:")
+    allowed = projection.hour_usd <= settings.emr_max_hourly_cost
+    if as_json:
+        figures = asdict(projection) | {
+            "rates": {stage: rate._asdict() for stage, rate in projection.rates.items()},
+            "start_seconds": projection.starts,
+            "total_seconds": projection.all_seconds,
+            "compute_usd": projection.compute_usd,
+            "within_hourly_limit": allowed,
+            "assumptions": list(assumptions(projection)),
+        }
+        click.echo(json.dumps(figures))
+        return
+    _echo_table(list(described(projection, prices)))
+    click.echo("\nAssumptions:")
     for sentence in assumptions(projection):
-        click.echo(f"- {sentence}")
-    if projection.hour_usd > settings.emr_max_hourly_cost:
-        click.echo(
-            f"\nNo cluster of {projection.hour_usd:.3f} USD an hour is started, because "
-            f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost}. Raise the limit for it."
+        _echo(f"- {sentence}", indent="  ")
+    if not allowed:
+        click.echo()
+        _echo(
+            f"This cluster does not start: it costs {projection.hour_usd:.3f} USD an hour, and "
+            f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost}. Raise the limit to start it."
         )
-    for path in bad:
-        click.echo(f"fruits plan: {path} in the store is no record of a run; it is left out.", err=True)
 
 
 @main.group()
 def emr() -> None:
-    """Prepares an AWS account for EMR clusters, and clears it again. Needs an administrator's credentials."""
+    """Creates or removes the AWS resources that EMR clusters need.
+
+    Both commands need an administrator's credentials.
+    """
 
 
-@emr.command()
-@click.option("--photos-prefix", help="Where photos lie in the bucket.  [default: photos]")
-@click.option("--store-prefix", help="Where runs write in the bucket.  [default: store]")
+@emr.command(cls=_DeployCommand)
+@click.option("--photos-prefix", help="Prefix of the photos in the bucket.  [default: photos]")
+@click.option("--store-prefix", help="Prefix of the outputs in the bucket.  [default: store]")
 @click.option(
     "--retention-days",
     type=click.IntRange(min=0),
-    help="Erase photos and results after so many days, 0 for never.  [default: 0]",
+    help="Erase photos and outputs after this number of days, 0 for never.  [default: 0]",
 )
-@click.option("--subnet", metavar="ID", help="Use this private subnet instead of making one.")
+@click.option("--subnet", metavar="ID", help="Use this private subnet. Without it, the stack has its own.")
 @click.option(
     "--session-manager/--no-session-manager",
     default=None,
@@ -178,9 +244,9 @@ def emr() -> None:
 @click.option(
     "--wheelhouse/--index",
     default=None,
-    help="Let nodes install packages from the bucket, or from a package index.  [default: wheelhouse]",
+    help="Nodes install packages from the bucket, or from a package index.  [default: wheelhouse]",
 )
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def deploy(
     photos_prefix: str | None,
     store_prefix: str | None,
@@ -190,15 +256,15 @@ def deploy(
     wheelhouse: bool | None,
     yes: bool,
 ) -> None:
-    """Makes or updates the bucket, the network, and the roles and policies, as one CloudFormation stack.
+    """Creates or updates the bucket, network, roles and policies, as one stack.
 
-    What an update does not name stays as it is.
+    An update keeps the value of every option that is not given.
     """
-    from resources.emr.account import HOURS_A_MONTH, Deployment, deploy, idle_hour, makes_network, plan
+    from resources.emr import account
     from resources.prices import load_prices
-    from resources.settings import load_account_settings
+    from resources.settings import AccountSettings, load_settings
 
-    wanted = Deployment(
+    wanted = account.Deployment(
         photos_prefix=photos_prefix,
         store_prefix=store_prefix,
         retention_days=retention_days,
@@ -206,23 +272,23 @@ def deploy(
         session_manager=session_manager,
         wheelhouse=wheelhouse,
     )
-    settings = load_account_settings()
+    settings = load_settings(AccountSettings)
     prices = load_prices(settings.prices)
-    parameters = plan(settings, wanted)
-    if wheelhouse is False and makes_network(parameters):
-        raise click.UsageError("--index needs --subnet: the subnet that is made here reaches no index.")
-    hour = idle_hour(parameters, prices)
-    click.echo(
+    parameters = account.plan(settings, wanted)
+    if wheelhouse is False and account.makes_network(parameters):
+        raise click.UsageError("--index needs --subnet: the stack's own subnet reaches no package index.")
+    hour = account.idle_hour(parameters, prices)
+    _echo(
         f"The stack {settings.emr_stack} in {settings.region} costs {hour:.3f} USD an hour "
-        f"({hour * HOURS_A_MONTH:.2f} a month) while no cluster runs, and what is stored "
+        f"({hour * account.HOURS_A_MONTH:.2f} a month) while no cluster runs. Stored data cost "
         f"{prices.s3_gb_month} USD a GB and month. Prices of {prices.region}, {prices.date}."
     )
     if not yes:
-        click.confirm("Make or update it?", abort=True)
-    stack = deploy(settings, parameters)
-    click.echo(f"Attach {stack.operator_policy_arn} to who runs Dagster.")
-    click.echo(f"Attach {stack.erasure_policy_arn} to who may erase photos and results for good.")
-    click.echo("Put into .env:")
+        click.confirm("Create or update it?", abort=True)
+    stack = account.deploy(settings, parameters)
+    _echo(f"Attach {stack.operator_policy_arn} to the user or role that runs Dagster.")
+    _echo(f"Attach {stack.erasure_policy_arn} to the user or role that may erase photos and outputs.")
+    click.echo("Put these lines into .env:")
     for name, value in {
         "FRUITS_ENV": "emr",
         "FRUITS_REGION": settings.region,
@@ -233,49 +299,88 @@ def deploy(
         click.echo(f"{name}={value}")
 
 
-@emr.command()
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@emr.command(cls=_DeployCommand)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def destroy(yes: bool) -> None:
-    """Removes what deploy made, with all photos and results in the bucket."""
+    """Removes the stack, with all photos and outputs in its bucket."""
+    from resources.emr import teardown
     from resources.emr.account import stack_outputs
-    from resources.emr.teardown import contents, destroy
-    from resources.settings import load_account_settings
+    from resources.settings import AccountSettings, load_settings
 
-    settings = load_account_settings()
+    settings = load_settings(AccountSettings)
     stack = stack_outputs(settings, to_remove=True)
-    found = contents(settings, stack)
-    click.echo(
+    found = teardown.contents(settings, stack)
+    _echo(
         f"This removes the stack {settings.emr_stack} in {settings.region}: its network, roles and "
-        f"policies, and the bucket {stack.bucket} with {found.objects} objects and "
-        f"{found.old_versions} old versions ({found.bytes / 1e9:.2f} GB). None of it can be brought back."
+        f"policies, and the bucket {stack.bucket} with {counted(found.objects, 'object', 'objects')} and "
+        f"{counted(found.old_versions, 'old version', 'old versions')} ({found.bytes / 1e9:.2f} GB). "
+        "Nothing restores them."
     )
     if not yes:
         click.confirm("Remove it?", abort=True)
-    destroy(settings, stack)
+    teardown.destroy(settings, stack)
     click.echo("Removed.")
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """For imports: their many objects stay, and are not looked through for garbage, now or later."""
-    gc.disable()
+def _ended_by_signals(grace: float) -> Iterator[None]:
+    """Raises `KeyboardInterrupt` for SIGINT and SIGTERM, and ends the process where that is too slow.
+
+    SIGTERM ends a container or a service, and a shell lets a script's background jobs ignore SIGINT. Python
+    calls a handler only between two of its own instructions: where pyarrow waits for S3, that takes minutes.
+    `set_wakeup_fd` reports a signal at once, so a thread waits `grace` seconds after it and ends the process.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    previous = signal.set_wakeup_fd(writer.fileno())
+
+    def end_after_signal() -> None:
+        with reader:
+            while received := reader.recv(1):  # the number of a signal; nothing once the writer is closed
+                if received[0] in (signal.SIGINT, signal.SIGTERM):
+                    time.sleep(grace)
+                    os._exit(INTERRUPTED)
+
+    threading.Thread(target=end_after_signal, daemon=True).start()
     try:
         yield
     finally:
-        gc.freeze()
-        gc.enable()
+        signal.set_wakeup_fd(previous)
+        writer.close()
 
 
-def _described(lines: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _fail(ctx: click.Context, message: str, status: int) -> NoReturn:
+    """Prints a message on stderr after the name of the command, and ends the process."""
+    _echo(f"{click.style(ctx.command_path, fg='red')}: {message}", err=True)
+    sys.exit(status)
+
+
+def _echo(text: str, indent: str = "", err: bool = False) -> None:
+    """Prints text. On a terminal it wraps between words, and lines after the first begin with `indent`."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(
+            text,
+            width,
+            subsequent_indent=indent,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    click.echo(text, err=err)
+
+
+def _echo_table(lines: Sequence[tuple[str, str]]) -> None:
+    """Prints (name, value) lines, with the names in a column; failures are red on a terminal."""
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        yield f"{name:>{width}}  {value}"
+        label = click.style(f"{name:>{width}}", fg="red" if name == "failed" else None)
+        _echo(f"{label}  {value}", indent=" " * (width + 2))
 
 
-def _use_dagster_home() -> None:
-    """DAGSTER_HOME from the environment or .env, as Dagster's own commands find it, else ./.dagster."""
-    from dotenv import load_dotenv
-
-    load_dotenv(".env")
+def _set_dagster_home() -> None:
+    """Sets DAGSTER_HOME to ./.dagster where the environment names none, and makes the folder."""
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").absolute())))
     home.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from resources.terminal_log import terminal_log
 @dg.definitions
 def defs() -> dg.Definitions:
     """The entry point of Dagster's commands and UI, with settings from the environment and `.env`."""
-    return definitions_for(load_settings())
+    return definitions_for(load_settings(Settings))
 
 
 def definitions_for(settings: Settings) -> dg.Definitions:

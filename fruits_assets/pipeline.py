@@ -1,10 +1,9 @@
-"""The main job: observe the photos, then materialize every asset for every class, in one process."""
+"""`fruits run`: observes the photos, then materializes every asset for every class, in one process."""
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +14,7 @@ from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes
 from resources.emr.lifecycle import clusters_ended_after, end_clusters_of_process
 from resources.emr.residency import check_residency
-from resources.runs import OWNER_TAG, is_over, machine_tags, owner_of, process_tags
+from resources.runs import OWNER_TAG, fail_killed_runs, process_tags
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import list_photos
@@ -31,8 +30,9 @@ from spark_jobs.store.schemas import (
     RAW_IMAGES,
 )
 from spark_jobs.store.tables import Pointer, current, current_one
+from spark_jobs.wording import counted
 
-# Dagster's tags of a run over a range of partitions.
+# Dagster's tags for a run over a contiguous range of partitions.
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedError.__name__)
@@ -40,163 +40,206 @@ _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedErro
 # Progress, warnings and errors; not every event of every step.
 _LOGGING = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
+# Failed classes that a summary names.
+_NAMED = 20
 
-@dataclass(frozen=True)
+# The first and the last class of a contiguous range of partitions, in the order of registration.
+ClassRange = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a run did, as (name, value) lines for a person, and whether any of it failed."""
+    """The figures of a run. Images, rows and files are the current ones of the classes of the run."""
 
-    lines: list[tuple[str, str]]
-    failed: bool
+    classes_done: int
+    failed_classes: Mapping[str, str]  # class: reason
+    images: int
+    quarantined_images: int
+    csv_rows: int
+    csv_files: int
+    csv_folder: str
+    components: int | None
+    explained_variance: float | None
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.failed_classes)
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """The figures as (name, value) lines for a terminal."""
+        failed = f", {len(self.failed_classes):,} failed" if self.failed else ""
+        rows, files = counted(self.csv_rows, "row", "rows"), counted(self.csv_files, "file", "files")
+        lines = [
+            ("classes", f"{self.classes_done:,} done{failed}"),
+            ("images", f"{self.images:,}, and {self.quarantined_images:,} in quarantine"),
+            ("CSV", f"{rows} in {files} in {self.csv_folder}"),
+        ]
+        if self.components is not None:
+            keep = counted(self.components, "component keeps", "components keep")
+            lines.append(("PCA", f"{keep} {self.explained_variance:.1%} of the variance"))
+        lines.append(("time", f"{self.seconds:,.1f} s"))
+        failures = list(self.failed_classes.items())
+        lines += [("failed", f"{label}: {reason}") for label, reason in failures[:_NAMED]]
+        return lines
 
 
-def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: dict[str, Any]) -> Summary:
-    """Runs everything for every class, or for the given ones with the current model.
+def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: Mapping[str, Any]) -> Summary:
+    """Runs everything for all classes, or projects the classes `labels` with the current model.
 
-    A class that fails is left out and named; the others are finished. Raises `FruitsError` where
-    there is nothing to run.
+    A failed class keeps its last version, and the summary names it; the other classes finish. `pca_config`
+    is the configuration of the asset `pca_model`, which does not run where `labels` has a class.
+
+    Raises `FruitsError` where there are no photos, a class of `labels` has no photos or there is no model
+    for it, and where an asset fails as a whole. Raises `KeyboardInterrupt` after SIGINT.
     """
     started = time.monotonic()
-    job = definitions_for(settings).resolve_implicit_global_asset_job_def()
-    tags = {OWNER_TAG: uuid.uuid4().hex, **process_tags()}
-    with dg.DagsterInstance.get() as instance, clusters_ended_after(settings, tags[OWNER_TAG]):
-        execute = partial(_execute, job, instance, tags)
-        _end_dead_runs(instance, settings)
+    owner = uuid.uuid4().hex
+    with dg.DagsterInstance.get() as instance, clusters_ended_after(settings, owner):
+        runs = _Runs(
+            job=definitions_for(settings).resolve_implicit_global_asset_job_def(),
+            instance=instance,
+            tags={OWNER_TAG: owner, **process_tags()},
+        )
+        for killed in fail_killed_runs(instance):
+            end_clusters_of_process(settings, killed)
         check_residency(settings)
         present = list(list_photos(settings.images).classes)
-        execute([FRUIT_PHOTOS], None)
-        unknown = [label for label in labels if label not in present]
-        if unknown:
-            raise FruitsError(
-                f"--class {unknown[0]!r}: FRUITS_IMAGES={settings.images} has no such class. It has "
-                + ", ".join(present[:10])
-                + (", ..." if len(present) > 10 else "")
-            )
+        runs.materialize([FRUIT_PHOTOS])
         store = open_root(settings.store)
-        if labels and current_one(store, PCA_MODEL) is None:
-            raise FruitsError(
-                "--class needs a PCA model, and there is none yet. Run all classes first: fruits run"
-            )
-        # Classes whose photos are gone stay part of the whole, with their last version.
+        _check_classes(settings, store, labels, present)
+        # A class whose photos are gone keeps its last version, which a new model projects too.
         wanted = set(labels) or {*present, *current(store, RAW_IMAGES, known_classes(instance))}
-        failed = _materialize(execute, instance, store, wanted, pca_config, refit=not labels)
+        failed = _materialize(runs, store, wanted, None if labels else pca_config)
         return _summary(store, wanted, failed, time.monotonic() - started)
 
 
-def _end_dead_runs(instance: dg.DagsterInstance, settings: Settings) -> None:
-    """Marks as failed the runs of `fruits run` whose process on this machine died without a word.
+def _check_classes(settings: Settings, store: Root, labels: Sequence[str], present: Sequence[str]) -> None:
+    """Raises `FruitsError` for a class of `--class` without photos, and for `--class` without a PCA model."""
+    unknown = [label for label in labels if label not in present]
+    if unknown:
+        raise FruitsError(
+            f"--class {unknown[0]!r}: FRUITS_IMAGES={settings.images} has no such class. Its classes are "
+            + ", ".join(present[:10])
+            + (", ..." if len(present) > 10 else "")
+        )
+    if labels and current_one(store, PCA_MODEL) is None:
+        raise FruitsError(
+            "--class needs a PCA model, and there is none yet. Run all classes first: fruits run"
+        )
 
-    Else they would stand as running for ever, and so would their steps; a cluster of theirs is terminated.
-    """
-    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags=machine_tags())
-    dead = [run for run in instance.get_runs(started) if is_over(run)]
-    for run in dead:
-        instance.report_run_failed(run, "Its process ended without a word: it was killed.")
-    for owner in {owner_of(run) for run in dead}:
-        end_clusters_of_process(settings, owner)
+
+@dataclass(frozen=True, kw_only=True)
+class _Runs:
+    """Dagster runs of one `fruits run`: they share a job, an instance and tags."""
+
+    job: dg.JobDefinition
+    instance: dg.DagsterInstance
+    tags: Mapping[str, str]
+
+    def materialize(
+        self,
+        assets: Sequence[str],
+        classes: ClassRange | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> dict[str, str]:
+        """Runs assets over a range of classes; returns the failed classes with the reasons.
+
+        Raises `FruitsError` where a step fails as a whole, and `KeyboardInterrupt` where Dagster reports an
+        interruption as a failure of a step.
+        """
+        result = self.job.execute_in_process(
+            run_config={**_LOGGING, **(config or {})},
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(name) for name in assets],
+            tags={**self.tags, **({_RANGE_START: classes[0], _RANGE_END: classes[1]} if classes else {})},
+            raise_on_error=False,
+        )
+        failed: dict[str, str] = {}
+        for event in result.filter_events(lambda event: event.is_step_failure):
+            failed |= _failed_classes(event)
+        if not result.success and not failed:
+            raise FruitsError(
+                f"The run {result.run_id} failed outside its assets. Dagster's UI shows the reason: make ui"
+            )
+        return failed
+
+
+def _failed_classes(event: dg.DagsterEvent) -> dict[str, str]:
+    """The classes that a failed step names, with the reasons. Raises where the step names none."""
+    error, failure = event.step_failure_data.error, event.step_failure_data.user_failure_data
+    if error and error.cls_name in _INTERRUPTIONS:
+        raise KeyboardInterrupt
+    classes: Any = failure.metadata.get(FAILED_CLASSES) if failure else None
+    if classes is not None:
+        return dict(classes.value)
+    if error and error.cause and error.cls_name == dg.DagsterExecutionStepExecutionError.__name__:
+        error = error.cause
+    message = (failure.description if failure else error and error.message) or "no message"
+    raise FruitsError(f"{event.step_key} failed: {message.strip()}")
 
 
 def _materialize(
-    execute: Callable[..., dict[str, str]],
-    instance: dg.DagsterInstance,
-    store: Root,
-    wanted: set[str],
-    pca_config: Mapping[str, Any],
-    refit: bool,
+    runs: _Runs, store: Root, wanted: set[str], pca_config: Mapping[str, Any] | None
 ) -> dict[str, str]:
-    """Materializes everything for the wanted classes; returns those that failed, with the reason.
+    """Materializes everything for the wanted classes; returns the failed classes with the reasons.
 
-    One run, where Dagster can name the classes as one range of partitions and none fails. Otherwise
-    asset by asset, one run for each stretch of neighbours, so that one bad class stops no other.
+    Without `pca_config` the current model projects them. One Dagster run does everything, where the classes
+    are one contiguous range of partitions and none fails. Otherwise each asset runs alone, once for each
+    contiguous range, so that a failed class does not stop the others.
     """
-    known = known_classes(instance)
-    run_config = {"ops": {PCA_MODEL: {"config": dict(pca_config)}}} if refit else {}
-    refitted = [PCA_MODEL, FEATURE_QUALITY] if refit else []
-    stretches = list(_stretches(known, wanted))
+    known = known_classes(runs.instance)
+    config = None if pca_config is None else {"ops": {PCA_MODEL: {"config": dict(pca_config)}}}
+    model = [] if pca_config is None else [PCA_MODEL, FEATURE_QUALITY]
+    ranges = list(_contiguous_ranges(known, wanted))
     failed: dict[str, str] = {}
-    if len(stretches) == 1:
-        per_class = [RAW_IMAGES, FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_FEATURES_CSV]
-        failed = execute([*per_class, *refitted], stretches[0], run_config)
+    if len(ranges) == 1:
+        by_class = [RAW_IMAGES, FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_FEATURES_CSV]
+        failed = runs.materialize([*by_class, *model], ranges[0], config)
         if not failed:
             return {}
     else:
-        for stretch in stretches:
-            failed |= execute([RAW_IMAGES, FEATURE_EXTRACTOR], stretch)
+        for classes in ranges:
+            failed |= runs.materialize([RAW_IMAGES, FEATURE_EXTRACTOR], classes)
     if failed.keys() == wanted:
         return failed
-    # A class that failed keeps its last version, and that goes through the same extractor and model.
+    # The last version of a failed class passes through the same extractor and model as the others.
     usable = wanted & current(store, RAW_IMAGES).keys()
-    for stretch in _stretches(known, usable):
-        failed |= execute([MOBILENET_FEATURES], stretch)
-    if refitted:
-        execute(refitted, None, run_config)
-    for stretch in _stretches(known, usable):
-        failed |= execute([PCA_FEATURES_CSV], stretch)
+    for classes in _contiguous_ranges(known, usable):
+        failed |= runs.materialize([MOBILENET_FEATURES], classes)
+    if model:
+        runs.materialize(model, config=config)
+    for classes in _contiguous_ranges(known, usable):
+        failed |= runs.materialize([PCA_FEATURES_CSV], classes)
     return failed
 
 
-def _stretches(known: Sequence[str], wanted: Set[str]) -> Iterator[tuple[str, str]]:
-    """First and last class of every run of wanted neighbours, in the order of registration."""
+def _contiguous_ranges(known: Sequence[str], wanted: Set[str]) -> Iterator[ClassRange]:
+    """The contiguous ranges of the wanted classes, in the order of registration."""
     for is_wanted, labels in groupby(known, key=wanted.__contains__):
         if is_wanted:
-            stretch = list(labels)
-            yield stretch[0], stretch[-1]
-
-
-def _execute(
-    job: dg.JobDefinition,
-    instance: dg.DagsterInstance,
-    tags: Mapping[str, str],
-    assets: Sequence[str],
-    stretch: tuple[str, str] | None,
-    run_config: Mapping[str, Any] | None = None,
-) -> dict[str, str]:
-    """One Dagster run of some assets over a stretch of classes; the classes that failed in it.
-
-    Raises `KeyboardInterrupt` where it was interrupted, which Dagster takes for a failure.
-    """
-    classes_of = {} if stretch is None else dict(zip((_RANGE_START, _RANGE_END), stretch, strict=True))
-    result = job.execute_in_process(
-        run_config={**_LOGGING, **(run_config or {})},
-        instance=instance,
-        asset_selection=[dg.AssetKey(name) for name in assets],
-        tags={**tags, **classes_of},
-        raise_on_error=False,
-    )
-    failed: dict[str, str] = {}
-    for event in result.filter_events(lambda event: event.is_step_failure):
-        error, cause = event.step_failure_data.error, event.step_failure_data.user_failure_data
-        classes: Any = cause.metadata.get(FAILED_CLASSES) if cause else None
-        if error and error.cls_name in _INTERRUPTIONS:
-            raise KeyboardInterrupt
-        if classes is None:
-            if error and error.cause and error.cls_name == dg.DagsterExecutionStepExecutionError.__name__:
-                error = error.cause
-            words = (cause.description if cause else error and error.message) or "no message"
-            raise FruitsError(f"{event.step_key} failed: {words.strip()}")
-        failed |= classes.value
-    if not result.success and not failed:
-        raise FruitsError(
-            f"the run {result.run_id} failed outside its assets; Dagster's UI shows why: make ui"
-        )
-    return failed
+            classes = list(labels)
+            yield classes[0], classes[-1]
 
 
 def _summary(store: Root, wanted: set[str], failed: Mapping[str, str], seconds: float) -> Summary:
-    images, csvs, bad = (
+    images, csvs, quarantined = (
         current(store, table, wanted) for table in (RAW_IMAGES, PCA_FEATURES_CSV, QUARANTINED_IMAGES)
     )
-    lines = [
-        ("classes", f"{len(wanted) - len(failed):,} done" + (f", {len(failed):,} failed" if failed else "")),
-        ("images", f"{_rows(images):,}, and {_rows(bad):,} in quarantine"),
-        ("CSV", f"{_rows(csvs):,} rows in {len(csvs):,} files in {store.uri_of(PCA_FEATURES_CSV)}"),
-    ]
     model = current_one(store, PCA_MODEL)
-    if model:
-        kept, k = model.details["explained_variance"], model.details["components"]
-        lines.append(("PCA", f"{k} components keep {kept:.1%} of the variance"))
-    lines.append(("time", f"{seconds:,.1f} s"))
-    lines += [("failed", f"{label}: {reason}") for label, reason in list(failed.items())[:20]]
-    return Summary(lines, bool(failed))
+    return Summary(
+        classes_done=len(wanted) - len(failed),
+        failed_classes=failed,
+        images=_rows(images),
+        quarantined_images=_rows(quarantined),
+        csv_rows=_rows(csvs),
+        csv_files=len(csvs),
+        csv_folder=store.uri_of(PCA_FEATURES_CSV),
+        components=model.details["components"] if model else None,
+        explained_variance=model.details["explained_variance"] if model else None,
+        seconds=round(seconds, 1),
+    )
 
 
 def _rows(pointers: Mapping[str, Pointer]) -> int:

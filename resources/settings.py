@@ -1,11 +1,11 @@
-"""Every setting of the platform: read from the environment here, and nowhere else."""
+"""Every setting of the platform. No other module reads a FRUITS_* variable."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import pydantic
+from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -13,12 +13,15 @@ from resources.instance_types import instance
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import DEFAULT_REGION, split_s3_uri
 
-# The regions of AWS that lie in the European Union (London and Zurich do not).
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+# AWS regions in the European Union (London and Zurich are outside).
 EU_REGIONS = ["eu-west-3", "eu-west-1", "eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2"]
 
 
 def _root(value: str) -> str:
-    """An `s3://bucket/prefix`, or a local path made absolute; no slash at the end."""
+    """`s3://bucket/prefix`, or a local path as an absolute path; without a slash at the end."""
     if value.startswith("s3://"):
         bucket, _ = split_s3_uri(value)
         if not bucket:
@@ -50,108 +53,109 @@ def _instance_type(value: str) -> str:
 
 InstanceType = Annotated[str, AfterValidator(_instance_type)]
 StorageRoot = Annotated[str, AfterValidator(_root)]
+Kind = TypeVar("Kind", bound="AccountSettings")
 
 
 class AccountSettings(BaseSettings):
-    """What an AWS account is prepared by, before there are photos and a store in it.
+    """The settings that prepare an AWS account; they name neither photos nor a store.
 
-    Each setting is from the variable `FRUITS_` and its name in capitals. The environment comes first, then
-    the file `.env` of the working directory.
+    Each setting comes from an environment variable: FRUITS_ and the name of the setting in capitals.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="FRUITS_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="FRUITS_", env_ignore_empty=True, frozen=True)
 
     emr_stack: str = Field(
         "fruits",
         pattern=r"^[A-Za-z][A-Za-z0-9-]{0,127}$",
-        description="Name of the CloudFormation stack that clusters are made in.",
+        description="Name of the CloudFormation stack in which clusters run.",
     )
-    region: str = Field(DEFAULT_REGION, description="AWS region of clusters and their stack.")
+    region: str = Field(DEFAULT_REGION, description="AWS region of the clusters, of their stack and of S3.")
     allowed_regions: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
         EU_REGIONS,
-        description="AWS regions in which photos may lie and be worked on, separated by commas.",
+        description="AWS regions that may store and process photos, separated by commas.",
     )
 
     prices: Path | None = Field(
-        None, description="A file of prices in the place of resources/prices.toml, of the same shape."
+        None, description="A TOML file of prices with the keys of resources/prices.toml, which it replaces."
     )
 
 
 class StoreSettings(AccountSettings):
-    """What is needed to read what runs have left, and to project one, without photos."""
+    """The settings that read a store and project the cost of a run; they name no photos."""
 
     store: StorageRoot = Field(
         default_factory=lambda: _root("fruits_store"),
-        description="Root of everything that is written: a local path or s3://bucket/prefix.",
+        description="Root of all outputs: a local path or s3://bucket/prefix.",
     )
     emr_primary_type: InstanceType = Field("m5.xlarge", description="Instance type of the primary node.")
     emr_core_type: InstanceType = Field("m5.xlarge", description="Instance type of the core nodes.")
     emr_max_hourly_cost: float = Field(
-        2.0, gt=0, description="USD an hour above which no cluster is started, at prices on demand."
+        2.0, gt=0, description="No cluster starts that costs more USD an hour, at on-demand prices."
     )
 
 
 class Settings(StoreSettings):
-    """The platform's settings."""
+    """All settings, for runs."""
 
     env: Literal["local", "emr"] = Field(
-        "local", description="Where Spark runs: local is this machine, emr an AWS EMR cluster."
+        "local", description="Where Spark runs: local is this machine, emr is an AWS EMR cluster."
     )
     images: StorageRoot = Field(
         description="Root of the photos, one folder a class: a local path or s3://bucket/prefix."
     )
     weights: str = Field(
         "imagenet",
-        description="The model's weights: imagenet, embedded, random, or a file (path or "
-        "s3://...), pinned by #sha256=... at its end if wanted.",
+        description="Weights of MobileNetV2: imagenet, embedded, random, or a file (path or s3://...). "
+        "#sha256=... at the end of a file's name pins its content.",
     )
-    spark_cores: int | None = Field(None, ge=1, description="Cores for Spark; all of the machine's if unset.")
-    spark_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="Memory of Spark's JVM.")
-    max_image_bytes: int = Field(50_000_000, ge=1, description="A larger photo is quarantined.")
-    # Pillow refuses to open a picture of more pixels than the upper bound.
+    spark_cores: int | None = Field(None, ge=1, description="Spark's cores; all of the machine if unset.")
+    spark_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="Memory of Spark's JVM, as 700m or 1g.")
+    max_image_bytes: int = Field(50_000_000, ge=1, description="A photo of more bytes is quarantined.")
+    # Pillow refuses to open an image with more pixels than the upper bound.
     max_image_pixels: int = Field(
         50_000_000, ge=1, le=178_956_970, description="A photo of more pixels is quarantined."
     )
     max_bad_share: float = Field(
-        0.1, ge=0, le=1, description="A class with a larger share of bad photos keeps its last version."
+        0.1,
+        ge=0,
+        le=1,
+        description="A class with a larger share of bad photos keeps its last version.",
     )
-    keep_hours: float = Field(
-        24, ge=0, description="Hours for which a replaced version can still be read before it is removed."
-    )
+    keep_hours: float = Field(24, ge=0, description="Hours before a later run removes a replaced version.")
     min_explained_variance: float = Field(
-        0.5, ge=0, le=1, description="A PCA model that keeps a smaller share of the variance fails its check."
+        0.5, ge=0, le=1, description="A PCA model with a smaller share of explained variance fails its check."
     )
 
     emr_cluster: str | None = Field(
         None,
         pattern=r"^j-[A-Z0-9]+$",
-        description="A running EMR cluster that steps go to, j-...; without it, one is made for the run.",
+        description="Id of a running EMR cluster, j-...; if unset, each run starts a cluster of its own.",
     )
-    emr_release: str = Field("emr-7.13.0", pattern=r"^emr-7\.\d+\.\d+$", description="EMR's release.")
+    emr_release: str = Field("emr-7.13.0", pattern=r"^emr-7\.\d+\.\d+$", description="EMR's release label.")
     emr_core_nodes: int = Field(2, ge=1, description="Number of core nodes.")
     emr_max_nodes: int | None = Field(
-        None, ge=2, description="EMR's managed scaling adds core nodes up to this number; none if unset."
+        None,
+        ge=2,
+        description="EMR's managed scaling adds core nodes up to this number; none if unset.",
     )
     emr_spot: bool = Field(False, description="Whether core nodes are spot instances; the primary never is.")
     emr_step_concurrency: int = Field(1, ge=1, le=256, description="Steps that a cluster runs at once.")
     emr_idle_minutes: int = Field(
-        15, ge=1, le=10_080, description="Minutes without a step after which EMR ends a cluster by itself."
+        15, ge=1, le=10_080, description="EMR terminates a cluster after this many minutes without a step."
     )
     emr_logs: str | None = Field(
-        None, pattern="^s3://.", description="Where EMR puts logs: the stack's s3://bucket/logs/, or below."
+        None,
+        pattern="^s3://.",
+        description="Where EMR writes logs: below s3://bucket/logs/ of the stack, which is the default.",
     )
     emr_tags: Annotated[dict[str, str], NoDecode, BeforeValidator(_tags)] = Field(
-        {}, description="Further tags of clusters, name=value, separated by commas."
+        {}, description="More tags for clusters, name=value, separated by commas."
     )
-    emr_key_name: str | None = Field(
-        None, description="An EC2 key pair to log in with by SSH; Session Manager needs none."
-    )
+    emr_key_name: str | None = Field(None, description="An EC2 key pair for SSH; Session Manager needs none.")
 
     @property
     def makes_clusters(self) -> bool:
-        """Whether runs start EMR clusters of their own."""
+        """Whether each run starts an EMR cluster of its own."""
         return self.env == "emr" and self.emr_cluster is None
 
     @model_validator(mode="after")
@@ -159,14 +163,15 @@ class Settings(StoreSettings):
         if self.env == "emr":
             if self.emr_max_nodes is not None and self.emr_max_nodes < self.emr_core_nodes:
                 raise ValueError(
-                    f"FRUITS_EMR_MAX_NODES={self.emr_max_nodes} is less than the "
-                    f"FRUITS_EMR_CORE_NODES={self.emr_core_nodes} that a cluster begins with. Set more"
+                    f"FRUITS_EMR_MAX_NODES={self.emr_max_nodes} is less than "
+                    f"FRUITS_EMR_CORE_NODES={self.emr_core_nodes}, with which a cluster starts. Set a larger "
+                    "number"
                 )
             for name, root in (("IMAGES", self.images), ("STORE", self.store)):
                 if not root.startswith("s3://"):
                     raise ValueError(
-                        f"FRUITS_{name}={root} is on this machine, where a cluster cannot read it. With "
-                        "FRUITS_ENV=emr it must be s3://bucket/prefix"
+                        f"FRUITS_{name}={root} is on this machine, and a cluster cannot read it. With "
+                        "FRUITS_ENV=emr, set it to s3://bucket/prefix"
                     )
         return self
 
@@ -175,39 +180,35 @@ class Settings(StoreSettings):
         images, store = f"{self.images}/", f"{self.store}/"
         if store.startswith(images) or images.startswith(store):
             raise ValueError(
-                f"FRUITS_STORE={self.store} and FRUITS_IMAGES={self.images} lie inside each other: what is "
-                "written would be read as photos. Give the store a root of its own"
+                f"FRUITS_STORE={self.store} and FRUITS_IMAGES={self.images} lie inside each other: the next "
+                "run would read outputs as photos. Set FRUITS_STORE to a folder outside the photos"
             )
         return self
 
 
-def load_settings() -> Settings:
-    """The settings of this process. Raises `FruitsError` with all that are unusable."""
-    with _errors_as_sentences():
-        return Settings()
+def load_settings(kind: type[Kind]) -> Kind:
+    """The settings of a kind, from the environment and from the file `.env` of the working directory.
 
+    A variable of the environment wins over its line in `.env`, unless it is empty. The lines of `.env`
+    become part of the environment, because AWS's libraries, Dagster and Java read their variables there.
+    FRUITS_REGION becomes AWS_REGION, which S3's clients read.
 
-def load_account_settings() -> AccountSettings:
-    """The settings of this process that don't need photos. Raises `FruitsError` like `load_settings`."""
-    with _errors_as_sentences():
-        return AccountSettings()
-
-
-def load_store_settings() -> StoreSettings:
-    """The settings of this process that don't need photos, with the store. Raises `FruitsError` alike."""
-    with _errors_as_sentences():
-        return StoreSettings()
-
-
-@contextmanager
-def _errors_as_sentences() -> Iterator[None]:
+    Raises `FruitsError` with one sentence for each unusable value.
+    """
+    for name, value in dotenv_values(".env").items():
+        if value and not os.environ.get(name):
+            os.environ[name] = value
     try:
-        yield
+        settings = kind()
     except pydantic.ValidationError as error:
         raise FruitsError("; ".join(_sentence(detail) for detail in error.errors())) from None
+    if "region" in settings.model_fields_set:
+        os.environ["AWS_REGION"] = settings.region
+    return settings
 
 
-def _sentence(detail: "pydantic_core.ErrorDetails") -> str:  # type: ignore[name-defined]  # noqa: F821
+def _sentence(detail: "ErrorDetails") -> str:
+    """One error of pydantic as a sentence: the variable, its value, the reason and its description."""
     if not detail["loc"]:
         return str(detail["msg"]).removeprefix("Value error, ")
     name = str(detail["loc"][0])

@@ -1,31 +1,41 @@
-"""The log that a person reads in a terminal: the time, and what an asset says."""
+"""Dagster's log as a person reads it in a terminal: the time, the asset and the message."""
 
 import logging
 import sys
 
+import click
 import dagster as dg
 
+_COLOURS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
-class _Brief(logging.Formatter):
-    """Dagster's own format has the date, the job and the run's id in front of every line."""
+
+class _BriefFormatter(logging.Formatter):
+    """Leaves out the date, the job and the id of the run, which Dagster's own format puts into every line."""
+
+    def __init__(self, coloured: bool) -> None:
+        super().__init__()
+        self._coloured = coloured
 
     def format(self, record: logging.LogRecord) -> str:
-        about = getattr(record, "dagster_meta", {})
-        step, message = about.get("step_key"), about.get("orig_message", record.getMessage())
-        level = "" if record.levelno <= logging.INFO else f"{record.levelname} "
-        says = "" if not step or message.startswith(f"{step}:") else f"{step}: "
-        return f"{self.formatTime(record, '%H:%M:%S')} {level}{says}{message}"
+        metadata = getattr(record, "dagster_meta", {})
+        step, message = metadata.get("step_key"), metadata.get("orig_message", record.getMessage())
+        level = "" if record.levelno <= logging.INFO else record.levelname
+        if level and self._coloured:
+            level = click.style(level, fg=_COLOURS.get(record.levelno))
+        prefix = "" if not step or message.startswith(f"{step}:") else f"{step}: "
+        return f"{self.formatTime(record, '%H:%M:%S')} {level}{' ' if level else ''}{prefix}{message}"
 
 
 @dg.logger(
-    {"log_level": dg.Field(str, default_value="INFO", description="The least level that is shown.")},
-    description="The time, and what an asset says. Dagster's UI has every event.",
+    {"log_level": dg.Field(str, default_value="INFO", description="The lowest level that is shown.")},
+    description="The time, the asset and the message. Dagster's UI has every event.",
 )
 def terminal_log(context: dg.InitLoggerContext) -> logging.Logger:
+    """A logger that writes to stderr, with coloured levels where stderr is a terminal."""
     logger = logging.Logger("fruits", context.logger_config["log_level"].upper())
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Brief())
-    # Dagster's events are for its UI; the command says at its end what has failed.
+    handler.setFormatter(_BriefFormatter(coloured=sys.stderr.isatty()))
+    # Dagster's events are for its UI. The command itself reports failures at its end.
     handler.addFilter(lambda record: getattr(record, "dagster_meta", {}).get("dagster_event") is None)
     logger.addHandler(handler)
     return logger

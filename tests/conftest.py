@@ -52,9 +52,16 @@ def clean_environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs every test in a directory of its own, where there is no `.env`."""
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs every test in a directory of its own, without `.env`, and restores the environment after it.
+
+    `load_settings` adds the lines of a `.env` to the environment.
+    """
     monkeypatch.chdir(tmp_path)
+    environment = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV
 from spark_jobs.store.tables import files
-from tests.fruits_assets.test_cli import Shell
+from tests.shell import Shell
 
 SHARED = Path(__file__).parents[2] / "shared"
 PHOTOS = SHARED / "data" / "fruits-360-5928.tar.gz"

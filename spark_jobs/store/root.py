@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 IO_THREADS = 32
 
 DEFAULT_REGION = "eu-west-3"
-_REGION_VARIABLES = ("FRUITS_REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
+_REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def open_root(uri: str) -> Root:
     """The root at a local path or an `s3://bucket/prefix`, opened once per process.
 
     Credentials and the endpoint come from AWS's own environment variables and files. The region comes from
-    `FRUITS_REGION`, `AWS_REGION` or `AWS_DEFAULT_REGION`; the default is Paris.
+    `AWS_REGION` or `AWS_DEFAULT_REGION`; the default is Paris.
     """
     uri = uri.rstrip("/") or "/"
     if not uri.startswith("s3://"):

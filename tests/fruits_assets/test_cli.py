@@ -1,88 +1,37 @@
-"""The commands as a user types them at the root of the repository, each in a process of its own."""
+"""Commands as a user types them in the root of the repository, each in its own process."""
 
-import csv
+import json
 import os
+import pty
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
+import click
 import dagster as dg
 import psutil
 import pytest
+from click.testing import CliRunner
 
-from spark_jobs.store.root import open_root
+from fruits_assets.cli import _Command
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
-from spark_jobs.store.tables import Pointer, current, current_one
-from tests.conftest import WEIGHTS
-from tests.support import REPOSITORY, json_at, wait_for
+from spark_jobs.store.tables import Pointer
+from tests.shell import BY_CLASS, PATIENCE, Shell
+from tests.support import WEIGHTS, json_at, wait_for
 
 IMAGES = 4
-BY_CLASS = [RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV]
-PATIENCE = 300  # seconds for a command, on the busiest machine
-
-
-class Shell:
-    """A user's shell, with photos, a store and a Dagster home in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        # What a URI would take for a fragment or an escape is a plain character in a path.
-        self.photos, self.store, self.home = folder / "photos", folder / "a #1 100% store", folder / "dagster"
-        self.home.mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / ".dagster" / "dagster.yaml", self.home)
-        programs = Path(sys.executable).parent
-        # What the suite itself sets for Spark is left out: the commands find it out.
-        own = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
-        self.environment = own | {
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "VIRTUAL_ENV": str(programs.parent),
-            "DAGSTER_HOME": str(self.home),
-            "FRUITS_IMAGES": str(self.photos),
-            "FRUITS_STORE": str(self.store),
-            "FRUITS_WEIGHTS": WEIGHTS,
-            "FRUITS_SPARK_CORES": "2",
-            "FRUITS_MAX_BAD_SHARE": "0.1",
-        }
-
-    def start(self, *command: str, cwd: Path = REPOSITORY, **changed: str) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in {**self.environment, **changed}.items() if value}
-        return subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *command: str, exits: int = 0) -> str:
-        """What a command says, on both its streams."""
-        process = self.start(*command)
-        output, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == exits, output
-        return output
-
-    def pointers(self) -> dict[str, dict[str, Pointer]]:
-        """What is current in the tables by class."""
-        return {table: current(open_root(str(self.store)), table) for table in BY_CLASS}
-
-    def model(self) -> Pointer | None:
-        return current_one(open_root(str(self.store)), PCA_MODEL)
-
-    def csv(self, label: str) -> list[dict[str, str]]:
-        with (self.store / PCA_FEATURES_CSV / f"{label}.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
 
 
 def replaced(
     before: Mapping[str, Mapping[str, Pointer]], after: Mapping[str, Mapping[str, Pointer]]
 ) -> list[str]:
-    """The classes that a command replaced, the same ones in every table by class."""
+    """The classes whose pointers differ; they are the same in every table by class."""
     by_table = [
         [label for label, pointer in after[table].items() if pointer != before[table].get(label)]
         for table in BY_CLASS
@@ -93,7 +42,7 @@ def replaced(
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The first run of all, on samples, and what it says; tests take copies."""
+    """The folder and the output of the first run, on sample photos. Tests copy the folder."""
     folder = tmp_path_factory.mktemp("user")
     shell = Shell(folder)
     shell.run("fruits", "samples", str(shell.photos), "--images", str(IMAGES))
@@ -102,11 +51,11 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def shell(first_run: tuple[Path, str], tmp_path: Path) -> Shell:
-    """The user's shell after the first run, to go on from."""
+    """A shell in a copy of the folder after the first run."""
     return Shell(shutil.copytree(first_run[0], tmp_path / "user"))
 
 
-def test_the_first_run_makes_one_csv_a_class_and_sums_up(first_run: tuple[Path, str]) -> None:
+def test_the_first_run_writes_one_csv_a_class_and_a_summary(first_run: tuple[Path, str]) -> None:
     folder, output = first_run
     shell = Shell(folder)
     labels = sorted(path.name for path in shell.photos.iterdir())
@@ -115,7 +64,9 @@ def test_the_first_run_makes_one_csv_a_class_and_sums_up(first_run: tuple[Path, 
     for label in labels:
         rows = shell.csv(label)
         assert list(rows[0]) == ["path", "label", *(f"pc{number}" for number in range(1, 16))]
-        assert [row["path"] for row in rows] == [f"{label}/{n}_100.jpg" for n in range(IMAGES)]
+        photos = sorted(path.name for path in (shell.photos / label).iterdir())
+        assert len(photos) == IMAGES
+        assert [row["path"] for row in rows] == [f"{label}/{photo}" for photo in photos]
         assert {row["label"] for row in rows} == {label}
         assert all(abs(float(row["pc15"])) < 1e6 for row in rows)
     images = IMAGES * len(labels)
@@ -123,21 +74,27 @@ def test_the_first_run_makes_one_csv_a_class_and_sums_up(first_run: tuple[Path, 
     assert f"{len(labels)} done" in summary
     assert f"{images} rows in {len(labels)} files in {shell.store}/pca_features_csv" in summary
     assert "15 components keep" in summary
+    assert "`make ui` opens Dagster's UI on http://127.0.0.1:3000" in summary
+    assert output.splitlines()[0] == (
+        f"Photos {shell.photos}, store {shell.store}, weights {WEIGHTS}, environment local"
+    )
     assert f"{images} of {images} images" in output  # progress
     assert "Traceback" not in output
 
 
-def test_some_classes_alone_leave_the_others_and_the_model_as_they_are(shell: Shell) -> None:
+def test_option_class_replaces_the_named_classes_and_keeps_the_model(shell: Shell) -> None:
     before, model = shell.pointers(), shell.model()
-    output = shell.run("fruits", "run", "--class", "Apple Red 1", "--class", "Kiwi")
+    output = shell.run("fruits", "run", "--class", "Apple Red 1", "--class", "Kiwi", "--json")
+    summary = json.loads(output.splitlines()[-1])
+    assert (summary["classes_done"], summary["failed_classes"], summary["images"]) == (2, {}, 2 * IMAGES)
+    assert (summary["csv_rows"], summary["components"]) == (2 * IMAGES, 15)
     assert replaced(before, shell.pointers()) == ["Apple Red 1", "Kiwi"]
     assert shell.model() == model
     assert model
     assert f"in {shell.store}/{model.directory}" in output
-    assert "2 done" in output
 
 
-def test_a_class_of_bad_photos_fails_the_command_by_name_after_the_others_are_done(shell: Shell) -> None:
+def test_a_class_of_bad_photos_fails_and_the_other_classes_finish(shell: Shell) -> None:
     before, model = shell.pointers(), shell.model()
     (shell.photos / "Kiwi" / "0_100.jpg").write_bytes(b"no picture")
     output = shell.run("fruits", "run", exits=1)
@@ -162,7 +119,7 @@ def test_a_class_of_bad_photos_fails_the_command_by_name_after_the_others_are_do
     ],
     ids=" ".join,
 )
-def test_dagsters_own_commands_replace_one_class_alone(shell: Shell, command: tuple[str, ...]) -> None:
+def test_dagsters_own_commands_replace_only_the_named_class(shell: Shell, command: tuple[str, ...]) -> None:
     before, model = shell.pointers(), shell.model()
     output = shell.run(*command, ",".join(BY_CLASS), "--partition", "Kiwi")
     assert replaced(before, shell.pointers()) == ["Kiwi"]
@@ -171,7 +128,7 @@ def test_dagsters_own_commands_replace_one_class_alone(shell: Shell, command: tu
     assert model.directory in output
 
 
-def test_dagsters_own_command_runs_a_range_of_classes_and_the_model_in_one_go(shell: Shell) -> None:
+def test_dagsters_own_command_runs_a_range_and_the_model_in_one_run(shell: Shell) -> None:
     before, model = shell.pointers(), shell.model()
     everything = "Apple Red 1...Strawberry"
     output = shell.run(
@@ -190,8 +147,8 @@ def test_dagsters_own_command_runs_a_range_of_classes_and_the_model_in_one_go(sh
     assert output.count("RUN_SUCCESS") == 1
 
 
-def test_what_cannot_be_run_is_refused_in_a_sentence_and_writes_nothing(tmp_path: Path) -> None:
-    """All at once, each in a shell of its own: most of the time is Python's start."""
+def test_an_unusable_run_is_refused_with_a_sentence_and_writes_nothing(tmp_path: Path) -> None:
+    """All commands run at the same time, because Python's start takes most of the time."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "loose").mkdir()
     (tmp_path / "loose" / "photo.jpg").write_bytes(b"in no folder")
@@ -213,35 +170,103 @@ def test_what_cannot_be_run_is_refused_in_a_sentence_and_writes_nothing(tmp_path
         folder = tmp_path / str(number)
         folder.mkdir()
         shell = Shell(folder)
-        # There is no .env in the folder, which would say more than the shell's environment.
+        # The folder has no .env, so only the environment has settings.
         started.append((shell, shell.start("fruits", "run", *options, cwd=folder, **changed), sentence))
     for shell, process, sentence in started:
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode not in (0, None)
-        # The last line, after what Dagster logged of the observation.
+        # The last line, after the log of the observation.
         assert sentence in output.strip().splitlines()[-1]
         assert "Traceback" not in output
         assert not shell.store.exists()
 
 
-def test_the_help_says_what_there_is(tmp_path: Path) -> None:
-    output = Shell(tmp_path).run("fruits", "--help")
-    assert "run " in output
-    assert "samples " in output
+def test_the_help_lists_the_commands_within_the_width_of_the_terminal(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    for columns in ("60", "140"):
+        shell.environment["COLUMNS"] = columns
+        output = shell.run("fruits", "--help")
+        assert "run " in output and "samples " in output
+        assert max(map(len, output.splitlines())) <= int(columns)
+        description = shell.run("fruits", "run", "--help")
+        assert max(map(len, description.splitlines())) <= int(columns)
 
 
-def test_ctrl_c_ends_a_run_soon_and_leaves_no_process_and_no_half_class_behind(shell: Shell) -> None:
+def test_the_version_is_the_version_of_the_package(tmp_path: Path) -> None:
+    assert Shell(tmp_path).run("fruits", "--version") == f"fruits {version('fruits-platform')}\n"
+
+
+def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    assert "complete -o nosort -F _fruits_completion fruits" in complete(shell, "bash_source", "")
+    assert complete(shell, "bash_complete", "fruits pl") == "plain,plan\n"
+    assert "plain,--json\n" in complete(shell, "bash_complete", "fruits plan --")
+
+
+def complete(shell: Shell, instruction: str, words: str) -> str:
+    """The answer to a shell's request for completions of the last word."""
+    shell.environment |= {"_FRUITS_COMPLETE": instruction, "COMP_WORDS": words}
+    shell.environment["COMP_CWORD"] = str(len(words.split()) - 1)
+    return shell.run("fruits")
+
+
+def test_the_plan_as_json_is_all_of_stdout(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    record = shell.store / "run_records" / "broken" / "raw_images.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    command = ["fruits", "plan", "--images", "1000", "--nodes", "2", "--json"]
+    result = subprocess.run(command, env=shell.environment, capture_output=True, text=True, check=True)
+    figures = json.loads(result.stdout)
+    assert (figures["images"], figures["nodes"], figures["cores"]) == (1000, 2, 8)
+    assert figures["total_seconds"] == figures["start_seconds"] + sum(figures["seconds"].values())
+    assert figures["rates"]["pca_model"]["source"] == "shipped"
+    assert "broken/raw_images.json" in result.stderr
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_a_plan_on_a_terminal_wraps_between_words(tmp_path: Path, columns: int) -> None:
+    shell = Shell(tmp_path)
+    shell.environment["COLUMNS"] = str(columns)
+    terminal, end = pty.openpty()
+    command = ["fruits", "plan", "--images", "1000", "--nodes", "2"]
+    with subprocess.Popen(command, env=shell.environment, stdout=end, stderr=end):
+        os.close(end)
+        output = ""
+        with suppress(OSError):  # EIO at the end of the output
+            while read := os.read(terminal, 4096):
+                output += read.decode()
+    os.close(terminal)
+    lines = output.splitlines()
+    assert len(lines) > 12 and max(map(len, lines)) <= columns
+    assert "Assumptions:" in lines
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_ctrl_c_at_a_prompt_gives_status_130_and_a_refusal_1(interrupted: bool) -> None:
+    @click.command(cls=_Command)
+    def ask() -> None:
+        try:  # as click's prompt does
+            raise KeyboardInterrupt if interrupted else EOFError
+        except (KeyboardInterrupt, EOFError):
+            raise click.Abort from None
+
+    assert CliRunner().invoke(ask).exit_code == (130 if interrupted else 1)
+
+
+def test_ctrl_c_ends_a_run_and_its_processes_and_no_class_is_half_written(shell: Shell) -> None:
     before, model = shell.pointers(), shell.model()
-    # Enough photos that feature extraction is still at it when its first progress is shown.
+    # With so many photos, feature extraction still runs when it reports its first progress.
     for folder in shell.photos.iterdir():
+        photo = next(folder.iterdir())
         for number in range(500):
-            os.link(folder / "0_100.jpg", folder / f"copy_{number}.jpg")
+            os.link(photo, folder / f"copy_{number}.jpg")
     process = shell.start("fruits", "run")
     assert process.stdout
     for line in process.stdout:
-        if f"{MOBILENET_FEATURES}: extract" in line and " left" in line:
+        if f"{MOBILENET_FEATURES}: " in line and " left" in line:
             break
-    # A terminal sends it to everything that runs in it.
+    # A terminal sends the signal to all of its processes.
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -254,11 +279,11 @@ def test_ctrl_c_ends_a_run_soon_and_leaves_no_process_and_no_half_class_behind(s
 
 
 def processes_of(session: int) -> list[str]:
-    """The command lines of the processes of a session, Java's among them."""
+    """The command lines of the processes of a session, including Java."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            # The fields after the command's name: state, parent, group, session (man 5 proc).
+            # The fields after the name of the command are state, parent, group, session (man 5 proc).
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == session and fields[0] != "Z":
                 found.append((folder / "cmdline").read_text().replace("\0", " "))
@@ -267,7 +292,7 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
-def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
+def test_history_names_each_spark_job_by_asset_classes_and_images(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(shell.home))
@@ -284,7 +309,7 @@ def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
         [application] = wait_for(lambda: json_at(api))
         assert application["name"] == "fruits"
         assert application["attempts"][0]["completed"]
-        jobs, stages = (json_at(f"{api}/{application['id']}/{what}") for what in ("jobs", "stages"))
+        jobs, stages = (json_at(f"{api}/{application['id']}/{kind}") for kind in ("jobs", "stages"))
         assert link.startswith("http://127.0.0.1:18080/")
         with urllib.request.urlopen(link.replace(":18080/", f":{port}/"), timeout=PATIENCE) as page:
             assert f"<title>{application['name']} - Spark Jobs</title>" in page.read().decode()
@@ -305,13 +330,13 @@ def test_history_shows_the_jobs_of_a_run_under_names_that_a_person_understands(
     assert {c.laddr.ip.removeprefix("::ffff:") for c in listening if c.status == "LISTEN"} == {"127.0.0.1"}
 
 
-def test_history_names_what_keeps_it_from_being_shown(shell: Shell) -> None:
+def test_history_refuses_an_unusable_port_or_store_with_a_sentence(shell: Shell) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        said = shell.run("fruits", "history", "--port", port, exits=1)
-        assert f"fruits history: The port {port} can't be used" in said
+        output = shell.run("fruits", "history", "--port", port, exits=1)
+        assert f"fruits history: The port {port} can't be used" in output
     assert "--port" in shell.run("fruits", "history", "--port", "99999", exits=2)
     shutil.rmtree(shell.store / "spark-events")
     assert "no event logs in" in shell.run("fruits", "history", exits=1)

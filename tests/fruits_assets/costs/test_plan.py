@@ -158,7 +158,7 @@ def test_the_command_prints_its_assumptions_without_any_photos() -> None:
     assert lines["time"].endswith("for 1,000,000 images on 80 cores")
     assert "20 x m5.xlarge and a primary node m5.xlarge at 5.71 USD an hour" in lines["cluster"]
     assert lines["prices"].startswith(f"{PRICES.region}, {PRICES.date}")
-    assert "\n\nAssumed:\n- " in result.output
+    assert "\n\nAssumptions:\n- " in result.output
     assert "FRUITS_EMR_MAX_HOURLY_COST=2.0." in result.output
 
 
@@ -173,7 +173,7 @@ def test_the_command_projects_from_the_runs_in_the_store(store: str, monkeypatch
     lines = values(result.output)
     assert all("at 100 images/s a core (run 01234567 on m5.xlarge" in lines[stage] for stage in STAGES)
     assert "20 x c5.4xlarge" in lines["cluster"]
-    assert "run_records/broken/raw_images.json in the store is no record" in result.output
+    assert "run_records/broken/raw_images.json in the store is not a record" in result.output
     assert "Shipped" not in result.output
 
 
@@ -200,7 +200,7 @@ def test_unreadable_records_are_an_error_that_names_the_store(
     monkeypatch.setenv("FRUITS_STORE", str(tmp_path / "store"))
     result = fruits_plan()
     assert result.exit_code == 1
-    assert result.output.startswith(f"fruits plan: the records of runs in FRUITS_STORE={tmp_path}/store")
+    assert result.output.startswith(f"fruits plan: The records of runs in FRUITS_STORE={tmp_path}/store")
 
 
 def test_the_prices_of_fruits_prices_replace_the_shipped_prices(

@@ -165,13 +165,13 @@ import json, sys
 from pyspark.ml.feature import PCAModel
 from pyspark.sql import SparkSession
 from resources.local.session import local_spark_config
-from resources.settings import load_settings
+from resources.settings import Settings, load_settings
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
 from spark_jobs.store.tables import files
 from tests.jobs import extract, fit, ingest, project
 
-settings = load_settings()
+settings = load_settings(Settings)
 spark = SparkSession.builder.config(map=local_spark_config(settings)).getOrCreate()
 classes = list(list_photos(settings.images).classes)
 failed = [ingest(spark, settings.images, settings.store, classes).failed]
