@@ -77,6 +77,7 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-logo
 	shellcheck emr_bootstrap/bootstrap.sh
 	cfn-lint --regions eu-west-3 -- emr_bootstrap/template.yaml
 

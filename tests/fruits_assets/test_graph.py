@@ -105,17 +105,6 @@ def test_definitions_load_without_the_heavy_packages() -> None:
     assert not heavy & loaded
 
 
-def test_what_runs_on_a_cluster_needs_neither_dagster_nor_boto3_nor_tensorflow() -> None:
-    """The jobs and all that they import are sent to nodes that have Spark, pyarrow, OpenVINO and Pillow."""
-    shipped = (REPOSITORY / "spark_jobs").rglob("*.py")
-    names = [".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in shipped]
-    assert "spark_jobs.fit_pca" in names
-    loaded = imported("\n".join(f"import {name.removesuffix('.__init__')}" for name in names))
-    assert "pyspark" in loaded
-    absent = {"dagster", "dagster_pipes", "boto3", "botocore", "tensorflow", "keras", "resources", "pydantic"}
-    assert not absent & loaded
-
-
 def test_the_help_of_the_command_line_imports_neither_dagster_nor_spark() -> None:
     run_help = "from fruits_assets.cli import main; main(['run', '--help'], standalone_mode=False)"
     loaded = imported(f"import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()): {run_help}")
