@@ -38,6 +38,7 @@ def pipeline_asset(
             ],
             **definition,
         )(errors_end_the_step(function))
+        return assets_definition
 
     return decorate
 

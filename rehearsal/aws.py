@@ -80,7 +80,8 @@ class Aws:
     def _control(self, method: str, body: bytes | None = None) -> dict[str, int]:
         request = urllib.request.Request(f"{self.endpoint}{CONTROL}", data=body, method=method)
         with urllib.request.urlopen(request, timeout=10) as response:
-            return json.load(response)
+            calls: dict[str, int] = json.load(response)
+            return calls
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def install(canceller: Canceller) -> None:
 
     start_job_flow = api.run_job_flow
 
-    def run_job_flow(self: Any) -> ActionResult:
+    def run_job_flow(self: Any) -> Any:
         answer = start_job_flow(self)
         cluster = self.backend.clusters[answer.result["JobFlowId"]]
         cluster.auto_termination = _plain(self._get_param("AutoTerminationPolicy"))

@@ -86,4 +86,4 @@ def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge", step_
             ],
         },
     )
-    return answer["JobFlowId"]
+    return str(answer["JobFlowId"])

@@ -84,7 +84,8 @@ class Yarn:
 
     def _get(self, path: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.url}/ws/v1/cluster/{path}", timeout=10) as response:
-            return json.load(response)
+            content: dict[str, Any] = json.load(response)
+            return content
 
 
 @contextmanager

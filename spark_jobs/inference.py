@@ -48,7 +48,8 @@ def compile_ir(xml: bytes, weights: bytes) -> Extractor:
 
     def features(image: NDArray[np.float32]) -> NDArray[np.float32]:
         request.infer([image[np.newaxis]], share_inputs=True)
-        return request.get_output_tensor().data[0].copy()
+        vector: NDArray[np.float32] = request.get_output_tensor().data[0].copy()
+        return vector
 
     return features
 

@@ -79,10 +79,11 @@ def augment(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.fl
     mean = pixels.mean()
     pixels = (pixels - mean) * rng.uniform(1 - CONTRAST, 1 + CONTRAST) + mean
     pixels += 255 * rng.uniform(-BRIGHTNESS, BRIGHTNESS)
-    return np.clip(pixels, 0, 255).astype(np.float32)
+    augmented: NDArray[np.float32] = np.clip(pixels, 0, 255).astype(np.float32)
+    return augmented
 
 
-class Batches(keras.utils.PyDataset):
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of (n, size, size, 3) float32 in [-1, 1] and (n,) int32 labels.
 
     `seeds` = (seed, epoch) seed the generators that shuffle and augment the photos. Without `seeds`, photos

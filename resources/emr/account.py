@@ -219,7 +219,7 @@ def describe_stack(settings: AccountSettings) -> dict[str, Any] | None:
 
     try:
         cloudformation = client("cloudformation", settings.region)
-        [stack] = cloudformation.describe_stacks(StackName=settings.emr_stack)["Stacks"]
+        stack: dict[str, Any] = cloudformation.describe_stacks(StackName=settings.emr_stack)["Stacks"][0]
     except ClientError as error:
         if "does not exist" in str(error):
             return None
@@ -236,7 +236,7 @@ def _vpc_of(settings: AccountSettings, subnet: str) -> str:
             f"The subnet {subnet} lacks the tag without which EMR may not use it. Give it by `aws ec2 "
             f"create-tags --region {settings.region} --resources {subnet} --tags Key={key},Value={value}`."
         )
-    return found["VpcId"]
+    return str(found["VpcId"])
 
 
 def _make_service_linked_roles(settings: AccountSettings) -> None:

@@ -92,7 +92,7 @@ class Cluster:
             "ActionOnFailure": "CONTINUE",
             "HadoopJarStep": {"Jar": "command-runner.jar", "Args": list(arguments)},
         }
-        return self.emr.add_job_flow_steps(JobFlowId=self.id, Steps=[step])["StepIds"][0]
+        return str(self.emr.add_job_flow_steps(JobFlowId=self.id, Steps=[step])["StepIds"][0])
 
     def active_steps(self) -> Iterator[tuple[str, str]]:
         """Ids and names of the steps that have not ended."""

@@ -32,7 +32,8 @@ class LocalSpark(JobRunner):
     def _start(self) -> SparkSession:
         set_environment()
         make_event_log_folder(open_root(self.store))
-        return self.pyspark.spark_session
+        session: SparkSession = self.pyspark.spark_session
+        return session
 
     def run(
         self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params

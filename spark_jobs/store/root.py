@@ -36,7 +36,7 @@ class Root:
         return f"{self.uri}/{path}"
 
     def exists(self) -> bool:
-        return self.fs.get_file_info("").type != pafs.FileType.NotFound
+        return bool(self.fs.get_file_info("").type != pafs.FileType.NotFound)
 
     def has(self, path: str) -> bool:
         """Whether a file of this name exists."""
@@ -45,7 +45,7 @@ class Root:
     def read(self, path: str) -> bytes:
         """The content of one file. Raises `FileNotFoundError`, `PermissionError` or `OSError`."""
         with self.fs.open_input_stream(path) as stream:
-            return stream.read()
+            return bytes(stream.read())
 
     def read_many(self, paths: Iterable[str]) -> list[bytes]:
         """The contents of several files, in the order of `paths`. It reads them concurrently."""
