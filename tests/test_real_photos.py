@@ -111,7 +111,7 @@ def test_the_components_equal_the_components_of_scikit_learn(spark: SparkSession
 
 def test_the_components_equal_the_components_of_spark_ml(spark: SparkSession, finished: Finished) -> None:
     features = spark.read.parquet(*files(str(finished.shell.store), MOBILENET_FEATURES))
-    vectors = features.select(array_to_vector("features").alias("features"))
+    vectors = features.select(array_to_vector(features.features).alias("features"))
     expected = PCA(k=15, inputCol="features", outputCol="components").fit(vectors)
     model = PCAModel.load(finished.spark_model())
     assert_same_components(model.pc.toArray(), expected.pc.toArray())

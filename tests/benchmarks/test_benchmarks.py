@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -88,7 +89,7 @@ def test_finished_rows_are_printed_and_kept_if_a_section_fails(
         yield from ()
 
     def wrong(bench: Bench) -> Iterator[Row]:
-        yield from {}["jvm"]
+        yield from dict[str, list[Row]]()["jvm"]
 
     monkeypatch.setattr(benchmarks.__main__, "SECTIONS", (incomparable, broken, wrong, good))
     monkeypatch.setattr(Bench, "convert", lambda bench: None)

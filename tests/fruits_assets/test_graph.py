@@ -25,7 +25,7 @@ def definitions() -> dg.Definitions:
 
 def asset_graph(definitions: dg.Definitions) -> dict[str, dict[str, object]]:
     """Every asset by its key, with what a change of would surprise somebody."""
-    graph = {}
+    graph: dict[str, dict[str, object]] = {}
     for node in definitions.resolve_asset_graph().asset_nodes:
         schema = node.metadata.get("dagster/column_schema")
         graph[node.key.to_user_string()] = {

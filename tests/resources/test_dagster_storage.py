@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -88,9 +89,9 @@ def test_who_watches_a_run_sees_every_event_while_its_database_stays_open(
     ui.watch(run.run_id, None, lambda entry, _: seen.append(entry.user_message))
     entries = [entry for entry in instance.all_logs(finished.run_id) if entry.is_dagster_event][:4]
     alone, *batch = [entry._replace(run_id=run.run_id) for entry in entries]
-    for number in range(3):
+    for number in range(1, 4):
         instance.event_log_storage.store_event(alone)
-        wait_for(lambda expected=number + 1: len(seen) == expected)
+        wait_for(partial(lambda count: len(seen) == count, number))
     instance.event_log_storage.store_event_batch(batch)
     wait_for(lambda: len(seen) == 3 + len(batch))
     ui.dispose()
@@ -103,7 +104,8 @@ def test_a_batch_that_fails_leaves_none_of_its_events(
     storage = instance.event_log_storage
     before = json.dumps([entry.to_json() for entry in instance.all_logs(run.run_id)])
     [first, *others] = [entry for entry in instance.all_logs(run.run_id) if entry.is_dagster_event]
-    store, stored = SqliteEventLogStorage.store_event, []
+    store = SqliteEventLogStorage.store_event
+    stored: list[dg.EventLogEntry] = []
 
     def fails_later(self: EventLog, event: dg.EventLogEntry) -> None:
         if len(stored) == 2:

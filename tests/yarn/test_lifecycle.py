@@ -225,7 +225,12 @@ def test_the_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
         wait_for(has_succeeded, 8 * MINUTES)
         states = wait_for(
             lambda: (
-                (found := started_since(account, before)) and set(found.values()) == {"TERMINATED"} and found
+                (
+                    (found := started_since(account, before))
+                    and set(found.values()) == {"TERMINATED"}
+                    and found
+                )
+                or None
             ),
             3 * MINUTES,
         )

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def test_the_sensor_ends_what_was_started_for_a_run_that_has_ended(emr: Any) -> 
         )
         mine = {owner: find_or_start_cluster(emr, settings(), owner) for owner in (ended, running, "unknown")}
         context = dg.build_sensor_context(instance=instance)
-        sensor = ended_clusters(settings())
+        sensor: Callable[..., Any] = ended_clusters(settings())
         assert mine[ended] in str(sensor(context).skip_message)
         assert not owned_clusters(emr, ended)
         assert owned_clusters(emr, running) and owned_clusters(emr, "unknown")

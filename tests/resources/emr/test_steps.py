@@ -8,9 +8,10 @@ import dagster as dg
 import pytest
 from moto import mock_aws
 
+from fruits_assets.decorators import MAX_RETRIES, errors_end_the_step
 from resources.emr import cluster as emr_cluster
 from resources.emr.cluster import ENDED, Cluster
-from resources.emr.steps import MAX_RETRIES, EmrSteps
+from resources.emr.steps import EmrSteps
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 
@@ -73,12 +74,13 @@ def test_the_last_attempt_fails_with_the_cause(monkeypatch: pytest.MonkeyPatch) 
         attempts.append(1)
         raise FruitsError("AWS has no room for it now.", retry_helps=True)
 
-    monkeypatch.setattr("resources.emr.steps.FIRST_WAIT_SECONDS", 0)
+    monkeypatch.setattr("fruits_assets.decorators.FIRST_WAIT_SECONDS", 0)
     monkeypatch.setattr(EmrSteps, "_run", throttled)
 
     @dg.asset
+    @errors_end_the_step
     def photos(context: dg.AssetExecutionContext, job_runner: EmrSteps) -> None:
-        job_runner.run(context, lambda *_: None, None)  # type: ignore[arg-type]
+        job_runner.run(context, lambda *_: None, None)
 
     settings = Settings(env="emr", images="s3://a/photos", store="s3://a/store", _env_file=None)
     steps = EmrSteps(settings=dg.ResourceDefinition(lambda _: settings))
