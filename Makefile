@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run rehearse-emr ui history test test-emr bench bench-full lint lock clean
+.PHONY: help setup setup-run demo run rehearse-emr ui history test test-emr test-all bench bench-full lint lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,55 +10,66 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 DEMO_ENV := FRUITS_IMAGES=.demo/images FRUITS_STORE=.demo/store DAGSTER_HOME="$(CURDIR)/.demo/dagster" \
 	FRUITS_WEIGHTS=$${FRUITS_WEIGHTS:-embedded}
 
-# Where neither photos nor a store are named, in the environment or in .env, UI and history show the demo.
+# If neither the environment nor .env names photos or a store, the UI and the history show the demo.
 OWN_ROOTS := $(FRUITS_IMAGES)$(FRUITS_STORE)$(shell grep -sE '^FRUITS_(IMAGES|STORE)=.' .env)
 
 help:
-	@echo "make demo   copy sample photos and run the whole pipeline on them"
-	@echo "make run    run the whole pipeline on FRUITS_IMAGES"
-	@echo "make rehearse-emr   run the pipeline as steps of an EMR cluster, played by a YARN of this machine"
-	@echo "make ui     open Dagster's UI on http://127.0.0.1:3000"
-	@echo "make history   open Spark's History Server on http://127.0.0.1:18080"
-	@echo "make test   run the tests"
-	@echo "make test-emr   run the tests of EMR steps, on a YARN of this machine"
-	@echo "make bench  compare the speed with the notebook's on two classes (bench-full: all, 40 minutes)"
-	@echo "make lint   check style and types"
-	@echo "make lock   resolve the dependencies of pyproject.toml anew"
+	@echo "make demo          run the whole pipeline on sample photos"
+	@echo "make run           run the whole pipeline on FRUITS_IMAGES"
+	@echo "make ui            start Dagster's UI on http://127.0.0.1:3000"
+	@echo "make history       start Spark's History Server on http://127.0.0.1:18080"
+	@echo "make rehearse-emr  run the pipeline on an EMR cluster that this machine simulates"
+	@echo
+	@echo "make setup         install everything that development needs into .venv"
+	@echo "make lint          check style, types, imports, shell, CloudFormation and Dockerfile"
+	@echo "make test          run the quick tests"
+	@echo "make test-emr      run the tests of EMR steps, on a YARN cluster on this machine"
+	@echo "make test-all      run lint, all tests, the rehearsal of EMR and the demo"
+	@echo "make bench         compare the speed with the notebook baseline on two classes"
+	@echo "make bench-full    the same on all classes; 40 minutes"
+	@echo "make lock          upgrade all lock files; UPGRADE= keeps the versions that they have"
+	@echo "make clean         delete .venv and the outputs of the demo and the benchmarks"
 
 setup: .venv/ready .env
 
-# A Python of 3.11 or later makes the environment; uv fills it from the lock file, checking every hash, and
-# compiles it: where PYTHONDONTWRITEBYTECODE is set, every process and worker would do so anew.
-.venv/ready: requirements.lock requirements-uv.lock pyproject.toml
+setup-run: .venv/run .env
+
+# A Python of 3.11 or later creates the environment. uv installs the lock file and checks each hash. It compiles
+# the packages: where PYTHONDONTWRITEBYTECODE is set, each process and Spark worker would compile them again.
+.venv/run: requirements.lock requirements-build.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11, 3.12 or 3.13 is needed"'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
 	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch .venv/run
+
+.venv/ready: .venv/run requirements-dev.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements-dev.lock
 	@touch .venv/ready
 
-# What is exported in the shell wins over .env.
+# A variable that the shell exports overrides its line in .env.
 .env:
 	sed 's|/path/to/this/folder|$(CURDIR)|' .env.example > .env
 
-demo: setup
+demo: setup-run
 	@mkdir -p .demo/dagster && cp .dagster/dagster.yaml .demo/dagster
 	fruits samples .demo/images
 	$(DEMO_ENV) fruits run
 
-run: setup
+run: setup-run
 	fruits run
 
-# Photos where FRUITS_IMAGES names none; without them, the samples.
+# If FRUITS_IMAGES names no photos: those of the shared folder, else the sample photos.
 SHARED_PHOTOS := $(wildcard ../shared/data/fruits-360-5928.tar.gz)
 
 rehearse-emr: setup
 	python -m rehearsal.rehearse $(if $(SHARED_PHOTOS),--photos $(SHARED_PHOTOS))
 
-ui: setup
+ui: setup-run
 	$(if $(OWN_ROOTS),,$(DEMO_ENV)) dagster dev --host 127.0.0.1 --port $${PORT:-3000}
 
-history: setup
+history: setup-run
 	$(if $(OWN_ROOTS),,$(DEMO_ENV)) fruits history
 
 test: setup
@@ -66,6 +77,8 @@ test: setup
 
 test-emr: setup
 	pytest tests/yarn
+
+test-all: lint test test-emr rehearse-emr demo
 
 bench: setup
 	@python -m benchmarks $(BENCH)
@@ -78,17 +91,23 @@ lint: setup
 	ruff format --check .
 	mypy
 	lint-imports --no-logo
-	shellcheck emr_bootstrap/bootstrap.sh
+	shellcheck .ci/run emr_bootstrap/bootstrap.sh
 	cfn-lint --regions eu-west-3 -- emr_bootstrap/template.yaml
+	hadolint Dockerfile
+
+# requirements-dev.lock has the run-time packages and those of the extra `dev`. The other locks take their
+# versions from it.
+UPGRADE := --upgrade
+COMPILE = uv pip compile --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet $(UPGRADE)
+UNIVERSAL := --universal --python-version 3.11
 
 lock:
-	uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --upgrade --no-header \
-		--no-emit-index-url --no-emit-find-links --quiet pyproject.toml -o requirements.lock
-	uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade \
-		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
-		--constraint requirements.lock emr_bootstrap/requirements.in -o emr_bootstrap/requirements.lock
-	echo uv | uv pip compile - --generate-hashes --upgrade --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links --quiet -o requirements-uv.lock
+	$(COMPILE) $(UNIVERSAL) --extra dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) $(UNIVERSAL) --constraint requirements-dev.lock pyproject.toml -o requirements.lock
+	printf 'uv\nsetuptools\n' | $(COMPILE) $(UNIVERSAL) --no-annotate --constraint requirements-dev.lock - \
+		-o requirements-build.lock
+	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate \
+		--constraint requirements-dev.lock emr_bootstrap/requirements.in -o emr_bootstrap/requirements.lock
 
 clean:
 	rm -rf .venv .demo .bench
