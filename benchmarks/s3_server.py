@@ -146,7 +146,7 @@ def running(photos: Path, latency: float) -> Iterator[dict[str, str]]:
         }
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
 
 
 def main() -> None:

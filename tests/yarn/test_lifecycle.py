@@ -203,14 +203,15 @@ def test_the_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
     env = {**os.environ, **settings, "DAGSTER_HOME": str(home)}
     dagster = str(Path(sys.executable).with_name("dagster"))
     before = clusters(account)
-    server = subprocess.Popen(
-        [dagster, "dev", "-m", "fruits_assets.definitions", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=tmp_path,
-        env=env,
-        stdout=(tmp_path / "log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [dagster, "dev", "-m", "fruits_assets.definitions", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=tmp_path,
+            env=env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         ui = f"http://127.0.0.1:{port}/graphql"
         wait_for(lambda: _answers(port))
