@@ -103,7 +103,8 @@ class Decomposition(NamedTuple):
     @property
     def explained_variance(self) -> NDArray[np.float64]:
         """The share of the variance, 0 to 1, of each of the k components: (k,)."""
-        return (self.variances / self.variances.sum())[: self.components.shape[1]]
+        shares: NDArray[np.float64] = self.variances / self.variances.sum()
+        return shares[: self.components.shape[1]]
 
 
 def inputs_version(features: dict[str, Pointer]) -> str:

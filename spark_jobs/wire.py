@@ -33,7 +33,8 @@ def from_json(kind: type[T], content: bytes) -> T:
 
     Raises `TypeError` if the JSON lacks a required field of `kind`, or has a field that `kind` does not have.
     """
-    return _typed(kind, json.loads(content))
+    value: T = _typed(kind, json.loads(content))
+    return value
 
 
 def _typed(kind: Any, value: Any) -> Any:

@@ -40,7 +40,7 @@ class Root:
 
     def has(self, path: str) -> bool:
         """Whether a file of this name exists."""
-        return self.fs.get_file_info(path).type == pafs.FileType.File
+        return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
 
     def read(self, path: str) -> bytes:
         """The content of one file. Raises `FileNotFoundError`, `PermissionError` or `OSError`."""

@@ -18,7 +18,7 @@ def test_the_model_input_is_bit_identical_to_the_formula() -> None:
 
 
 def test_the_model_input_is_bit_identical_to_keras() -> None:
-    from keras.applications.mobilenet_v2 import preprocess_input  # type: ignore[import-untyped]
+    from keras.applications.mobilenet_v2 import preprocess_input
 
     # Every byte value occurs. The picture already has the model's size, so no resize changes a value.
     levels = np.resize(np.arange(256, dtype=np.uint8), (IMAGE_SIDE, IMAGE_SIDE, 3))
