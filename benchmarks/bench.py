@@ -134,11 +134,11 @@ class Bench:
     def speedup(self, name: str, baseline: str, stage: str) -> float:
         """The baseline's seconds divided by those of `name`: the median over the rounds."""
         pairs = zip(self.runs_of(name), self.runs_of(baseline), strict=True)
-        return statistics.median(theirs[stage] / figures[stage] for figures, theirs in pairs)
+        return float(statistics.median(theirs[stage] / figures[stage] for figures, theirs in pairs))
 
     def seconds(self, name: str, stage: str) -> float:
         """The median of a stage's seconds over the rounds."""
-        return statistics.median(figures[stage] for figures in self.runs_of(name))
+        return float(statistics.median(figures[stage] for figures in self.runs_of(name)))
 
     def platform_jobs(
         self,

@@ -109,10 +109,10 @@ def start_spark(cores: int) -> SparkSession:
     )
 
 
-def pandas_featurizer(weights: Broadcast[Any]) -> Callable[..., Any]:
+def pandas_featurizer(weights: Broadcast[Any]) -> Any:
     """The notebook's UDF: from a column of photos to a column of features, arrays of 1280 floats."""
 
-    @pandas_udf("array<float>")  # type: ignore[call-overload]
+    @pandas_udf("array<float>")  # type: ignore[call-overload, untyped-decorator]
     def featurize(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
         extractor = build_model(weights)
         for contents in batches:

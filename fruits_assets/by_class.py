@@ -21,7 +21,7 @@ FAILED_CLASSES = "failed_classes"
 # The message of a failure names this many classes; its metadata names all.
 _NAMED = 20
 
-Event = dg.MaterializeResult | dg.AssetMaterialization | dg.AssetCheckResult
+Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckResult
 
 Figures = TypeVar("Figures", bound=ClassFigures)
 ReportedFigures = TypeVar("ReportedFigures", bound=ClassFigures, covariant=True)

@@ -27,7 +27,7 @@ def pipeline_asset(
     """
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        return dg.asset(
+        assets_definition: dg.AssetsDefinition = dg.asset(
             name=name,
             group_name=GROUP,
             owners=OWNERS,

@@ -52,11 +52,13 @@ class Yarn:
 
     def applications(self) -> list[dict[str, Any]]:
         """The ResourceManager's record (`id`, `name`, `state`, `finalStatus`, ...) of every application."""
-        return (self._get("apps")["apps"] or {"app": []})["app"]
+        listed: list[dict[str, Any]] = (self._get("apps")["apps"] or {"app": []})["app"]
+        return listed
 
     def application(self, identity: str) -> dict[str, Any]:
         """The ResourceManager's record of one application."""
-        return self._get(f"apps/{identity}")["app"]
+        record: dict[str, Any] = self._get(f"apps/{identity}")["app"]
+        return record
 
     def kill_application(self, identity: str) -> None:
         """Asks the ResourceManager to kill an application, as `yarn application -kill` does."""

@@ -190,7 +190,7 @@ def _command(process: psutil.Process) -> list[str]:
 def test_the_notebook_baseline_and_the_platform_explain_the_same_variance(
     sample_photos: Path, extractor: Path, tmp_path: Path
 ) -> None:
-    common = {"photos": sample_photos, "cores": 2}
+    common: dict[str, Any] = {"photos": sample_photos, "cores": 2}
     notebook = run_module("notebook_baseline", weights=WEIGHTS, out=tmp_path / "notebook", **common)
     platform = run_module("platform_jobs", ir=extractor, out=tmp_path / "platform", **common)
     assert notebook["explained_variance"] == pytest.approx(platform["explained_variance"], rel=1e-4)
@@ -203,7 +203,7 @@ def test_the_platform_and_the_bare_loop_ignore_the_users_settings(
 ) -> None:
     monkeypatch.setenv("FRUITS_ENV", "emr")
     (tmp_path / ".env").write_text("FRUITS_MAX_IMAGE_BYTES=1")
-    common = {"photos": sample_photos, "ir": extractor, "cores": 2}
+    common: dict[str, Any] = {"photos": sample_photos, "ir": extractor, "cores": 2}
     platform = run_module("platform_jobs", out=tmp_path / "store", **common)
     bare = run_module("bare_loop", **common)
     assert platform["images"] == bare["images"] == len(photos_in(sample_photos))

@@ -280,6 +280,7 @@ def test_a_signal_ends_all_processes_of_a_rehearsal(tmp_path: Path, kind: signal
     assert len(marked_processes(str(folder))) == 4
     process.send_signal(kind)
     process.wait(60)
+    process.stdout.close()
     assert folder.exists() == (kind == signal.SIGKILL)
     wait_for(lambda: not marked_processes(str(folder)), 30)
     port = int(exported["AWS_ENDPOINT_URL"].rpartition(":")[2])

@@ -86,7 +86,8 @@ def test_metadata_give_cluster_and_cost_of_a_step_and_no_secret(
     with instance_of(stores_and_home[2]) as instance:
         [record] = instance.fetch_materializations(dg.AssetKey("mobilenet_features"), limit=1).records
         assert record.asset_materialization is not None
-        metadata = {name: entry.value for name, entry in record.asset_materialization.metadata.items()}
+        entries = record.asset_materialization.metadata.items()
+    metadata: dict[str, Any] = {name: entry.value for name, entry in entries}
     assert metadata["emr_cluster"] == rehearsal.cluster
     assert metadata["nodes"] == 2 and metadata["cores"] == 8
     # One primary and two core nodes m5.xlarge, at 0.272 USD an hour each.

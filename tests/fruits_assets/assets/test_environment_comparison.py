@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import pytest
@@ -31,7 +31,9 @@ BYTES = dict(zip(STAGES, (10_000_000, 5_000_000, 0, 1_000_000), strict=True))
 START = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 
-def run_of(environment: str, owner: str, minute: int = 0, **changed: Any) -> list[RunRecord]:
+def run_of(
+    environment: Literal["local", "emr"], owner: str, minute: int = 0, **changed: Any
+) -> list[RunRecord]:
     """Returns the four records of a run of 2,000 images."""
     on_emr = environment == "emr"
     template = replace(

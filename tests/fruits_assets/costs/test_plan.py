@@ -44,7 +44,12 @@ def of_all_stages(**changed: Any) -> list[RunRecord]:
 
 
 def planned(images: int = 1_000_000, nodes: int = 20, **changed: Any) -> Plan:
-    defaults = {"instance_type": "m5.xlarge", "primary_type": "m5.xlarge", "records": [], "prices": PRICES}
+    defaults: dict[str, Any] = {
+        "instance_type": "m5.xlarge",
+        "primary_type": "m5.xlarge",
+        "records": [],
+        "prices": PRICES,
+    }
     return project(images=images, nodes=nodes, **(defaults | changed))
 
 
