@@ -285,7 +285,7 @@ def test_an_invalid_record_is_listed_and_skipped(store: str, instance: dg.Dagste
 def test_the_metadata_of_many_runs_fits_into_an_event(store: str, instance: dg.DagsterInstance) -> None:
     root = open_root(store)
     for minute in range(3 * SHOWN):
-        environment = "emr" if minute % 2 else "local"
+        environment: Literal["local", "emr"] = "emr" if minute % 2 else "local"
         for record in run_of(environment, f"{minute:036}", minute, images=100 * 3**minute % 99_991):
             write_record(root, record)
     metadata = shown_metadata(materialize(store, instance))
