@@ -3,7 +3,8 @@
 # Runs the pipeline on your own photos, and keeps the outputs in the volume `fruits`:
 #   docker run --rm -v /data/photos:/photos:ro -e FRUITS_IMAGES=/photos -v fruits:/data fruits fruits run
 # Starts Dagster's UI on http://127.0.0.1:3000:
-#   docker run --rm -v fruits:/data -p 127.0.0.1:3000:3000 fruits dagster dev --host 0.0.0.0
+#   docker run --rm -v fruits:/data -p 127.0.0.1:3000:3000 fruits \
+#       dagster dev --host 0.0.0.0 --module-name fruits_assets.definitions
 
 FROM python:3.11-slim AS build
 ENV VIRTUAL_ENV=/opt/fruits PATH=/opt/fruits/bin:$PATH
@@ -29,7 +30,6 @@ USER 1000
 WORKDIR /data
 ENV PATH=/opt/fruits/bin:$PATH \
     DAGSTER_HOME=/data \
-    DAGSTER_MODULE_NAME=fruits_assets.definitions \
     FRUITS_IMAGES=/data/images \
     FRUITS_STORE=/data/store \
     FRUITS_WEIGHTS=embedded
