@@ -1,34 +1,21 @@
 """Spark tasks in Python workers, the division of work among them, and their progress."""
 
-import gc
-import os
 import random
-import sys
-from collections import defaultdict
-from zipimport import zipimporter
 
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_jobs.tasks import Progress, run_tasks, spread
-from tests.jobs import quiet
+from spark_jobs.tasks import Progress, even_tasks, spread
 
 
-def test_between_tasks_a_worker_keeps_no_zip_importer_and_freezes_its_objects(spark: SparkSession) -> None:
-    def look(number: int) -> tuple[int, int, int]:
-        importers = sys.path_importer_cache.values()
-        archives = [importer for importer in importers if isinstance(importer, zipimporter)]
-        return os.getpid(), len(archives), gc.get_freeze_count()
-
-    by_worker = defaultdict(list)
-    looks = run_tasks(spark, "look", look, work=range(8), images=lambda _: 1, report=quiet)
-    for worker, archives, frozen in looks:
-        by_worker[worker].append((archives, frozen))
-    assert sum(map(len, by_worker.values())) == 8
-    for _, *later in by_worker.values():
-        for archives, frozen in later:
-            assert archives == 0
-            assert frozen > 10_000
+@pytest.mark.parametrize(("images", "tasks"), [(0, 0), (100, 1), (300, 3), (5_000, 8), (40_000, 20)])
+def test_a_stage_has_four_even_tasks_a_core_within_its_bounds(
+    spark: SparkSession, images: int, tasks: int
+) -> None:
+    lists = even_tasks(spark, [1] * images, lambda piece: piece, least=128, most=2_000)
+    assert len(lists) == tasks
+    assert sum(map(len, lists)) == images
+    assert max(map(len, lists), default=0) - min(map(len, lists), default=0) <= 1
 
 
 @pytest.mark.parametrize("parts", [1, 2, 7, 64])
