@@ -22,7 +22,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from fruits_assets.model.quality import assess, read_sample
-from resources.event_logs import event_log_config, make_event_log_folder
+from resources.spark_events import event_log_config, make_event_log_folder
 from resources.local.session import local_spark_config, set_environment
 from resources.settings import Settings
 from spark_jobs.dimensions import DEFAULT_COMPONENTS

@@ -150,9 +150,9 @@ def run(labels: Sequence[str], components: int | None, variance: float | None, a
 )
 def history(port: int | None) -> None:
     """Serves Spark's History Server of the store until Ctrl-C."""
-    from resources.event_logs import PORT
     from resources.local.history_server import serve
     from resources.settings import StoreSettings, load_settings
+    from resources.spark_events import PORT
 
     serve(load_settings(StoreSettings).store, port or PORT)
 

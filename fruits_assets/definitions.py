@@ -7,11 +7,11 @@ from fruits_assets import assets
 from fruits_assets.automation.sensors import ended_clusters
 from resources.emr.residency import check_residency
 from resources.emr.steps import EmrSteps
-from resources.event_logs import event_log_config
 from resources.job_runner import JobRunner
 from resources.local.session import local_spark_config
 from resources.local.spark import LocalSpark
 from resources.settings import Settings, load_settings
+from resources.spark_events import event_log_config
 from resources.terminal_log import terminal_log
 
 

@@ -6,7 +6,7 @@ from typing import Any, Generic
 
 import dagster as dg
 
-from resources.event_logs import history_url
+from resources.spark_events import history_url
 from spark_jobs.wire import Job, Measured, Params, Report
 
 

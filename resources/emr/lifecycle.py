@@ -7,10 +7,10 @@ from typing import Any
 
 from resources.emr.account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
 from resources.emr.aws import aws_errors_named, client
-from resources.event_logs import EVENT_LOGS
 from resources.prices import load_prices
 from resources.runs import OWNER_TAG
 from resources.settings import Settings
+from resources.spark_events import EVENT_LOGS
 from spark_jobs.errors import FruitsError
 
 ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"]

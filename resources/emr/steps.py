@@ -14,11 +14,11 @@ from resources.emr.cluster import POLL_SECONDS, Cluster, Nodes, Step
 from resources.emr.code import upload_code
 from resources.emr.lifecycle import end_clusters, find_or_start_cluster, hourly_cost
 from resources.emr.sizing import spark_submit_conf
-from resources.event_logs import event_log_config, make_event_log_folder
 from resources.job_runner import JobRun, JobRunner
 from resources.prices import Prices, load_prices
 from resources.runs import ends_with, owner_of
 from resources.settings import Settings
+from resources.spark_events import event_log_config, make_event_log_folder
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root, open_root, split_s3_uri
 from spark_jobs.wire import MEASURED, PARAMS, REPORT, Job, Measured, Params, Report, from_json, to_json

@@ -4,9 +4,9 @@ import os
 import socket
 from typing import NoReturn
 
-from resources.event_logs import EVENT_LOGS, HOST, KEEP_FILE
 from resources.local.java import java_home, trust_options
 from resources.local.session import s3_config
+from resources.spark_events import EVENT_LOGS, HOST, KEEP_FILE
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
 

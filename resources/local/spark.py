@@ -7,9 +7,9 @@ from dagster_pyspark import LazyPySparkResource
 from pydantic import Field, PrivateAttr
 from pyspark.sql import SparkSession
 
-from resources.event_logs import make_event_log_folder
 from resources.job_runner import JobRun, JobRunner
 from resources.local.session import set_environment
+from resources.spark_events import make_event_log_folder
 from spark_jobs.store.root import open_root
 from spark_jobs.wire import Job, Params, Report, run_measured
 

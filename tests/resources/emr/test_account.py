@@ -28,10 +28,10 @@ from resources.emr.account import (
     stack_outputs,
 )
 from resources.emr.teardown import contents
-from resources.event_logs import EVENT_LOGS
 from resources.local.history_server import KEEP_DAYS
 from resources.prices import load_prices
-from resources.settings import AccountSettings, Settings, load_settings
+from resources.settings import AccountSettings, Settings, load_account_settings, load_settings
+from resources.spark_events import EVENT_LOGS
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import split_s3_uri
 
@@ -86,7 +86,7 @@ def deploy(*arguments: str, **more: Any) -> str:
 
 
 def settings() -> AccountSettings:
-    return load_settings(AccountSettings)
+    return load_account_settings()
 
 
 # Making it.
@@ -112,7 +112,7 @@ def test_what_a_deployment_tells_to_put_into_env_is_good_settings(
             name, _, value = line.partition("=")
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("FRUITS_EMR_CLUSTER", "j-1")
-    loaded = load_settings(Settings)
+    loaded = load_settings()
     assert isinstance(loaded, Settings)
     assert stack_outputs(loaded).images_uri == loaded.images
 
@@ -213,7 +213,7 @@ def test_session_managers_endpoints_are_made_and_paid_for_only_when_asked_for() 
 
 def test_who_says_no_to_the_cost_has_spent_nothing() -> None:
     said = fruits("deploy", answer="n\n", exits=1)
-    assert "Create or update it?" in said
+    assert "Make or update it?" in said
     assert not boto3.client("cloudformation").list_stacks()["StackSummaries"]
     assert not boto3.client("s3").list_buckets()["Buckets"]
 
@@ -235,7 +235,7 @@ def test_a_deployment_that_changes_nothing_is_no_error(subnet: str, monkeypatch:
 
     deploy("--subnet", subnet)
     monkeypatch.setattr(CloudFormationBackend, "update_stack", refuse)
-    assert "Put these lines into .env:" in deploy("--subnet", subnet)
+    assert "Put into .env:" in deploy("--subnet", subnet)
 
 
 def test_a_region_where_photos_may_not_be_is_refused_before_anything_is_made(
@@ -311,7 +311,7 @@ def test_the_stack_has_the_name_that_is_set(subnet: str, monkeypatch: pytest.Mon
 def test_a_name_that_no_stack_can_have_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("FRUITS_EMR_STACK", name)
     with pytest.raises(FruitsError, match=f"^FRUITS_EMR_STACK={name}: "):
-        load_settings(AccountSettings)
+        load_account_settings()
 
 
 # Removing it.

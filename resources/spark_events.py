@@ -1,4 +1,4 @@
-"""Spark's event logs, under the store."""
+"""Spark's event logs, which the store keeps and Spark's History Server shows."""
 
 from urllib.parse import quote
 
@@ -7,14 +7,14 @@ from spark_jobs.store.root import Root, open_root
 EVENT_LOGS = "spark-events"
 HOST, PORT = "127.0.0.1", 18080
 
-# Spark's History Server passes over what begins with a dot.
+# Spark's History Server skips files whose names begin with a dot.
 KEEP_FILE = ".keep"
 
 
 def event_log_config(store_uri: str) -> dict[str, str]:
-    """Spark's settings by which a session writes its event log, on this machine and on a cluster."""
+    """Spark's settings for a session that writes its event log into the store, locally and on a cluster."""
     store = open_root(store_uri)
-    # Spark reads it as a URI, to which what follows a # is no part of the path.
+    # Spark parses the value as a URI, in which a # in a folder's name would end the path.
     uri = quote(store.uri_of(EVENT_LOGS), safe=":/")
     return {
         "spark.eventLog.enabled": "true",
@@ -24,13 +24,14 @@ def event_log_config(store_uri: str) -> dict[str, str]:
 
 
 def make_event_log_folder(store: Root) -> None:
-    """Makes the folder of event logs, without which Spark does not start.
+    """Creates the folder of event logs, without which Spark does not start.
 
-    By a file in it: to make a folder, pyarrow asks S3 for more than whoever runs Dagster may do.
+    It writes a file into the folder. To create an S3 folder, pyarrow makes calls that the policy of the
+    person who runs Dagster does not allow.
     """
     store.write(f"{EVENT_LOGS}/{KEEP_FILE}", b"")
 
 
 def history_url(application_id: str) -> str:
-    """Where `make history` shows an application."""
+    """The address at which `make history` shows a Spark application."""
     return f"http://{HOST}:{PORT}/history/{application_id}/jobs/"
