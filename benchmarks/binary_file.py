@@ -26,18 +26,15 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     arguments = parser.parse_args()
 
-    from pyspark.sql import Observation, SparkSession
+    from pyspark.sql import Observation
     from pyspark.sql.functions import count, lit
 
-    from resources.local.session import QUICK_JVM, local_spark_config, set_environment
+    from resources.local.session import start_session
     from resources.settings import Settings
 
-    set_environment()
     settings = Settings(images=arguments.photos, store="/unused", spark_cores=arguments.cores)
-    config = local_spark_config(settings)
     # The JVM does all of the work here, so its compilers stay on.
-    config["spark.driver.extraJavaOptions"] = config["spark.driver.extraJavaOptions"].replace(QUICK_JVM, "")
-    spark = SparkSession.builder.config(map=config).getOrCreate()
+    spark = start_session(settings, java_options=())
     begun = time.perf_counter()
     seen = Observation()
     photos = read_photos(spark, arguments.photos).observe(seen, count(lit(1)).alias("images"))

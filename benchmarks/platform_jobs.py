@@ -22,8 +22,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from fruits_assets.model.quality import assess, read_sample
-from resources.spark_events import event_log_config, make_event_log_folder
-from resources.local.session import local_spark_config, set_environment
+from resources.local.session import start_session
 from resources.settings import Settings
 from spark_jobs.dimensions import DEFAULT_COMPONENTS
 from spark_jobs.extract_features import ExtractParams, extract_features
@@ -62,12 +61,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     settings = Settings(images=arguments.photos, store=arguments.out, spark_cores=arguments.cores)
-    set_environment()
     ir = [(Path(arguments.ir) / name).read_bytes() for name in (MODEL_XML, MODEL_BIN)]
     store = open_root(settings.store)
-    make_event_log_folder(store)
-    config = local_spark_config(settings) | event_log_config(settings.store)
-    spark = SparkSession.builder.config(map=config).getOrCreate()
+    spark = start_session(settings, event_log=True)
     for name, content in zip((MODEL_XML, MODEL_BIN), ir, strict=True):
         store.write(f"ir/{name}", content)
     seconds = {"start": time.perf_counter() - STARTED}

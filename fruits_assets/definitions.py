@@ -8,10 +8,9 @@ from fruits_assets.automation.sensors import ended_clusters
 from resources.emr.residency import check_residency
 from resources.emr.steps import EmrSteps
 from resources.job_runner import JobRunner
-from resources.local.session import local_spark_config
+from resources.local.session import session_config
 from resources.local.spark import LocalSpark
 from resources.settings import Settings, load_settings
-from resources.spark_events import event_log_config
 from resources.terminal_log import terminal_log
 
 
@@ -47,5 +46,5 @@ def _checked(settings: Settings) -> Settings:
 def _job_runner(settings: Settings, checked: dg.ResourceDefinition) -> JobRunner:
     if settings.env == "emr":
         return EmrSteps(settings=checked)
-    config = local_spark_config(settings) | event_log_config(settings.store)
-    return LocalSpark(pyspark=LazyPySparkResource(spark_config=config), store=settings.store)
+    pyspark = LazyPySparkResource(spark_config=session_config(settings, event_log=True))
+    return LocalSpark(pyspark=pyspark, store=settings.store)

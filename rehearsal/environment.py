@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rehearsal.aws import REGION, Aws, start_aws
 from rehearsal.yarn import Yarn, start_yarn
-
-RELEASE = "emr-7.13.0"
+from resources.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge", step_
     """Starts a cluster and returns its id. All clusters share the nodes of YARN."""
     answer = aws.client("emr").run_job_flow(
         Name="rehearsal",
-        ReleaseLabel=RELEASE,
+        ReleaseLabel=Settings.model_fields["emr_release"].default,
         LogUri=f"s3://{bucket}/logs/",
         Applications=[{"Name": "Spark"}],
         StepConcurrencyLevel=step_concurrency,

@@ -8,6 +8,7 @@ mirror that `DEFAULT_ARTIFACT_REPOSITORY` names. `jars.sha256` lists the expecte
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,8 @@ from pathlib import Path
 import pyspark
 
 from resources.local.java import java_home, trust_options
+from resources.local.session import HADOOP_VERSION
 from spark_jobs.errors import FruitsError
-
-# The Hadoop that Spark 3.5 is built with.
-HADOOP = "3.3.4"
 
 SETS = {
     "yarn": (
@@ -61,7 +60,7 @@ def jars(name: str) -> list[Path]:
     Raises `FruitsError` if a jar is missing, is not in `jars.sha256`, or has another SHA-256.
     """
     with cache_lock() as cache:
-        folder = cache / f"{name}-{HADOOP}"
+        folder = cache / f"{name}-{HADOOP_VERSION}"
         if not folder.exists():
             _fetch(name, folder)
         found = sorted(folder.glob("*.jar"))
@@ -70,7 +69,7 @@ def jars(name: str) -> list[Path]:
 
 
 def _fetch(name: str, folder: Path) -> None:
-    packages = ",".join(f"org.apache.hadoop:{artifact}:{HADOOP}" for artifact in SETS[name])
+    packages = ",".join(f"org.apache.hadoop:{artifact}:{HADOOP_VERSION}" for artifact in SETS[name])
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         # Spark resolves packages before it runs a program, so an empty program is enough.
         program = Path(scratch) / "nothing.py"
@@ -85,7 +84,9 @@ def _fetch(name: str, folder: Path) -> None:
                 "JAVA_HOME": str(java_home()),
                 "PYSPARK_PYTHON": sys.executable,
                 "SPARK_LOCAL_IP": "127.0.0.1",
-                "SPARK_SUBMIT_OPTS": " ".join([trust_options(), os.environ.get("SPARK_SUBMIT_OPTS", "")]),
+                "SPARK_SUBMIT_OPTS": " ".join(
+                    [shlex.join(trust_options()), os.environ.get("SPARK_SUBMIT_OPTS", "")]
+                ),
             },
             capture_output=True,
             text=True,

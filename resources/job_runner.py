@@ -1,7 +1,8 @@
-"""The switch: where a Spark job runs. Assets know this interface and nothing behind it."""
+"""The switch between execution targets: assets know this interface, and none of its implementations."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic
 
 import dagster as dg
@@ -10,19 +11,47 @@ from resources.spark_events import history_url
 from spark_jobs.wire import Job, Measured, Params, Report
 
 
-@dataclass(frozen=True)
-class JobRun(Generic[Report]):
-    """A finished job: its report, what its driver measured, and where it ran and what that cost."""
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """The hardware that ran a job, and its cost in USD; None where an execution target has no such figure.
 
-    report: Report
-    measured: Measured
-    place: dict[str, Any]
+    `details` are further metadata, which Dagster shows and the record of a stage does not keep.
+    """
+
+    engine: str
+    nodes: int
+    cores: int
+    instance_type: str | None = None
+    estimated_cost_usd: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What Dagster shows of it."""
+        """Dagster's metadata of the execution, without the figures that are None."""
+        figures = {
+            "engine": self.engine,
+            "instance_type": self.instance_type,
+            "nodes": self.nodes,
+            "cores": self.cores,
+            **self.details,
+            "estimated_cost_usd": self.estimated_cost_usd,
+        }
+        return {name: value for name, value in figures.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class JobRun(Generic[Report]):
+    """A finished job: its report, the measurements of its driver, and its execution."""
+
+    report: Report
+    measured: Measured
+    execution: Execution
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Dagster's metadata of the job, with a link to Spark's History Server."""
         return {
-            **self.place,
+            **self.execution.metadata,
             "seconds": self.measured.seconds,
             "spark_application_id": self.measured.application,
             "spark_history": dg.MetadataValue.url(history_url(self.measured.application)),
@@ -36,4 +65,4 @@ class JobRunner(dg.ConfigurableResource, ABC):
     def run(
         self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
     ) -> JobRun[Report]:
-        """Runs one job; its progress goes to the log of `context`. Raises what the job raises."""
+        """Runs one job and logs its progress in `context`. Raises the errors of the job."""

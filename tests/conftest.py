@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from resources.local.java import java_home
-from resources.local.session import local_spark_config
+from resources.local.session import start_session
 from resources.settings import Settings
 from tests.support import WEIGHTS, numbered_samples
 
@@ -40,14 +39,11 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_environment() -> Iterator[None]:
-    """Removes the developer's own settings, and sets what Spark needs, for the whole session."""
+    """Removes the developer's own settings for the whole test session."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("FRUITS_", "AWS_", "DAGSTER_", "SPARK_")):
                 patch.delenv(name)
-        patch.setenv("JAVA_HOME", str(java_home()))
-        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-        patch.setenv("PYSPARK_PYTHON", sys.executable)
         yield
 
 
@@ -66,12 +62,10 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """The one Spark session, on two cores; `getOrCreate` of a Dagster run in this process finds it."""
+    """The Spark session of all tests, on two cores. A Dagster run in this process uses it too."""
     folder = str(tmp_path_factory.mktemp("spark"))
     settings = Settings(images="/images", store="/store", spark_cores=2, _env_file=None)
-    session = SparkSession.builder.config(
-        map={**local_spark_config(settings), "spark.sql.warehouse.dir": folder, "spark.local.dir": folder}
-    ).getOrCreate()
+    session = start_session(settings, {"spark.sql.warehouse.dir": folder, "spark.local.dir": folder})
     yield session
     session.stop()
 

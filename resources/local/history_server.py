@@ -1,6 +1,7 @@
 """Spark's event logs, under the store, and Spark's own History Server, which shows them."""
 
 import os
+import shlex
 import socket
 from typing import NoReturn
 
@@ -50,7 +51,7 @@ def serve(store_uri: str, port: int) -> NoReturn:
         "spark.history.fs.cleaner.maxAge": f"{KEEP_DAYS}d",
         # The server is Java alone, and small.
         "spark.driver.memory": "512m",
-        "spark.driver.extraJavaOptions": trust_options(),
+        "spark.driver.extraJavaOptions": shlex.join(trust_options()),
         **({} if store.is_local else s3_config()),
     }
     home = _find_spark_home()

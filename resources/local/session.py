@@ -1,37 +1,56 @@
-"""What Spark is told on one machine."""
+"""Every Spark session on this machine starts here: its environment, its configuration and its JVM."""
 
 import os
+import shlex
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkRuntimeError
+from pyspark.java_gateway import launch_gateway
+from pyspark.sql import SparkSession
 
 from resources.local.java import java_home, trust_options
 from resources.settings import Settings
-from spark_jobs.store.root import s3_endpoint
+from resources.spark_events import event_log_config, make_event_log_folder
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.root import open_root, s3_endpoint
 
-# The S3A that Spark 3.5's own Hadoop is built with; resolved by Spark, from Maven Central or its mirror.
-HADOOP_AWS = "org.apache.hadoop:hadoop-aws:3.3.4"
+# The Hadoop that Spark 3.5 is built with. Spark fetches S3A for it from Maven Central or a mirror.
+HADOOP_VERSION = "3.3.4"
+HADOOP_AWS = f"org.apache.hadoop:hadoop-aws:{HADOOP_VERSION}"
 
-# The work is done in Python: a JVM that compiles little starts and ends sooner.
-QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# The jobs do their work in Python. A JVM that compiles little starts and ends sooner.
+QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
-def set_environment() -> None:
-    """Sets the variables that Spark in this process takes its Java, its address and its Python from."""
-    os.environ["JAVA_HOME"] = str(java_home())
-    # Without it Spark looks for another address, and warns of what it finds.
-    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    # Executors must run this very interpreter, whatever `python3` is on the PATH.
-    os.environ["PYSPARK_PYTHON"] = sys.executable
+def start_session(
+    settings: Settings,
+    extra: Mapping[str, str] | None = None,
+    *,
+    event_log: bool = False,
+    java_options: Sequence[str] = QUICK_JVM,
+) -> SparkSession:
+    """The Spark session of this process, which starts on the first call.
+
+    `extra` adds Spark settings to `session_config`. Raises `FruitsError` where Spark's JVM does not start.
+    """
+    config = session_config(settings, event_log=event_log, java_options=java_options) | dict(extra or {})
+    prepare_spark(config, settings.store)
+    return SparkSession.builder.config(map={**config}).getOrCreate()
 
 
-def local_spark_config(settings: Settings) -> dict[str, Any]:
-    """Spark's configuration for one machine."""
+def session_config(
+    settings: Settings, *, event_log: bool = False, java_options: Sequence[str] = QUICK_JVM
+) -> dict[str, str]:
+    """Spark's configuration on this machine; with `event_log`, Spark writes its event log into the store."""
     config = {
-        # A task that fails is tried once more: a hiccup of S3 is no reason to lose the run. The JVM knows how
-        # many cores it may use, by affinity and by the limits of a container.
+        # Spark runs a failed task once more, so that a brief failure of S3 does not end the run. With *, the
+        # JVM counts the cores that CPU affinity and the limits of a container allow.
         "spark.master": f"local[{settings.spark_cores or '*'},2]",
         "spark.app.name": "fruits",
         "spark.driver.memory": settings.spark_memory,
@@ -39,21 +58,24 @@ def local_spark_config(settings: Settings) -> dict[str, Any]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.driver.extraJavaOptions": " ".join(
-            [f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}", QUICK_JVM, trust_options()]
+        # Spark splits the value as a shell does, so a quoted option may contain spaces.
+        "spark.driver.extraJavaOptions": shlex.join(
+            [f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}", *java_options, *trust_options()]
         ),
-        # Partial results come back as they are: 13 MB for each task of the PCA.
+        # Each task of the PCA returns 13 MB of partial sums.
         "spark.driver.maxResultSize": "0",
         "spark.rpc.message.maxSize": "512",
         "spark.python.worker.reuse": "true",
     }
     if settings.images.startswith("s3://") or settings.store.startswith("s3://"):
         config |= s3_config()
+    if event_log:
+        config |= event_log_config(settings.store)
     return config
 
 
 def s3_config() -> dict[str, str]:
-    """What makes `s3://` mean on one machine what it means on EMR: S3A under EMR's scheme."""
+    """Spark's settings that read `s3://` URIs through S3A, as EMR reads them through EMRFS."""
     config = {
         "spark.jars.packages": HADOOP_AWS,
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
@@ -69,3 +91,44 @@ def s3_config() -> dict[str, str]:
             "spark.hadoop.fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https")).lower(),
         }
     return config
+
+
+def prepare_spark(config: Mapping[str, str], store: str) -> None:
+    """Does what must precede a session with this configuration: environment, event log folder and JVM.
+
+    Raises `FruitsError` where Spark's JVM does not start.
+    """
+    os.environ["JAVA_HOME"] = str(java_home())
+    # Without it, Spark looks for another address of this machine and warns about the one that it finds.
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    # Executors must run this interpreter, whichever `python3` is on the PATH.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    if "spark.eventLog.dir" in config:
+        make_event_log_folder(open_root(store))
+    if SparkContext._gateway is None and "DAGSTER_HOME" in os.environ:
+        _start_jvm(config, Path(os.environ["DAGSTER_HOME"]) / "spark.log")
+
+
+def _start_jvm(config: Mapping[str, str], log: Path) -> None:
+    """Starts the JVM of this process's sessions, with its output appended to a file.
+
+    The output contains the lines of Ivy, which resolves the S3 jars, and stack traces of errors that Spark
+    overcomes. In a terminal they would look like failures of a run that succeeds.
+    """
+    conf = SparkConf(loadDefaults=False).setAll(list(config.items()))
+    with log.open("ab") as output:
+        begin = output.tell()
+        try:
+            gateway = launch_gateway(conf, {"stdout": output, "stderr": subprocess.STDOUT})
+        except PySparkRuntimeError:
+            reason = _reason(log.read_bytes()[begin:])
+            raise FruitsError(
+                f"Spark did not start: {reason}. The details are at the end of {log}."
+            ) from None
+    SparkContext._ensure_initialized(gateway=gateway, conf=conf)
+
+
+def _reason(output: bytes) -> str:
+    """The last line of Java's output above its stack trace."""
+    lines = output.decode(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line and line[0] != "\t"), "no reason given")

@@ -1,4 +1,4 @@
-"""Spark on one machine, inside the Dagster process."""
+"""Spark on this machine, inside the Dagster process."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -7,17 +7,16 @@ from dagster_pyspark import LazyPySparkResource
 from pydantic import Field, PrivateAttr
 from pyspark.sql import SparkSession
 
-from resources.job_runner import JobRun, JobRunner
-from resources.local.session import set_environment
-from resources.spark_events import make_event_log_folder
-from spark_jobs.store.root import open_root
+from resources.job_runner import Execution, JobRun, JobRunner
+from resources.local.session import prepare_spark
 from spark_jobs.wire import Job, Params, Report, run_measured
 
 
 class LocalSpark(JobRunner):
     """Runs jobs in one Spark session, which the process keeps.
 
-    It starts in the background when a run with a Spark job begins, beside the steps that need no Spark.
+    The session starts in the background when a run with a Spark job begins. Steps that need no Spark run
+    meanwhile.
     """
 
     pyspark: dg.ResourceDependency[LazyPySparkResource]
@@ -30,8 +29,7 @@ class LocalSpark(JobRunner):
         pool.shutdown(wait=False)
 
     def _start(self) -> SparkSession:
-        set_environment()
-        make_event_log_folder(open_root(self.store))
+        prepare_spark(self.pyspark.spark_config, self.store)
         session: SparkSession = self.pyspark.spark_session
         return session
 
@@ -40,12 +38,9 @@ class LocalSpark(JobRunner):
     ) -> JobRun[Report]:
         spark = self._session.result()
         report, measured = run_measured(spark, job, params, lambda progress: context.log.info(str(progress)))
-        return JobRun(
-            report,
-            measured,
-            {
-                "engine": f"Spark {spark.version} on this machine, {spark.sparkContext.master}",
-                "nodes": 1,
-                "cores": spark.sparkContext.defaultParallelism,
-            },
+        execution = Execution(
+            engine=f"Spark {spark.version} on this machine, {spark.sparkContext.master}",
+            nodes=1,
+            cores=spark.sparkContext.defaultParallelism,
         )
+        return JobRun(report, measured, execution)

@@ -42,11 +42,9 @@ classes = list(list_photos(images).classes)
 if engine == "loop":
     ingest_images.run_tasks = lambda spark, stage, function, work, images, report: [*map(function, work)]
 else:
-    from pyspark.sql import SparkSession
-    from resources.local.session import local_spark_config
+    from resources.local.session import start_session
     from resources.settings import Settings
-    settings = Settings(images=images, store=store, spark_cores=2)
-    spark = SparkSession.builder.config(map=local_spark_config(settings)).getOrCreate()
+    spark = start_session(Settings(images=images, store=store, spark_cores=2))
 no_spark = SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
 print("ready", flush=True)
 while True:

@@ -9,7 +9,7 @@ import pytest
 
 from fruits_assets.definitions import defs
 from resources.local.java import java_home
-from resources.local.session import HADOOP_AWS, local_spark_config
+from resources.local.session import HADOOP_AWS, session_config
 from resources.settings import AccountSettings, Settings, StoreSettings, load_settings
 from spark_jobs.errors import FruitsError
 from tests.support import REPOSITORY
@@ -216,7 +216,7 @@ def test_the_java_of_the_wheel_is_java_17(monkeypatch: pytest.MonkeyPatch) -> No
 def spark_config(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, str]:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return local_spark_config(load_settings(Settings))
+    return session_config(load_settings(Settings))
 
 
 def test_spark_uses_the_cores_and_memory_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_the_error_for_a_terminated_cluster_names_it_with_its_reason(
     rehearsal.aws.client("emr").terminate_job_flows(JobFlowIds=[cluster])
     out = finish(run, 1)
     assert f"The cluster {cluster} is TERMINAT" in out
-    assert f"and took step {step} with it (Terminated by user request)" in out
+    assert f"and ended step {step} (Terminated by user request)" in out
     assert not current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES)
     assert f"FRUITS_EMR_CLUSTER={cluster} is TERMINATED" in finish(start(tmp_path, **settings), 1)
 

@@ -10,7 +10,7 @@ import pytest
 
 from fruits_assets.costs.recording import record_stage
 from fruits_assets.costs.run_records import STAGES, parse_record, read_records, record_path, write_record
-from resources.job_runner import JobRun
+from resources.job_runner import Execution, JobRun
 from resources.settings import Settings
 from spark_jobs.store.root import open_root
 from spark_jobs.wire import Measured
@@ -77,16 +77,16 @@ def test_fields_that_are_not_known_may_be_absent() -> None:
 def test_the_record_of_an_emr_step_has_its_nodes_and_its_price(store: str) -> None:
     settings = Settings(env="emr", images="s3://photos", store="s3://store", _env_file=None)
     settings = settings.model_copy(update={"store": store})
-    place = {
-        "engine": "EMR cluster j-1, 2 core nodes m5.xlarge",
-        "nodes": 2,
-        "cores": 8,
-        "instance_type": "m5.xlarge",
-        "emr_step_seconds": 130.0,
-        "estimated_cost_usd": 0.0227,
-    }
+    execution = Execution(
+        engine="EMR cluster j-1, 2 core nodes m5.xlarge",
+        nodes=2,
+        cores=8,
+        instance_type="m5.xlarge",
+        estimated_cost_usd=0.0227,
+        details={"emr_step_seconds": 130.0},
+    )
     driver_versions = {"python": "3.9.1", "spark": "3.5.6-amzn-0", "emr": "emr-7.13.0"}
-    run = JobRun(None, Measured(100.0, "application_1", driver_versions), place)
+    run = JobRun(None, Measured(100.0, "application_1", driver_versions), execution)
 
     @dg.asset(name="mobilenet_features", code_version="7")
     def stage(context: dg.AssetExecutionContext) -> None:

@@ -163,8 +163,7 @@ def test_weights_on_s3_are_read_with_and_without_a_sha256(prefix: str, tmp_path:
 JOBS = """
 import json, sys
 from pyspark.ml.feature import PCAModel
-from pyspark.sql import SparkSession
-from resources.local.session import local_spark_config
+from resources.local.session import start_session
 from resources.settings import Settings, load_settings
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
@@ -172,7 +171,7 @@ from spark_jobs.store.tables import files
 from tests.jobs import extract, fit, ingest, project
 
 settings = load_settings(Settings)
-spark = SparkSession.builder.config(map=local_spark_config(settings)).getOrCreate()
+spark = start_session(settings)
 classes = list(list_photos(settings.images).classes)
 failed = [ingest(spark, settings.images, settings.store, classes).failed]
 failed.append(extract(spark, settings.store, classes).failed)
