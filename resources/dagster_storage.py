@@ -1,7 +1,12 @@
-"""Dagster's event log on this machine's disk, made for steps over thousands of partitions.
+"""Dagster's event log in SQLite, with one open database for many events and one transaction for a batch.
 
-Dagster's own SQLite storage opens and compiles anew for every event, five times, and waits for the disk
-twice: 1,000 classes make about 10,000 events a run, which took longer than their photos.
+For each event, Dagster's own SQLite storage opens a database and compiles its statements five times, and
+waits for the disk twice. A run over 1,000 classes stores about 10,000 events. It takes 27-34 s with this
+storage, and 83-90 s with Dagster's own.
+
+Dagster's open issues about these writes are https://github.com/dagster-io/dagster/issues/19618 and
+https://github.com/dagster-io/dagster/issues/19829. This module can be removed when Dagster's SQLite storage
+keeps its connections open and stores a batch of events in one transaction, and the run takes at most 35 s.
 """
 
 import os
@@ -17,28 +22,28 @@ from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
-# Events of what Dagster calls a batch (planned events, one result for many partitions) that are one
-# transaction. Dagster makes no batches unless this variable says how large.
+# The largest number of events in a batch: planned events, or the events of one result for many partitions.
+# Without this variable, Dagster stores each event alone.
 _BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "500")
 
-# Databases that stay open, the index and those of the latest runs: a webserver looks at thousands.
+# The number of databases that stay open: the index and the runs used last. A webserver reads thousands.
 OPEN_DATABASES = 8
 
 
 class EventLog(SqliteEventLogStorage):
-    """The same files as Dagster's own storage in the same DAGSTER_HOME, so either can follow the other.
+    """Stores events in the files of Dagster's own storage, so that either storage can read a DAGSTER_HOME.
 
-    In WAL mode, `synchronous=NORMAL` never corrupts a database; a power failure may take the last
-    events with it, as it takes the run.
+    In WAL mode, `synchronous=NORMAL` never corrupts a database (https://sqlite.org/pragma.html). A power
+    failure, which ends the run anyway, may remove its last events.
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        self._engines: dict[str, Engine] = {}  # the one used last is the last
+        self._engines: dict[str, Engine] = {}  # in the order of their last use
         self._tables: set[str] = set()
         self._batch: dict[str, Connection] | None = None
         self._stack = ExitStack()
         super().__init__(base_dir, inst_data)
-        # A batch holds it while it stores its events one by one.
+        # Reentrant, because a batch holds the lock while it stores its events one by one.
         self._db_lock = RLock()  # type: ignore[assignment]
 
     @classmethod
@@ -65,7 +70,7 @@ class EventLog(SqliteEventLogStorage):
 
     @contextmanager
     def _begin(self, shard: str) -> Iterator[Connection]:
-        """A transaction of its own."""
+        """A connection with a transaction that ends with the context."""
         engine = self._engines.pop(shard, None) or self._open(shard)
         self._engines[shard] = engine
         if len(self._engines) > OPEN_DATABASES:
@@ -74,8 +79,10 @@ class EventLog(SqliteEventLogStorage):
             yield connection
 
     def _open(self, shard: str) -> Engine:
-        """An engine that keeps the statements it has compiled, and one connection: to close a database's
-        last one costs more than to store an event."""
+        """An engine that keeps its compiled statements and one connection.
+
+        SQLite takes longer to close the last connection of a database than to store an event.
+        """
         engine = create_engine(
             self.conn_string_for_shard(shard),
             poolclass=QueuePool,
@@ -89,7 +96,7 @@ class EventLog(SqliteEventLogStorage):
         return engine
 
     def has_table(self, table_name: str) -> bool:
-        """Whether the index has this table; asked for every event, so what was there once is there."""
+        """Whether the index has this table. Dagster asks for each event, so a positive answer is kept."""
         if table_name not in self._tables and super().has_table(table_name):
             self._tables.add(table_name)
         return table_name in self._tables
@@ -110,7 +117,7 @@ class EventLog(SqliteEventLogStorage):
             self._tell_watchers(event.run_id)
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Stores all events, or none of a database's when one of them fails."""
+        """Stores all events of a batch; where one fails, no event of its database is stored."""
         with self._db_lock, self._stack:
             self._batch = {}
             try:
@@ -121,8 +128,10 @@ class EventLog(SqliteEventLogStorage):
             self._tell_watchers(run_id)
 
     def _tell_watchers(self, run_id: str) -> None:
-        """Dagster's UI follows a run by changes of its database's file; while that is open, SQLite writes
-        to the file beside it."""
+        """Changes the modification time of a run's database, which Dagster's UI watches.
+
+        While the database is open, SQLite writes to its WAL file only.
+        """
         os.utime(self.path_for_shard(run_id))
 
     def wipe(self) -> None:

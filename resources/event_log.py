@@ -1,4 +1,4 @@
-"""The old name of `resources.dagster_storage`, for a `dagster.yaml` that still has it."""
+"""The old name of `resources.dagster_storage`, which a `dagster.yaml` may use for one release."""
 
 from resources.dagster_storage import EventLog
 

@@ -1,4 +1,4 @@
-"""What an instance type says about a machine."""
+"""The family, the cores and the memory that the name of an EC2 instance type tells."""
 
 import re
 from typing import NamedTuple
@@ -8,7 +8,7 @@ _GIB_PER_VCPU = {"c": 2, "m": 4, "r": 8}
 
 
 class Instance(NamedTuple):
-    """An instance type taken apart: m5.xlarge is of family m5, with 4 vCPUs and 16 GiB."""
+    """The parts of an instance type: m5.xlarge has the family m5, 4 vCPUs and 16 GiB."""
 
     family: str
     vcpus: int
@@ -16,10 +16,7 @@ class Instance(NamedTuple):
 
 
 def instance(instance_type: str) -> Instance:
-    """Takes an instance type such as m5.xlarge apart.
-
-    Raises `ValueError` for one of an unknown family or size.
-    """
+    """The parts of an instance type such as m5.xlarge. Raises `ValueError` for an unknown family or size."""
     match = re.fullmatch(r"(([cmr])\d\w*)\.(?:(\d+)?(xlarge)|(large))", instance_type)
     if match is None:
         raise ValueError(

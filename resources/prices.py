@@ -1,4 +1,4 @@
-"""AWS's prices: what nodes, storage and requests cost."""
+"""AWS's prices of nodes, storage and requests."""
 
 import math
 import tomllib
@@ -13,7 +13,7 @@ _PRICES = Path(__file__).with_name("prices.toml")
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """Prices of one region in USD; `vcpu_hour` by instance family, EC2's price and EMR's fee together."""
+    """Prices of one region in USD. `vcpu_hour` is the sum of EC2's price and EMR's fee by instance family."""
 
     date: str
     region: str
@@ -24,7 +24,7 @@ class Prices:
     interface_endpoint_hour: float
 
     def instance_hour(self, instance_type: str) -> float | None:
-        """USD for an hour of an EMR node of this type, on demand; None where there is no price for it."""
+        """The on-demand price of an EMR node of this type, in USD an hour; None where it is unknown."""
         try:
             family, vcpus, _ = instance(instance_type)
         except ValueError:
@@ -33,28 +33,28 @@ class Prices:
         return None if price is None else price * vcpus
 
     def cluster_hour(self, primary_type: str, core_type: str, core_nodes: int) -> float:
-        """USD for an hour of a primary node and core nodes, on demand and without their disks.
+        """The on-demand price of a primary node and core nodes without their disks, in USD an hour.
 
-        Raises `FruitsError` where there is no price for a type.
+        Raises `FruitsError` for a type without a price.
         """
         total = 0.0
         for instance_type, number in ((primary_type, 1), (core_type, core_nodes)):
             price = self.instance_hour(instance_type)
             if price is None:
                 raise FruitsError(
-                    f"The prices of {self.region}, {self.date}, have none for {instance_type}, so nobody can "
-                    f"say what a cluster costs. They have {', '.join(sorted(self.vcpu_hour))}; FRUITS_PRICES "
-                    "can name a file with more."
+                    f"The prices of {self.region}, {self.date}, have none for {instance_type}, so the cost "
+                    f"of a cluster is unknown. Use one of {', '.join(sorted(self.vcpu_hour))}, or name a file "
+                    "with more prices in FRUITS_PRICES."
                 )
             total += number * price
         return total
 
 
 def load_prices(file: Path | None = None) -> Prices:
-    """The prices in a TOML file of the shape of `prices.toml`, which is the default.
+    """The prices in a TOML file with the tables of `prices.toml`, which is the default.
 
-    Raises `FruitsError`, with the file's name, for one that can't be read, or lacks a price or has one that
-    is no amount of money.
+    Raises `FruitsError` with the name of a file that cannot be read, that lacks a price, or in which a price
+    is negative, infinite or not a number.
     """
     file = file or _PRICES
     try:
@@ -69,7 +69,7 @@ def load_prices(file: Path | None = None) -> Prices:
             interface_endpoint_hour=_usd(read["vpc"]["interface_endpoint_hour"]),
         )
     except OSError as error:
-        raise FruitsError(f"FRUITS_PRICES={file} can't be read: {error.strerror}.") from None
+        raise FruitsError(f"FRUITS_PRICES={file} cannot be read: {error.strerror}.") from None
     except KeyError as error:
         raise FruitsError(
             f"FRUITS_PRICES={file} has no {error.args[0]!r}; see resources/prices.toml."
@@ -80,5 +80,5 @@ def load_prices(file: Path | None = None) -> Prices:
 
 def _usd(price: float) -> float:
     if not 0 <= price < math.inf:
-        raise ValueError(f"{price} is no price")
+        raise ValueError(f"{price} is not a price")
     return float(price)

@@ -1,4 +1,4 @@
-"""What EMR needs in an AWS account: one CloudFormation stack, made and read here."""
+"""Makes an AWS account ready for EMR: deploys one CloudFormation stack, and reads its outputs."""
 
 import subprocess
 import sys
@@ -18,17 +18,17 @@ from spark_jobs.store.root import split_s3_uri
 FOLDER = Path(emr_bootstrap.__file__).parent
 TEMPLATE, BOOTSTRAP, LOCK = (FOLDER / name for name in ("template.yaml", "bootstrap.sh", "requirements.lock"))
 
-# What `PYSPARK_PYTHON` is on nodes that ran the bootstrap.
+# `PYSPARK_PYTHON` of the nodes, in the environment that bootstrap.sh makes.
 NODE_PYTHON = "/opt/fruits/venv/bin/python"
 
-# The operator's policy allows calls on clusters with the first tag only, EMR's managed policy lets EMR itself
-# work on what has the second one only. Both stand in the template too.
+# The operator's policy allows calls on clusters with PROJECT_TAG only. EMR's managed policy lets EMR work on
+# resources with EMR_TAG only. The template contains both tags too.
 EMR_TAG = {"for-use-with-amazon-emr-managed-policies": "true"}
 PROJECT_TAG = {"project": "fruits"}
 CLUSTER_TAGS = PROJECT_TAG | EMR_TAG
 
-# AWS makes them for an account's first cluster and first spot node, if whoever starts these may; an operator
-# may not.
+# AWS creates these roles with an account's first cluster and first spot node, but not for an operator, whose
+# policy does not allow it.
 _SERVICE_LINKED_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
 
 _READY = frozenset(
@@ -39,7 +39,7 @@ _READY = frozenset(
         "UPDATE_ROLLBACK_COMPLETE",
     }
 )
-# What is left when a removal failed can be removed.
+# A stack whose removal or update failed can be removed.
 _REMOVABLE = _READY | {"DELETE_FAILED", "UPDATE_FAILED", "UPDATE_ROLLBACK_FAILED"}
 _YES_NO = {True: "yes", False: "no", None: None}
 SESSION_ENDPOINTS = 2
@@ -47,7 +47,7 @@ HOURS_A_MONTH = 730
 
 
 class Stack(NamedTuple):
-    """The outputs of the stack, by which clusters are made."""
+    """The outputs of the stack, with which clusters are started."""
 
     bucket: str
     images_uri: str
@@ -66,7 +66,7 @@ class Stack(NamedTuple):
     erasure_policy_arn: str
 
     def bootstrap_action(self) -> dict[str, Any]:
-        """The member of RunJobFlow's `BootstrapActions` that gives every node its Python environment."""
+        """The member of RunJobFlow's `BootstrapActions` that makes the Python environment of every node."""
         arguments = [self.lock_uri, *([self.wheelhouse_uri] if self.wheelhouse_uri else [])]
         return {
             "Name": "python environment",
@@ -75,10 +75,10 @@ class Stack(NamedTuple):
 
 
 class Deployment(NamedTuple):
-    """What a deployment is asked for; None leaves it as it is, or to the template's default.
+    """The options of a deployment. None keeps the value of the stack, or the template's default.
 
-    `subnet` is an existing private subnet in the place of a new one. `retention_days` is when photos and
-    results are erased, 0 for never.
+    `subnet` is an existing private subnet, used instead of a new one. Photos and results are erased after
+    `retention_days`; 0 keeps them.
     """
 
     photos_prefix: str | None = None
@@ -92,18 +92,18 @@ class Deployment(NamedTuple):
 def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
     """The outputs of the stack `FRUITS_EMR_STACK`.
 
-    Raises `FruitsError` where there is none that is ready: to be used, or only to be removed.
+    Raises `FruitsError` where there is no stack, or where it is not ready to be used (or removed).
     """
     with aws_errors_named():
         found = describe_stack(settings)
     if found is None:
         raise FruitsError(
-            f"There is no stack {settings.emr_stack} in {settings.region}. Make it by `fruits emr deploy`, "
-            "or name another in FRUITS_EMR_STACK and FRUITS_REGION."
+            f"There is no stack {settings.emr_stack} in {settings.region}. Create it with `fruits emr "
+            "deploy`, or name another stack in FRUITS_EMR_STACK and FRUITS_REGION."
         )
     if found["StackStatus"] not in (_REMOVABLE if to_remove else _READY):
         raise FruitsError(
-            f"The stack {settings.emr_stack} is {found['StackStatus']}. Wait for it to be complete, or run "
+            f"The stack {settings.emr_stack} is {found['StackStatus']}. Wait until it is complete, or run "
             "`fruits emr deploy` again."
         )
     values = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
@@ -111,17 +111,18 @@ def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
     missing = [field for field, value in fields.items() if value is None and field != "wheelhouse_uri"]
     if missing:
         raise FruitsError(
-            f"The stack {settings.emr_stack} has no output for {', '.join(missing)}: it is not this "
-            "project's, or an older one. Run `fruits emr deploy`, or name another in FRUITS_EMR_STACK."
+            f"The stack {settings.emr_stack} has no output for {', '.join(missing)}: it belongs to "
+            "another project or an older version. Run `fruits emr deploy`, or name another stack in "
+            "FRUITS_EMR_STACK."
         )
-    return Stack(**fields)  # type: ignore[arg-type]  # what may not be None is not
+    return Stack(**fields)  # type: ignore[arg-type]  # only wheelhouse_uri may be None
 
 
 def plan(settings: AccountSettings, wanted: Deployment) -> dict[str, str]:
-    """The template's parameters: as asked for, else as in the stack that is there, else its defaults.
+    """The template's parameters: the wanted values, else those of the present stack, else the defaults.
 
-    Raises `FruitsError` outside the allowed regions, before anything is called, and for a subnet that EMR
-    may not use.
+    Raises `FruitsError` outside the allowed regions, before any call of AWS, for a subnet that EMR may not
+    use, and for prefixes inside each other.
     """
     check_region(settings)
     with aws_errors_named():
@@ -146,20 +147,20 @@ def plan(settings: AccountSettings, wanted: Deployment) -> dict[str, str]:
 
 
 def makes_network(parameters: Mapping[str, str]) -> bool:
-    """Whether the stack has a subnet of its own, from which there is no way to the internet."""
+    """Whether the stack creates its own subnet, which has no route to the internet."""
     return not parameters["SubnetId"]
 
 
 def idle_hour(parameters: Mapping[str, str], prices: Prices) -> float:
-    """USD for an hour in which no cluster runs, without what is stored: the interface endpoints."""
+    """USD for an hour without a cluster: the interface endpoints. Storage in S3 is not included."""
     endpoints = SESSION_ENDPOINTS if parameters["SessionManager"] == "yes" else 0
     return endpoints * prices.interface_endpoint_hour if makes_network(parameters) else 0.0
 
 
 def deploy(settings: AccountSettings, parameters: Mapping[str, str]) -> Stack:
-    """Creates or updates the stack by a plan, then uploads what nodes install.
+    """Creates or updates the stack, then uploads the bootstrap action and the packages of the nodes.
 
-    Raises `FruitsError` with CloudFormation's own reasons where it fails.
+    Raises `FruitsError` with the reasons of CloudFormation where that fails.
     """
     check_region(settings)
     with aws_errors_named():
@@ -178,10 +179,10 @@ def deploy(settings: AccountSettings, parameters: Mapping[str, str]) -> Stack:
 
 
 def download_wheels(folder: Path) -> None:
-    """Puts the wheels of the nodes' lock into a folder, each checked against its hash.
+    """Downloads the wheels of the nodes' lock into a folder; pip checks the hash of each.
 
-    They are for EMR's nodes whatever runs this: CPython 3.11, x86-64, and the glibc 2.34 of Amazon Linux
-    2023. Raises `FruitsError` with the end of what pip says.
+    The wheels fit EMR's nodes on any machine: CPython 3.11, x86-64, and the glibc 2.34 of Amazon Linux 2023.
+    Raises `FruitsError` with the last 1,500 characters of pip's errors.
     """
     platforms = ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(17, 35))]
     command = [
@@ -193,28 +194,30 @@ def download_wheels(folder: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise FruitsError(f"The nodes' packages could not be downloaded; pip says\n{done.stderr[-1500:]}")
+        raise FruitsError(f"pip could not download the nodes' packages:\n{done.stderr[-1500:]}")
 
 
 def check_region(settings: AccountSettings) -> None:
+    """Raises `FruitsError` where FRUITS_REGION is not among FRUITS_ALLOWED_REGIONS."""
     if settings.region not in settings.allowed_regions:
         raise FruitsError(
             f"FRUITS_REGION={settings.region} is not one of {', '.join(settings.allowed_regions)}, which "
-            "photos may not leave. Use one of these, or name the region in FRUITS_ALLOWED_REGIONS."
+            "photos may not leave. Use one of these regions, or add yours to FRUITS_ALLOWED_REGIONS."
         )
 
 
 def _check_prefixes(photos: str, store: str) -> None:
-    """Raises `FruitsError` where who may write one place of the bucket could write another."""
-    for one, other in combinations((photos, store, "logs", "bootstrap"), 2):
-        if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+    """Raises `FruitsError` where one prefix contains another, because each has different permissions."""
+    for first, second in combinations((photos, store, "logs", "bootstrap"), 2):
+        if f"{first}/".startswith(f"{second}/") or f"{second}/".startswith(f"{first}/"):
             raise FruitsError(
-                f"The prefixes {one} and {other} lie inside each other, and different rights hold in them. "
-                "Give --photos-prefix and --store-prefix others, apart from logs and bootstrap."
+                f"The prefixes {first} and {second} lie inside each other, but have different permissions. "
+                "Choose --photos-prefix and --store-prefix apart from each other and from logs and bootstrap."
             )
 
 
 def describe_stack(settings: AccountSettings) -> dict[str, Any] | None:
+    """CloudFormation's description of the stack `FRUITS_EMR_STACK`; None where there is no stack."""
     from botocore.exceptions import ClientError
 
     try:
@@ -228,12 +231,12 @@ def describe_stack(settings: AccountSettings) -> dict[str, Any] | None:
 
 
 def _vpc_of(settings: AccountSettings, subnet: str) -> str:
-    """The VPC of a subnet, which must have EMR's tag."""
+    """The VPC of a subnet. Raises `FruitsError` where the subnet lacks EMR's tag."""
     [found] = client("ec2", settings.region).describe_subnets(SubnetIds=[subnet])["Subnets"]
     [(key, value)] = EMR_TAG.items()
     if {"Key": key, "Value": value} not in found.get("Tags", []):
         raise FruitsError(
-            f"The subnet {subnet} lacks the tag without which EMR may not use it. Give it by `aws ec2 "
+            f"The subnet {subnet} lacks the tag without which EMR may not use it. Add it with `aws ec2 "
             f"create-tags --region {settings.region} --resources {subnet} --tags Key={key},Value={value}`."
         )
     return str(found["VpcId"])
@@ -255,7 +258,7 @@ def _create_or_update(settings: AccountSettings, parameters: Mapping[str, str]) 
         "TemplateBody": TEMPLATE.read_text(),
         "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         "Capabilities": ["CAPABILITY_IAM"],
-        # CloudFormation gives them to everything in the stack that can have tags.
+        # CloudFormation adds the stack's tags to each of its resources that can have tags.
         "Tags": [{"Key": key, "Value": value} for key, value in PROJECT_TAG.items()],
     }
     if describe_stack(settings) is None:
@@ -271,23 +274,24 @@ def _create_or_update(settings: AccountSettings, parameters: Mapping[str, str]) 
     wait_for_stack(cloudformation, "stack_update_complete", identity)
 
 
-def wait_for_stack(cloudformation: Any, until: str, stack: str) -> None:
+def wait_for_stack(cloudformation: Any, waiter: str, stack: str) -> None:
+    """Waits up to 30 minutes with a waiter of boto3. Raises `FruitsError` with the reasons of a failure."""
     from botocore.exceptions import WaiterError
 
     try:
-        cloudformation.get_waiter(until).wait(StackName=stack, WaiterConfig={"Delay": 5, "MaxAttempts": 360})
+        cloudformation.get_waiter(waiter).wait(StackName=stack, WaiterConfig={"Delay": 5, "MaxAttempts": 360})
     except WaiterError as error:
         events = cloudformation.describe_stack_events(StackName=stack)["StackEvents"]
         reasons = [
             f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', 'no reason given')}"
-            # The newest come first: those since this was asked for.
+            # The newest events come first. Those above "User Initiated" belong to this deployment or removal.
             for event in takewhile(
                 lambda event: event.get("ResourceStatusReason") != "User Initiated", events
             )
             if event["ResourceStatus"].endswith("_FAILED")
         ]
         raise FruitsError(
-            f"CloudFormation did not bring {stack} to the end: {'; '.join(reversed(reasons)) or error}"
+            f"CloudFormation failed with {stack}: {'; '.join(reversed(reasons)) or error}"
         ) from error
 
 

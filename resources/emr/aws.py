@@ -1,4 +1,4 @@
-"""Calls of AWS: one way to make a client, and one way to say what went wrong."""
+"""AWS clients that retry, and sentences for the errors of AWS."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,8 +6,8 @@ from typing import Any
 
 from spark_jobs.errors import FruitsError
 
-# Codes that mean "not now": botocore has tried again already, and later may be better.
-_NOT_NOW = frozenset(
+# Codes of errors that may pass: botocore has retried already, and a later attempt may succeed.
+_TRANSIENT = frozenset(
     {
         "InternalError",
         "InternalFailure",
@@ -22,8 +22,8 @@ _NOT_NOW = frozenset(
         "TooManyRequestsException",
     }
 )
-# The same, as the C++ SDK below pyarrow names them in its messages.
-_S3_NOT_NOW = (
+# The same errors, by the names in the messages of the C++ SDK that pyarrow uses.
+_S3_TRANSIENT = (
     "INTERNAL_FAILURE",
     "NETWORK_CONNECTION",
     "REQUEST_TIMEOUT",
@@ -34,7 +34,7 @@ _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidClientTok
 
 
 def client(service: str, region: str) -> Any:
-    """A boto3 client that tries again, at a rate that adapts to AWS's throttling."""
+    """A boto3 client that retries each call up to 10 times, at a rate that adapts to AWS's throttling."""
     import boto3
     from botocore.config import Config
 
@@ -45,21 +45,21 @@ def client(service: str, region: str) -> Any:
 
 @contextmanager
 def aws_errors_named() -> Iterator[None]:
-    """Turns errors of botocore and of pyarrow's S3 into `FruitsError`s, sorted by whether a retry helps."""
+    """Turns errors of botocore and of pyarrow's S3 into a `FruitsError` that tells if a retry helps."""
     from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
         yield
     except ClientError as error:
-        code, words = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        if code in _NOT_NOW:
+        code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+        if code in _TRANSIENT:
             raise FruitsError(
-                f"AWS has no room for {error.operation_name} now ({code}): {words}", True
+                f"AWS has no room for {error.operation_name} now ({code}): {message}", True
             ) from error
         if code in _EXPIRED:
-            raise FruitsError(f"AWS credentials have expired ({code}): renew them. {words}") from error
-        raise FruitsError(f"AWS refused {error.operation_name} ({code}): {words}") from error
+            raise FruitsError(f"AWS credentials have expired ({code}): renew them. {message}") from error
+        raise FruitsError(f"AWS refused {error.operation_name} ({code}): {message}") from error
     except NoCredentialsError as error:
         raise FruitsError("There are no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID.") from error
     except S3UploadFailedError as error:
@@ -69,4 +69,4 @@ def aws_errors_named() -> Iterator[None]:
     except OSError as error:
         if "AWS Error" not in str(error):
             raise
-        raise FruitsError(f"S3 failed: {error}", any(code in str(error) for code in _S3_NOT_NOW)) from error
+        raise FruitsError(f"S3 failed: {error}", any(code in str(error) for code in _S3_TRANSIENT)) from error

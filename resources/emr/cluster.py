@@ -10,13 +10,13 @@ from spark_jobs.errors import FruitsError
 
 POLL_SECONDS = 2.0
 CANCEL_SECONDS = 60.0
-# How often a running step's cluster is looked at: a dead one may never end its step.
+# While a step runs, its cluster's state is read this often. A cluster that ends may leave its step RUNNING.
 CLUSTER_SECONDS = 30.0
 ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED", "INTERRUPTED"})
 
 
 class Step(NamedTuple):
-    """A step as it stands; `reason` says why it failed, where EMR knows, and `seconds` how long it ran."""
+    """The state of a step; `reason` is EMR's reason of a failure, and `seconds` the time that it has run."""
 
     id: str
     state: str
@@ -25,9 +25,9 @@ class Step(NamedTuple):
 
 
 class Nodes(NamedTuple):
-    """The nodes of one instance group: its role is MASTER, CORE or TASK.
+    """The nodes of one instance group, whose role is MASTER, CORE or TASK.
 
-    `number` run, or were asked for where none does yet; `most` is the greater of the two.
+    `number` counts the running nodes, or the requested nodes while none runs; `most` is the greater count.
     """
 
     role: str
@@ -37,7 +37,7 @@ class Nodes(NamedTuple):
 
 
 class ClusterState(NamedTuple):
-    """Where a cluster is in its life, why, as EMR's code and in words, where its logs go, its release."""
+    """A cluster's state with EMR's code and reason for it, the URI of its logs, and its release."""
 
     name: str
     code: str
@@ -47,30 +47,32 @@ class ClusterState(NamedTuple):
 
     @property
     def is_over(self) -> bool:
+        """Whether the cluster is terminating or terminated."""
         return self.name.startswith("TERMINAT")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster by its id, seen through a boto3 client of EMR."""
+    """The cluster with an id, through a boto3 client of EMR."""
 
     emr: Any
     id: str
     region: str
 
     def state(self) -> ClusterState:
+        """The present state; its `reason` is "no reason given" where EMR gives none."""
         cluster = self.emr.describe_cluster(ClusterId=self.id)["Cluster"]
-        why = cluster["Status"].get("StateChangeReason", {})
+        change = cluster["Status"].get("StateChangeReason", {})
         return ClusterState(
             name=cluster["Status"]["State"],
-            code=why.get("Code", ""),
-            reason=why.get("Message") or "no reason given",
+            code=change.get("Code", ""),
+            reason=change.get("Message") or "no reason given",
             logs=f"{cluster.get('LogUri', '').rstrip('/')}/{self.id}",
             release=cluster.get("ReleaseLabel", ""),
         )
 
     def nodes(self) -> list[Nodes]:
-        """Its instance groups."""
+        """The nodes of each instance group."""
         nodes = []
         for group in self.emr.list_instance_groups(ClusterId=self.id)["InstanceGroups"]:
             running, requested = (group.get(f"{kind}InstanceCount") or 0 for kind in ("Running", "Requested"))
@@ -103,42 +105,40 @@ class Cluster:
             yield from ((step["Id"], step["Name"]) for step in page["Steps"])
 
     def describe(self, step_id: str) -> Step:
+        """The present state of a step."""
         status = self.emr.describe_step(ClusterId=self.id, StepId=step_id)["Step"]["Status"]
         details = status.get("FailureDetails") or {}
         reason = " ".join(filter(None, (details.get("Reason"), details.get("Message"))))
         reason = reason or status.get("StateChangeReason", {}).get("Message", "")
         timeline = status.get("Timeline", {})
-        begun, ended = timeline.get("StartDateTime"), timeline.get("EndDateTime") or datetime.now(UTC)
+        started, ended = timeline.get("StartDateTime"), timeline.get("EndDateTime") or datetime.now(UTC)
         return Step(
             id=step_id,
             state=status["State"],
             reason=reason,
-            seconds=(ended - begun).total_seconds() if begun else 0.0,
+            seconds=(ended - started).total_seconds() if started else 0.0,
         )
 
-    def follow(self, step_id: str, say: Callable[[str], None]) -> Step:
-        """Waits until a step has ended, or its cluster has; the step may then stand as running for ever.
+    def follow(self, step_id: str, log: Callable[[str], None]) -> Step:
+        """Waits until a step or its cluster has ended. EMR may never end the step of a dead cluster.
 
-        While it has not begun, says in which state its cluster is.
+        While the step is pending, logs each new state of the cluster.
         """
-        said, looked = None, 0.0
+        logged, checked = None, 0.0
         while (step := self.describe(step_id)).state not in ENDED:
-            if step.state == "PENDING" or time.monotonic() - looked > CLUSTER_SECONDS:
-                state, looked = self.state().name, time.monotonic()
+            if step.state == "PENDING" or time.monotonic() - checked > CLUSTER_SECONDS:
+                state, checked = self.state().name, time.monotonic()
                 if state.startswith("TERMINATED"):
                     return self.describe(step_id)
-                # A cluster that is WAITING takes the step at once.
-                if step.state == "PENDING" and state not in (said, "WAITING"):
-                    say(f"Step {step_id} waits; the cluster {self.id} is {state}")
-                    said = state
+                # A cluster that is WAITING starts the step at once.
+                if step.state == "PENDING" and state not in (logged, "WAITING"):
+                    log(f"Step {step_id} waits; the cluster {self.id} is {state}")
+                    logged = state
             time.sleep(POLL_SECONDS)
         return step
 
     def cancel(self, step_id: str) -> None:
-        """Cancels a step and waits until it has ended.
-
-        Raises `FruitsError` where it has not within a minute.
-        """
+        """Cancels a step and waits for its end. Raises `FruitsError` where it runs a minute later."""
         self.emr.cancel_steps(
             ClusterId=self.id, StepIds=[step_id], StepCancellationOption="TERMINATE_PROCESS"
         )
@@ -146,13 +146,14 @@ class Cluster:
         while self.describe(step_id).state not in ENDED:
             if time.monotonic() > deadline:
                 raise FruitsError(
-                    f"Step {step_id} on cluster {self.id} was cancelled a minute ago and has not ended.",
+                    f"Step {step_id} on cluster {self.id} was cancelled a minute ago and has not ended. "
+                    f"Cancel it in AWS's console: {self.console(step_id)}",
                     retry_helps=True,
                 )
             time.sleep(POLL_SECONDS)
 
     def console(self, step_id: str = "") -> str:
-        """The page of a step in AWS's console, or of the cluster, which opens Spark's and YARN's pages."""
+        """The address of a step or the cluster in AWS's console, which links to Spark's and YARN's pages."""
         return (
             f"https://{self.region}.console.aws.amazon.com/emr/home?region={self.region}"
             f"#/clusterDetails/{self.id}" + (f"/steps/{step_id}" if step_id else "")

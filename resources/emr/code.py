@@ -1,4 +1,4 @@
-"""The code that travels to the nodes: byte for byte the files that run on one machine."""
+"""The code that a step runs on the nodes: byte for byte the files that run on one machine."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ ENTRY_POINT = Path(__file__).with_name("entry_point.py")
 
 
 def upload_code(store: Root) -> tuple[str, str]:
-    """Puts the archive and the entry point under names made of their content; returns their URIs."""
+    """Uploads the archive and the entry point under the SHA-256 of their content; returns both URIs."""
     uris = []
     for suffix, content in ((".zip", code_archive()), (".py", ENTRY_POINT.read_bytes())):
         path = f"emr/code/{hashlib.sha256(content).hexdigest()}{suffix}"
@@ -23,12 +23,12 @@ def upload_code(store: Root) -> tuple[str, str]:
 
 
 def code_archive() -> bytes:
-    """The package `spark_jobs` as a zip: the same bytes for the same files."""
+    """The package `spark_jobs` as a zip file. Equal source files give equal bytes."""
     package = Path(spark_jobs.__file__).parent
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for file in sorted(package.rglob("*.py")):
-            # A fixed time, so that the archive's name depends on the files alone.
+            # With a fixed time, the archive's name depends on the content of the files alone.
             info = zipfile.ZipInfo(f"spark_jobs/{file.relative_to(package)}", (1980, 1, 1, 0, 0, 0))
             archive.writestr(info, file.read_bytes(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()

@@ -1,8 +1,8 @@
-"""What a step runs on the cluster: one job, with its parameters and its report as objects of one folder.
+"""The program of a step: it runs one job, and reads the parameters and writes the report in one folder.
 
-    spark-submit --py-files CODE.zip emr_step.py JOB FOLDER_URI REGION PIPES_CONTEXT PIPES_MESSAGES
+    spark-submit --py-files CODE.zip ENTRY_POINT.py JOB FOLDER_URI REGION PIPES_CONTEXT PIPES_MESSAGES
 
-The only file on the nodes that uses boto3, and that only for Dagster Pipes.
+No other file on the nodes uses boto3. It uses it for Dagster Pipes only.
 """
 
 import os
@@ -27,10 +27,10 @@ MESSAGE_SECONDS = 2
 
 
 def main(job_name: str, folder_uri: str, region: str) -> None:
-    """Runs the job `module:function`; its progress and any exception go through Pipes."""
-    os.environ["AWS_REGION"] = region  # for pyarrow; executors have it from Spark's settings
-    patient = Config(retries={"mode": "adaptive", "max_attempts": 10})
-    s3 = boto3.client("s3", region_name=region, config=patient)
+    """Runs the job `module:function`, and reports its progress and any exception through Pipes."""
+    os.environ["AWS_REGION"] = region  # for pyarrow; Spark's settings give it to executors
+    retries = Config(retries={"mode": "adaptive", "max_attempts": 10})
+    s3 = boto3.client("s3", region_name=region, config=retries)
     with open_dagster_pipes(
         context_loader=PipesS3ContextLoader(s3),
         message_writer=PipesS3MessageWriter(s3, interval=MESSAGE_SECONDS),

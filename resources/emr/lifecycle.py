@@ -1,4 +1,4 @@
-"""Clusters that come and go: made for a run or a backfill, found again by their tags, and terminated."""
+"""Clusters that are started for a run or a backfill, found by their tags, and terminated."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,18 +17,18 @@ ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"]
 
 
 def find_or_start_cluster(emr: Any, settings: Settings, owner: str) -> str:
-    """The id of an owner's cluster, which is started if there is none; it takes minutes to be ready.
+    """The id of an owner's cluster. Starts a cluster, which is ready minutes later, where there is none.
 
-    Where two runs start one at the same time, both take the older, and the other is terminated.
+    Where two runs start a cluster at the same time, both use the older one, and the newer is terminated.
 
-    Raises `FruitsError` where it would cost more than FRUITS_EMR_MAX_HOURLY_COST, or has no known price.
+    Raises `FruitsError` where the cluster may cost more than FRUITS_EMR_MAX_HOURLY_COST, or has no price.
     """
     found = owned_clusters(emr, owner)
     if found:
         return found[0]
     check_hourly_cost(settings)
     started = emr.run_job_flow(**cluster_request(settings, stack_outputs(settings), owner))["JobFlowId"]
-    # A list may be a moment behind.
+    # EMR's list may not contain the new cluster yet.
     oldest = next(iter(owned_clusters(emr, owner)), started)
     if oldest != started:
         emr.terminate_job_flows(JobFlowIds=[started])
@@ -36,31 +36,31 @@ def find_or_start_cluster(emr: Any, settings: Settings, owner: str) -> str:
 
 
 def terminate_clusters(emr: Any, owner: str) -> list[str]:
-    """Ends what was started for an owner; returns the ids."""
+    """Terminates the clusters of an owner; returns their ids."""
     found = owned_clusters(emr, owner)
     if found:
         emr.terminate_job_flows(JobFlowIds=found)
     return found
 
 
-def end_clusters(settings: Settings, owner: str, say: Callable[[str], None]) -> None:
-    """Terminates what was started for an owner, and says so; where AWS refuses, says what will end it."""
+def end_clusters(settings: Settings, owner: str, log: Callable[[str], None]) -> None:
+    """Terminates the clusters of an owner and logs it. Where AWS refuses, logs when EMR will end them."""
     try:
         with aws_errors_named():
             ended = terminate_clusters(client("emr", settings.region), owner)
     except FruitsError as error:
-        say(
-            f"The cluster could not be terminated: {error} EMR ends it when it has been idle for "
-            f"{settings.emr_idle_minutes} minutes."
+        log(
+            f"The cluster could not be terminated: {error} EMR terminates it after "
+            f"{settings.emr_idle_minutes} idle minutes."
         )
         return
     if ended:
-        say(f"Terminated the cluster {', '.join(ended)}")
+        log(f"Terminated the cluster {', '.join(ended)}")
 
 
 @contextmanager
 def clusters_ended_after(settings: Settings, owner: str) -> Iterator[None]:
-    """Ends the clusters that runs of an owner start within the context, however it is left."""
+    """At the end of the context, also after an error, terminates the clusters of an owner."""
     try:
         yield
     finally:
@@ -68,45 +68,45 @@ def clusters_ended_after(settings: Settings, owner: str) -> Iterator[None]:
 
 
 def end_clusters_of_process(settings: Settings, owner: str) -> None:
-    """Ends what a `fruits run` has started, if it starts any, and says so on stderr."""
+    """Terminates the clusters of a `fruits run` and reports it on stderr, where the run starts clusters."""
     if settings.makes_clusters:
-        end_clusters(settings, owner, lambda words: print(words, file=sys.stderr))
+        end_clusters(settings, owner, lambda message: print(message, file=sys.stderr))
 
 
 def owners(emr: Any) -> set[str]:
-    """What this project's clusters that are alive were made for."""
+    """The owners of this project's clusters that are alive."""
     return {owner for _, owner in _alive(emr)}
 
 
 def owned_clusters(emr: Any, owner: str) -> list[str]:
-    """Ids of the clusters of an owner that are alive, the oldest first."""
-    return [cluster for cluster, of in _alive(emr) if of == owner]
+    """The ids of an owner's clusters that are alive, the oldest first."""
+    return [cluster for cluster, owner_tag in _alive(emr) if owner_tag == owner]
 
 
 def _alive(emr: Any) -> list[tuple[str, str]]:
-    """Ids and owners of this project's clusters that are alive, the oldest first."""
+    """The ids and owners of this project's clusters that are alive, the oldest first."""
     from botocore.exceptions import ClientError
 
     pages = emr.get_paginator("list_clusters").paginate(ClusterStates=ALIVE)
-    listed = [one for page in pages for one in page["Clusters"] if one["Name"].startswith(_name(""))]
-    listed.sort(key=lambda one: (one["Status"]["Timeline"]["CreationDateTime"], one["Id"]))
+    listed = [entry for page in pages for entry in page["Clusters"] if entry["Name"].startswith(_name(""))]
+    listed.sort(key=lambda entry: (entry["Status"]["Timeline"]["CreationDateTime"], entry["Id"]))
     found = []
-    for identity in (one["Id"] for one in listed):
+    for cluster_id in (entry["Id"] for entry in listed):
         try:
-            cluster = emr.describe_cluster(ClusterId=identity)["Cluster"]
+            cluster = emr.describe_cluster(ClusterId=cluster_id)["Cluster"]
         except ClientError as error:
-            # The operator's policy lets nobody look at a cluster without the project's tag.
+            # The operator's policy does not allow to describe a cluster without the project's tag.
             if error.response["Error"]["Code"] == "AccessDeniedException":
                 continue
             raise
         tags = {tag["Key"]: tag["Value"] for tag in cluster.get("Tags", [])}
         if PROJECT_TAG.items() <= tags.items() and OWNER_TAG in tags:
-            found.append((identity, tags[OWNER_TAG]))
+            found.append((cluster_id, tags[OWNER_TAG]))
     return found
 
 
 def hourly_cost(settings: Settings) -> float:
-    """USD for an hour of a cluster as set, at its largest and at prices on demand; without its disks.
+    """The on-demand price of a cluster with all nodes that the settings allow, without disks, in USD an hour.
 
     Raises `FruitsError` where an instance type has no price.
     """
@@ -115,13 +115,13 @@ def hourly_cost(settings: Settings) -> float:
 
 
 def check_hourly_cost(settings: Settings) -> None:
-    """Raises `FruitsError` where a cluster as set may cost more than FRUITS_EMR_MAX_HOURLY_COST."""
+    """Raises `FruitsError` where a cluster may cost more than FRUITS_EMR_MAX_HOURLY_COST."""
     cost, core = hourly_cost(settings), settings.emr_max_nodes or settings.emr_core_nodes
     if cost > settings.emr_max_hourly_cost:
         raise FruitsError(
             f"A cluster of {core} core nodes {settings.emr_core_type} and a primary node "
             f"{settings.emr_primary_type} may cost {cost:.2f} USD an hour, more than "
-            f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost:.2f}. Take fewer or smaller nodes, or "
+            f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost:.2f}. Use fewer or smaller nodes, or "
             "raise the limit."
         )
 
@@ -129,12 +129,13 @@ def check_hourly_cost(settings: Settings) -> None:
 def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, Any]:
     """The parameters of RunJobFlow for a cluster of an owner.
 
-    Raises `FruitsError` where logs are to go to a place that nodes may not write to.
+    Raises `FruitsError` where FRUITS_EMR_LOGS is a URI to which nodes may not write.
     """
     logs = settings.emr_logs or stack.log_uri
     if not logs.startswith(stack.log_uri):
         raise FruitsError(
-            f"FRUITS_EMR_LOGS={logs} is not below {stack.log_uri}, where alone the nodes may write logs."
+            f"FRUITS_EMR_LOGS={logs} is not below {stack.log_uri}, and nodes may write no logs elsewhere. "
+            "Name a prefix below it."
         )
     tags = {**settings.emr_tags, **CLUSTER_TAGS, OWNER_TAG: owner}
     request: dict[str, Any] = {
@@ -175,12 +176,12 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
                 "Classification": "spark-defaults",
                 "Properties": {
                     "spark.pyspark.python": NODE_PYTHON,
-                    # The cluster's own History Server then shows its steps too.
+                    # So the cluster's own History Server shows its steps too.
                     "spark.history.fs.logDirectory": f"{settings.store}/{EVENT_LOGS}",
                 },
             }
         ],
-        # If the process that would terminate the cluster dies.
+        # Ends the cluster where the process that would terminate it has died.
         "AutoTerminationPolicy": {"IdleTimeout": 60 * settings.emr_idle_minutes},
         "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
     }

@@ -1,4 +1,4 @@
-"""What removes the stack again, and all that is in it."""
+"""Removes the stack, with all objects in its bucket."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +13,7 @@ _ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING"]
 
 
 class Contents(NamedTuple):
-    """What lies in a bucket, old versions and the marks of deletions apart."""
+    """The number of current objects and of old versions in a bucket, and the bytes of both."""
 
     objects: int
     old_versions: int
@@ -21,7 +21,7 @@ class Contents(NamedTuple):
 
 
 def contents(settings: AccountSettings, stack: Stack) -> Contents:
-    """How much is in the stack's bucket."""
+    """Counts the content of the stack's bucket."""
     objects = old = size = 0
     with aws_errors_named():
         for page in _versions(client("s3", settings.region), stack.bucket):
@@ -32,11 +32,11 @@ def contents(settings: AccountSettings, stack: Stack) -> Contents:
 
 
 def destroy(settings: AccountSettings, stack: Stack) -> None:
-    """Empties the stack's bucket, old versions included, and deletes the stack with all that is in it.
+    """Empties the stack's bucket, old versions included, and deletes the stack with all its resources.
 
-    Raises `FruitsError` outside the allowed regions and while a cluster still uses the stack's network,
-    before anything is deleted, and with CloudFormation's own reasons where it fails; it can be called again
-    then.
+    Raises `FruitsError` outside the allowed regions and while a cluster uses the stack's network, before
+    anything is deleted. Raises it with the reasons of CloudFormation where that fails. `destroy` can then be
+    repeated.
     """
     check_region(settings)
     with aws_errors_named():
@@ -49,7 +49,7 @@ def destroy(settings: AccountSettings, stack: Stack) -> None:
 
 
 def _detach(iam: Any, policy: str) -> None:
-    """Takes a policy, if it is there, from whoever was given it; an attached one can't be deleted."""
+    """Detaches a policy, where it exists, from users, groups and roles. AWS deletes no attached policy."""
     from botocore.exceptions import ClientError
 
     try:
@@ -71,7 +71,7 @@ def _delete(settings: AccountSettings) -> None:
     cloudformation = client("cloudformation", settings.region)
     found = describe_stack(settings)
     if found is not None:
-        # By its id, under which a deleted stack can still be described.
+        # By its id, because CloudFormation describes a deleted stack by its id only.
         cloudformation.delete_stack(StackName=found["StackId"])
         wait_for_stack(cloudformation, "stack_delete_complete", found["StackId"])
 
@@ -84,19 +84,19 @@ def _check_no_cluster(settings: AccountSettings, stack: Stack) -> None:
             if cluster.get("Ec2InstanceAttributes", {}).get("Ec2SubnetId") == stack.subnet:
                 raise FruitsError(
                     f"The cluster {listed['Id']} ({listed['Name']}) in this network is "
-                    f"{listed['Status']['State']}. Wait for it to end, or end it by `aws emr "
+                    f"{listed['Status']['State']}. Wait for its end, or terminate it with `aws emr "
                     f"terminate-clusters --region {settings.region} --cluster-ids {listed['Id']}`."
                 )
 
 
 def _versions(s3: Any, bucket: str) -> Iterator[dict[str, Any]]:
-    """Pages of all versions and deletion marks in a bucket; none where the bucket is gone."""
+    """Pages of all versions and delete markers in a bucket; none where the bucket does not exist."""
     with suppress(s3.exceptions.NoSuchBucket):
         yield from s3.get_paginator("list_object_versions").paginate(Bucket=bucket)
 
 
 def _empty(s3: Any, bucket: str) -> None:
-    # Always the first page of what is left, so that no page is counted from what is deleted already.
+    # Each round lists the first page of the remaining versions, because it deletes the page before.
     while page := next(_versions(s3, bucket), None):
         found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
         if not found:
@@ -108,9 +108,9 @@ def _empty(s3: Any, bucket: str) -> None:
 
 
 def _revoke_rules(ec2: Any, stack: Stack) -> None:
-    """Takes the inbound rules from the stack's security groups, those too that EMR has added.
+    """Revokes all inbound rules of the stack's security groups, with the rules that EMR added.
 
-    A group that another one's rule names can't be deleted, and CloudFormation knows only of its own rules.
+    AWS deletes no group that a rule of another group names, and CloudFormation deletes only its own rules.
     """
     groups = [stack.primary_security_group, stack.core_security_group, stack.service_security_group]
     rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": groups}])

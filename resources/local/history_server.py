@@ -1,4 +1,4 @@
-"""Spark's event logs, under the store, and Spark's own History Server, which shows them."""
+"""Spark's own History Server, which shows the event logs of the store."""
 
 import os
 import shlex
@@ -15,11 +15,11 @@ KEEP_DAYS = 90
 
 
 def serve(store_uri: str, port: int) -> NoReturn:
-    """Becomes Spark's History Server of a store, on 127.0.0.1 until Ctrl-C.
+    """Replaces this process by Spark's History Server of a store, on 127.0.0.1 until Ctrl-C.
 
-    It removes event logs of more than 90 days, as the lifecycle rules of the stack's bucket do.
+    The server removes event logs older than 90 days, as the lifecycle rules of the stack's bucket do.
 
-    Raises `FruitsError` where there is no event log or none can be read, or the port is taken.
+    Raises `FruitsError` where the store has no event log or cannot be read, or where the port is in use.
     """
     from pyspark.find_spark_home import _find_spark_home
 
@@ -28,13 +28,13 @@ def serve(store_uri: str, port: int) -> NoReturn:
         logs = [log for log in store.list(EVENT_LOGS) if log.base_name != KEEP_FILE]
     except OSError as error:
         raise FruitsError(
-            f"The event logs in FRUITS_STORE={store_uri} can't be read: {error}. Name another store, or see "
-            "to its credentials."
+            f"The event logs in FRUITS_STORE={store_uri} can't be read: {error}. Name another store, or check "
+            "its credentials."
         ) from None
     if not logs:
         raise FruitsError(
-            f"There are no event logs in {store.uri_of(EVENT_LOGS)}. Run something first, or name another "
-            "FRUITS_STORE."
+            f"There are no event logs in {store.uri_of(EVENT_LOGS)}. Run the pipeline first, or "
+            "name another FRUITS_STORE."
         )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,16 +49,17 @@ def serve(store_uri: str, port: int) -> NoReturn:
         "spark.history.ui.port": str(port),
         "spark.history.fs.cleaner.enabled": "true",
         "spark.history.fs.cleaner.maxAge": f"{KEEP_DAYS}d",
-        # The server is Java alone, and small.
+        # The server runs no Python and needs little memory.
         "spark.driver.memory": "512m",
         "spark.driver.extraJavaOptions": shlex.join(trust_options()),
         **({} if store.is_local else s3_config()),
     }
     home = _find_spark_home()
-    print(f"{len(logs):,} event logs of {store.uri_of(EVENT_LOGS)} on http://{HOST}:{port}", flush=True)
+    noun = "event log" if len(logs) == 1 else "event logs"
+    print(f"{len(logs):,} {noun} of {store.uri_of(EVENT_LOGS)} on http://{HOST}:{port}", flush=True)
     program = f"{home}/bin/spark-submit"
     arguments = [f"--conf={name}={value}" for name, value in config.items() if value]
     server = ["--class", "org.apache.spark.deploy.history.HistoryServer", "spark-internal"]
-    # SPARK_LOCAL_IP is what the server listens on; without it, on every address.
+    # The server listens on SPARK_LOCAL_IP. Without it, it would listen on every address of this machine.
     environment = {**os.environ, "JAVA_HOME": str(java_home()), "SPARK_LOCAL_IP": HOST, "SPARK_HOME": home}
     os.execve(program, [program, *arguments, *server], environment)
