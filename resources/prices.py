@@ -43,8 +43,8 @@ class Prices:
             if price is None:
                 raise FruitsError(
                     f"The prices of {self.region}, {self.date}, have none for {instance_type}, so the cost "
-                    f"of a cluster is unknown. Use one of {', '.join(sorted(self.vcpu_hour))}, or name a file "
-                    "with more prices in FRUITS_PRICES."
+                    f"of a cluster is unknown. Use one of {', '.join(sorted(self.vcpu_hour))}, or name a "
+                    "file with more prices in FRUITS_PRICES."
                 )
             total += number * price
         return total

@@ -28,8 +28,8 @@ def serve(store_uri: str, port: int) -> NoReturn:
         logs = [log for log in store.list(EVENT_LOGS) if log.base_name != KEEP_FILE]
     except OSError as error:
         raise FruitsError(
-            f"The event logs in FRUITS_STORE={store_uri} can't be read: {error}. Name another store, or check "
-            "its credentials."
+            f"The event logs in FRUITS_STORE={store_uri} can't be read: {error}. Name another store, or "
+            "check its credentials."
         ) from None
     if not logs:
         raise FruitsError(

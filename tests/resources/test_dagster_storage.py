@@ -1,4 +1,4 @@
-"""The event log: what Dagster's own storage would hold, written in fewer steps."""
+"""The event log holds the events of Dagster's own storage, written in fewer transactions."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -28,16 +28,28 @@ def photos(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult |
 
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """An instance configured as the project's own, in batches."""
+    """An instance with the project's own `dagster.yaml`, which stores events in batches."""
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    # The storage sets it; after the test it is as it was.
+    # The storage sets the variable. After the test, pytest restores it.
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "")
     monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE")
-    yaml = DAGSTER_YAML
-    (tmp_path / "dagster.yaml").write_text(yaml.read_text())
+    (tmp_path / "dagster.yaml").write_text(DAGSTER_YAML.read_text())
     with dg.DagsterInstance.get() as instance:
         instance.add_dynamic_partitions("classes", LABELS)
         yield instance
+
+
+def test_a_dagster_yaml_with_the_old_name_of_the_storage_still_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "500")
+    names = DAGSTER_YAML.read_text()
+    assert "module: resources.dagster_storage" in names
+    old = names.replace("resources.dagster_storage", "resources.event_log")
+    (tmp_path / "dagster.yaml").write_text(old)
+    with dg.DagsterInstance.get() as instance:
+        assert isinstance(instance.event_log_storage, EventLog)
 
 
 def run_all(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
@@ -51,7 +63,7 @@ def run_all(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     )
 
 
-def test_a_run_leaves_the_events_that_dagsters_own_storage_reads_in_batches(
+def test_dagsters_own_storage_reads_the_events_of_a_run_in_batches(
     instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(instance.event_log_storage, EventLog)
@@ -71,7 +83,7 @@ def test_a_run_leaves_the_events_that_dagsters_own_storage_reads_in_batches(
     logs = own.get_logs_for_run(run.run_id)
     assert [entry.to_json() for entry in logs] == [entry.to_json() for entry in instance.all_logs(run.run_id)]
     kinds = [entry.dagster_event_type for entry in logs if entry.is_dagster_event]
-    # The result's, and one of each class with its own data version.
+    # For each class, one from the result of the step and one with the class's own data version.
     assert kinds.count(dg.DagsterEventType.ASSET_MATERIALIZATION) == 2 * len(LABELS)
     assert kinds.count(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED) == len(LABELS)
     assert kinds[-1] == dg.DagsterEventType.RUN_SUCCESS
@@ -79,7 +91,7 @@ def test_a_run_leaves_the_events_that_dagsters_own_storage_reads_in_batches(
     assert {label: tags[VERSION] for label, tags in newest.items()} == dict(zip(LABELS, LABELS, strict=True))
 
 
-def test_who_watches_a_run_sees_every_event_while_its_database_stays_open(
+def test_a_watcher_sees_every_event_while_the_database_stays_open(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     finished = run_all(instance)
@@ -97,7 +109,7 @@ def test_who_watches_a_run_sees_every_event_while_its_database_stays_open(
     ui.dispose()
 
 
-def test_a_batch_that_fails_leaves_none_of_its_events(
+def test_a_batch_that_fails_stores_no_event(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_all(instance)
@@ -120,7 +132,7 @@ def test_a_batch_that_fails_leaves_none_of_its_events(
     assert json.dumps([entry.to_json() for entry in instance.all_logs(run.run_id)]) == before
 
 
-def test_databases_of_the_latest_runs_stay_open_and_no_others(tmp_path: Path) -> None:
+def test_only_the_databases_of_the_latest_runs_stay_open(tmp_path: Path) -> None:
     def opened() -> set[str]:
         files = (Path(file.path) for file in psutil.Process().open_files())
         return {file.stem for file in files if file.suffix == ".db" and file.parent == tmp_path}

@@ -1,4 +1,4 @@
-"""How errors of AWS are told, and whether a retry is said to help."""
+"""The sentences for errors of AWS, and whether they tell that a retry helps."""
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
@@ -7,29 +7,37 @@ from resources.emr.aws import aws_errors_named
 from spark_jobs.errors import FruitsError
 
 
-def refused(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": "so it is"}}, "DescribeStep")
+def client_error(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "too many calls"}}, "DescribeStep")
 
 
 @pytest.mark.parametrize(
     ("error", "words", "retry_helps"),
     [
         (
-            refused("ThrottlingException"),
-            "no room for DescribeStep now (ThrottlingException): so",
+            client_error("ThrottlingException"),
+            "no room for DescribeStep now (ThrottlingException): too",
             True,
         ),
-        (refused("SlowDown"), "no room for DescribeStep now", True),
-        (refused("InternalServerException"), "no room for DescribeStep now", True),
-        (refused("ExpiredTokenException"), "credentials have expired (ExpiredTokenException): renew", False),
-        (refused("AccessDeniedException"), "refused DescribeStep (AccessDeniedException): so it", False),
+        (client_error("SlowDown"), "no room for DescribeStep now", True),
+        (client_error("InternalServerException"), "no room for DescribeStep now", True),
+        (
+            client_error("ExpiredTokenException"),
+            "credentials have expired (ExpiredTokenException): renew",
+            False,
+        ),
+        (
+            client_error("AccessDeniedException"),
+            "refused DescribeStep (AccessDeniedException): too many",
+            False,
+        ),
         (NoCredentialsError(), "set AWS_PROFILE or AWS_ACCESS_KEY_ID", False),
         (EndpointConnectionError(endpoint_url="https://emr"), "could not be reached", True),
         (OSError("When getting 'a': AWS Error SLOW_DOWN during GetObject"), "S3 failed: When", True),
         (OSError("When getting 'a': AWS Error ACCESS_DENIED during GetObject"), "S3 failed: When", False),
     ],
 )
-def test_an_error_says_what_happened_and_whether_to_try_again(
+def test_an_error_of_aws_becomes_a_sentence_with_its_retry(
     error: Exception, words: str, retry_helps: bool
 ) -> None:
     with pytest.raises(FruitsError) as raised, aws_errors_named():
@@ -38,6 +46,6 @@ def test_an_error_says_what_happened_and_whether_to_try_again(
     assert raised.value.retry_helps == retry_helps
 
 
-def test_an_error_that_is_not_of_aws_stays_itself() -> None:
+def test_other_errors_are_raised_unchanged() -> None:
     with pytest.raises(FileNotFoundError), aws_errors_named():
         raise FileNotFoundError("no such file")

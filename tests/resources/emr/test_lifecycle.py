@@ -1,4 +1,4 @@
-"""Clusters that come and go, against moto's EMR; the rehearsal's tests run steps on them."""
+"""Start, search and termination of clusters on moto's EMR. The tests of the rehearsal run steps on them."""
 
 import json
 import os
@@ -49,12 +49,12 @@ STACK = Stack(
 
 
 def settings(**given: Any) -> Settings:
-    places = {"images": STACK.images_uri, "store": STACK.store_uri}
-    return Settings(env="emr", **{**places, **given}, _env_file=None)
+    defaults = {"images": STACK.images_uri, "store": STACK.store_uri}
+    return Settings(env="emr", **{**defaults, **given}, _env_file=None)
 
 
 def requests() -> dict[str, Any]:
-    """Requests of a cluster by default, and of one with every setting."""
+    """The requests for a cluster with default settings, and with every setting."""
     everything = settings(
         emr_release="emr-7.12.0",
         emr_primary_type="m5.large",
@@ -75,12 +75,12 @@ def requests() -> dict[str, Any]:
     }
 
 
-def test_the_request_for_a_cluster_is_the_one_on_record() -> None:
+def test_the_request_for_a_cluster_equals_the_snapshot() -> None:
     found = requests()
     if os.environ.get(RENEW):
         SNAPSHOT.write_text(json.dumps(found, indent=2) + "\n")
     assert found == json.loads(SNAPSHOT.read_text()), (
-        f"The request is not the one in {SNAPSHOT}. If it is meant to be: {RENEW}=1 pytest {__file__}"
+        f"The request differs from {SNAPSHOT}. To accept it: {RENEW}=1 pytest {__file__}"
     )
 
 
@@ -88,13 +88,13 @@ def test_the_request_for_a_cluster_is_the_one_on_record() -> None:
 def emr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
-    # What a stack has as outputs; the rehearsal makes a real one.
+    # Outputs without a stack. The tests of the rehearsal deploy a stack.
     monkeypatch.setattr("resources.emr.lifecycle.stack_outputs", lambda _: STACK)
     with mock_aws():
         yield boto3.client("emr", region_name=PARIS)
 
 
-def test_a_cluster_is_started_once_for_an_owner_and_found_again(emr: Any) -> None:
+def test_an_owner_has_one_cluster_until_it_is_terminated(emr: Any) -> None:
     first = find_or_start_cluster(emr, settings(), "a-backfill")
     assert find_or_start_cluster(emr, settings(), "a-backfill") == first
     assert find_or_start_cluster(emr, settings(), "another") != first
@@ -102,19 +102,17 @@ def test_a_cluster_is_started_once_for_an_owner_and_found_again(emr: Any) -> Non
     assert find_or_start_cluster(emr, settings(), "a-backfill") != first
 
 
-def test_two_runs_that_start_a_cluster_at_once_end_with_one(
-    emr: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_runs_that_start_at_once_share_one_cluster(emr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2)
 
-    def owned_as_both_see_it(emr: Any, owner: str) -> list[str]:
-        # Both look before either starts its own, and again when both have: moto's clocks have whole seconds.
+    def owned_at_the_same_time(emr: Any, owner: str) -> list[str]:
+        # Both search before either starts a cluster, and again after both have: moto's times are whole seconds.
         both.wait(30)
         found = owned_clusters(emr, owner)
         both.wait(30)
         return found
 
-    monkeypatch.setattr("resources.emr.lifecycle.owned_clusters", owned_as_both_see_it)
+    monkeypatch.setattr("resources.emr.lifecycle.owned_clusters", owned_at_the_same_time)
     chosen: list[str] = []
 
     def start() -> None:
@@ -129,7 +127,7 @@ def test_two_runs_that_start_a_cluster_at_once_end_with_one(
     assert [*set(chosen)] == owned_clusters(emr, "a-backfill")
 
 
-def test_a_cluster_of_somebody_else_is_left_alone_whatever_its_name(emr: Any) -> None:
+def test_a_cluster_of_another_project_is_not_terminated(emr: Any) -> None:
     request = cluster_request(settings(), STACK, "a-backfill")
     request["Tags"] = [{"Key": "project", "Value": "vegetables"}]
     emr.run_job_flow(**request)
@@ -137,7 +135,7 @@ def test_a_cluster_of_somebody_else_is_left_alone_whatever_its_name(emr: Any) ->
     assert terminate_clusters(emr, "a-backfill") == []
 
 
-def test_a_cluster_above_the_limit_is_not_started(emr: Any) -> None:
+def test_a_cluster_above_the_cost_limit_is_not_started(emr: Any) -> None:
     expected = r"4 core nodes m5.4xlarge and a primary node m5.xlarge may cost 4.62 USD an hour, more than "
     with pytest.raises(FruitsError, match=f"{expected}FRUITS_EMR_MAX_HOURLY_COST=2.00"):
         find_or_start_cluster(emr, settings(emr_core_type="m5.4xlarge", emr_max_nodes=4), "a-run")
@@ -146,12 +144,12 @@ def test_a_cluster_above_the_limit_is_not_started(emr: Any) -> None:
     assert emr.list_clusters()["Clusters"] == []
 
 
-def test_logs_that_nodes_may_not_write_are_refused() -> None:
+def test_a_log_prefix_that_nodes_may_not_write_is_refused() -> None:
     with pytest.raises(FruitsError, match="s3://other/logs/ is not below s3://fruits-bucket/logs/"):
         cluster_request(settings(emr_logs="s3://other/logs/"), STACK, "a-run")
 
 
-def test_the_sensor_ends_what_was_started_for_a_run_that_has_ended(emr: Any) -> None:
+def test_the_sensor_terminates_the_cluster_of_an_ended_run(emr: Any) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         ended, running = (
             instance.add_run(dg.DagsterRun("job", status=status)).run_id
@@ -166,7 +164,7 @@ def test_the_sensor_ends_what_was_started_for_a_run_that_has_ended(emr: Any) -> 
         assert "No cluster has outlived" in str(sensor(context).skip_message)
 
 
-def test_the_sensor_ends_what_a_killed_fruits_run_started_and_not_that_of_a_living_one(emr: Any) -> None:
+def test_the_sensor_terminates_clusters_of_killed_processes_only(emr: Any) -> None:
     killed = subprocess.Popen(["true"])
     killed.wait()
     with dg.DagsterInstance.ephemeral() as instance:
@@ -181,7 +179,7 @@ def test_the_sensor_ends_what_a_killed_fruits_run_started_and_not_that_of_a_livi
     assert len(owned_clusters(emr, "between-two-runs")) == 1
 
 
-def test_a_run_that_is_repeated_shares_the_cluster_of_the_first_and_ends_it() -> None:
+def test_a_retry_shares_the_cluster_of_its_first_run_and_ends_it() -> None:
     first = dg.DagsterRun("job")
     repeated = dg.DagsterRun("job", root_run_id=first.run_id, parent_run_id=first.run_id)
     assert owner_of(repeated) == owner_of(first) == first.run_id

@@ -1,10 +1,10 @@
-"""What Spark is given on the nodes of a cluster."""
+"""The cores and the memory of executors on the nodes of a cluster."""
 
 import pytest
 
 from resources.emr.sizing import executor_cores, spark_submit_conf, yarn_mib
 
-MASTER = 896  # of an application master in client mode: 512 MiB and the least overhead, 384
+MASTER = 896  # MiB of an application master in client mode: 512 and the least overhead, 384
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,14 @@
-"""Steps that go wrong, against moto's EMR; the rehearsal's tests run real ones."""
+"""The states of steps and nodes on moto's EMR. The tests of the rehearsal run steps on YARN."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import boto3
-import dagster as dg
 import pytest
 from moto import mock_aws
 
-from fruits_assets.decorators import MAX_RETRIES, errors_end_the_step
 from resources.emr import cluster as emr_cluster
 from resources.emr.cluster import ENDED, Cluster
-from resources.emr.steps import EmrSteps
-from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 
 PARIS = "eu-west-3"
@@ -34,14 +30,14 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         yield Cluster(emr, started["JobFlowId"], PARIS)
 
 
-def test_a_step_that_its_dead_cluster_never_ended_is_not_waited_for(cluster: Cluster) -> None:
+def test_the_wait_for_a_step_ends_with_its_cluster(cluster: Cluster) -> None:
     step = cluster.add_step("fruits raw_images a-run", ["true"])
     cluster.emr.terminate_job_flows(JobFlowIds=[cluster.id])
     assert cluster.follow(step, print).state not in ENDED
     assert cluster.state().is_over
 
 
-def test_a_step_that_does_not_end_when_it_is_cancelled_is_named(
+def test_a_step_that_runs_a_minute_after_its_cancellation_is_named(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = cluster.add_step("fruits raw_images a-run", ["true"])
@@ -51,7 +47,7 @@ def test_a_step_that_does_not_end_when_it_is_cancelled_is_named(
         cluster.cancel(step)
 
 
-def test_nodes_that_are_still_to_come_count_as_the_most(cluster: Cluster) -> None:
+def test_requested_nodes_count_before_they_run(cluster: Cluster) -> None:
     assert {(nodes.role, nodes.number, nodes.most) for nodes in cluster.nodes()} == {
         ("MASTER", 1, 1),
         ("CORE", 2, 2),
@@ -65,28 +61,3 @@ def test_nodes_that_are_still_to_come_count_as_the_most(cluster: Cluster) -> Non
 
     [core] = [nodes for nodes in Cluster(HalfStarted(), "j-1", PARIS).nodes() if nodes.role == "CORE"]
     assert (core.number, core.most) == (1, 2)
-
-
-def test_the_last_attempt_fails_with_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = []
-
-    def throttled(*_: Any) -> None:
-        attempts.append(1)
-        raise FruitsError("AWS has no room for it now.", retry_helps=True)
-
-    monkeypatch.setattr("fruits_assets.decorators.FIRST_WAIT_SECONDS", 0)
-    monkeypatch.setattr(EmrSteps, "_run", throttled)
-
-    @dg.asset
-    @errors_end_the_step
-    def photos(context: dg.AssetExecutionContext, job_runner: EmrSteps) -> None:
-        job_runner.run(context, lambda *_: None, None)
-
-    settings = Settings(env="emr", images="s3://a/photos", store="s3://a/store", _env_file=None)
-    steps = EmrSteps(settings=dg.ResourceDefinition(lambda _: settings))
-    result = dg.materialize([photos], resources={"job_runner": steps}, raise_on_error=False)
-    [failure] = [event for event in result.all_events if event.is_step_failure]
-    said = failure.step_failure_data.user_failure_data
-    assert said is not None
-    assert said.description == "AWS has no room for it now."
-    assert len(attempts) == 1 + MAX_RETRIES

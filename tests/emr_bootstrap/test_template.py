@@ -1,0 +1,46 @@
+"""Properties of the template that moto's CloudFormation ignores."""
+
+from typing import Any
+
+from cfnlint.decode.cfn_yaml import load
+
+from resources.emr.account import EMR_TAG, TEMPLATE
+from resources.local.history_server import KEEP_DAYS
+from resources.spark_events import EVENT_LOGS
+
+
+def test_security_groups_and_subnet_have_emrs_tag() -> None:
+    resources = load(str(TEMPLATE))["Resources"]
+    [(key, value)] = EMR_TAG.items()
+    for name in ("Vpc", "PrivateSubnet", "PrimarySecurityGroup", "CoreSecurityGroup", "ServiceSecurityGroup"):
+        assert {"Key": key, "Value": value} in resources[name]["Properties"]["Tags"], name
+
+
+def _bucket() -> dict[str, Any]:
+    return load(str(TEMPLATE))["Resources"]["Bucket"]["Properties"]
+
+
+def test_the_bucket_is_private_encrypted_and_keeps_versions() -> None:
+    bucket = _bucket()
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+    [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+
+
+def test_objects_in_the_bucket_expire() -> None:
+    rules: dict[str, dict[str, Any]] = {}
+    for rule in _bucket()["LifecycleConfiguration"]["Rules"]:
+        chosen = rule["Fn::If"][1] if "Fn::If" in rule else rule
+        rules[chosen["Id"]] = {**chosen, "condition": rule.get("Fn::If", [None])[0]}
+    assert all(rule["Status"] == "Enabled" for rule in rules.values())
+    assert rules["old-versions"]["NoncurrentVersionExpiration"]["NoncurrentDays"] > 0
+    assert rules["incomplete-uploads"]["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] > 0
+    assert rules["logs"]["Prefix"] == "logs/" and rules["logs"]["ExpirationInDays"] > 0
+    assert rules["spark-events"]["Prefix"] == {"Fn::Sub": f"${{StorePrefix}}/{EVENT_LOGS}/"}
+    assert rules["spark-events"]["ExpirationInDays"] == KEEP_DAYS
+    for name, prefix in (("photos-are-lent", "PhotosPrefix"), ("results-are-lent", "StorePrefix")):
+        assert rules[name]["Prefix"] == {"Fn::Sub": f"${{{prefix}}}/"}
+        assert rules[name]["ExpirationInDays"] == {"Ref": "RetentionDays"}
+        assert rules[name]["condition"] == "EndData"
