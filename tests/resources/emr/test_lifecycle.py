@@ -106,7 +106,8 @@ def test_two_runs_that_start_at_once_share_one_cluster(emr: Any, monkeypatch: py
     both = threading.Barrier(2)
 
     def owned_at_the_same_time(emr: Any, owner: str) -> list[str]:
-        # Both search before either starts a cluster, and again after both have: moto's times are whole seconds.
+        # Both search before either starts a cluster, and again after both have started one. The times of
+        # moto are whole seconds.
         both.wait(30)
         found = owned_clusters(emr, owner)
         both.wait(30)
