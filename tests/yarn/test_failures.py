@@ -94,7 +94,7 @@ def test_a_step_with_an_unknown_error_is_retried(
     failed = running_step(rehearsal, cluster)
     for process in marked_processes(str(rehearsal.aws.step_folder / failed)):
         os.kill(process, signal.SIGKILL)
-    line = wait_for_line(run, "Another attempt, of 3 at most, in 30 s")
+    line = wait_for_line(run, "Dagster repeats the step in 30 s: retry 1 of 3")
     assert f"Step {failed} FAILED: Unknown Error." in line
     assert f"/{cluster}/steps/{failed}/ about every five minutes" in line
     finish(run)
