@@ -221,7 +221,7 @@ def _cancel_orphans(cluster: Cluster, context: dg.AssetExecutionContext) -> None
 
 
 def _asset_of(context: dg.AssetExecutionContext) -> str:
-    return context.asset_key.to_user_string()
+    return str(context.asset_key.to_user_string())
 
 
 def _root_run_id(run: dg.DagsterRun) -> str:

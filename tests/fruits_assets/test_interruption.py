@@ -59,7 +59,8 @@ def running(engine: str, photos: Path, store: str) -> Iterator[subprocess.Popen[
     """Starts the process of a run, in a session of its own, and yields it when it is ready to write."""
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, engine, str(photos), store],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        # With DAGSTER_HOME, Spark writes its errors to a log, and stderr has the lines of Python only.
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "DAGSTER_HOME": str(photos.parent)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

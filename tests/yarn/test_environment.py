@@ -18,6 +18,7 @@ from rehearsal import jars
 from rehearsal.environment import RehearsalEnvironment, start_cluster, start_environment
 from rehearsal.faults import Fault
 from rehearsal.processes import marked_processes
+from resources.local.session import HADOOP_VERSION
 from spark_jobs.errors import FruitsError
 from tests.support import wait_for
 
@@ -241,7 +242,7 @@ def test_a_failed_step_can_terminate_its_cluster(rehearsal: RehearsalEnvironment
 def test_a_changed_jar_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     locked = [line.split()[1] for line in jars._LOCK.read_text().splitlines()]
-    folder = tmp_path / "fruits" / f"s3a-{jars.HADOOP_VERSION}"
+    folder = tmp_path / "fruits" / f"s3a-{HADOOP_VERSION}"
     folder.mkdir(parents=True)
     for path in locked:
         if path.startswith("s3a/"):

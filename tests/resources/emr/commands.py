@@ -8,7 +8,7 @@ from moto.cloudformation.models import Event
 from moto.cloudformation.models import Stack as MotoStack
 
 from fruits_assets.cli import main
-from resources.settings import AccountSettings, load_account_settings
+from resources.settings import AccountSettings, load_settings
 
 REGION = "eu-west-3"
 
@@ -26,7 +26,7 @@ def deploy(*arguments: str, **more: Any) -> str:
 
 
 def settings() -> AccountSettings:
-    return load_account_settings()
+    return load_settings(AccountSettings)
 
 
 def make_subnet(tags: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 
 from resources.emr.account import BOOTSTRAP, LOCK, idle_hour, stack_outputs
 from resources.prices import load_prices
-from resources.settings import Settings, load_account_settings, load_settings
+from resources.settings import AccountSettings, Settings, load_settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import split_s3_uri
 from tests.resources.emr.commands import REGION, add_failure, deploy, fruits, make_subnet, settings
@@ -44,7 +44,7 @@ def test_the_settings_that_deploy_prints_are_valid(subnet: str, monkeypatch: pyt
             name, _, value = line.partition("=")
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("FRUITS_EMR_CLUSTER", "j-1")
-    loaded = load_settings()
+    loaded = load_settings(Settings)
     assert isinstance(loaded, Settings)
     assert stack_outputs(loaded).images_uri == loaded.images
 
@@ -138,7 +138,7 @@ def test_session_manager_costs_two_endpoints_in_a_new_subnet_only() -> None:
 
 def test_a_deployment_that_is_declined_creates_nothing() -> None:
     output = fruits("deploy", answer="n\n", exits=1)
-    assert "Make or update it?" in output
+    assert "Create or update it?" in output
     assert not boto3.client("cloudformation").list_stacks()["StackSummaries"]
     assert not boto3.client("s3").list_buckets()["Buckets"]
 
@@ -160,7 +160,7 @@ def test_a_deployment_without_changes_succeeds(subnet: str, monkeypatch: pytest.
 
     deploy("--subnet", subnet)
     monkeypatch.setattr(CloudFormationBackend, "update_stack", refuse)
-    assert "Put into .env:" in deploy("--subnet", subnet)
+    assert "Put these lines into .env:" in deploy("--subnet", subnet)
 
 
 def test_a_region_that_is_not_allowed_is_refused_first(
@@ -236,4 +236,4 @@ def test_the_stack_has_the_name_of_the_setting(
 def test_an_invalid_stack_name_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("FRUITS_EMR_STACK", name)
     with pytest.raises(FruitsError, match=f"^FRUITS_EMR_STACK={name}: "):
-        load_account_settings()
+        load_settings(AccountSettings)
