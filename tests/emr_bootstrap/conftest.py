@@ -18,7 +18,7 @@ from resources.settings import AccountSettings
 REGION, NUMBER = "eu-west-3", "123456789012"
 NODES, OPERATOR, ERASURE, SERVICE = WHO = ["nodes", "operator", "erasure", "service"]
 
-PLACES = ["photos", "store", "logs", "bootstrap", "elsewhere"]
+PREFIXES = ["photos", "store", "logs", "bootstrap", "elsewhere"]
 
 # The calls that each role or policy may make on objects, by the first part of their key.
 READ, WRITE, DELETE, DELETE_VERSION = "get_object", "put_object", "delete_object", "delete_object_versions"
@@ -59,7 +59,7 @@ def account() -> Iterator[Account]:
         stack = deploy(settings, plan(settings, Deployment(wheelhouse=False, session_manager=True)))
         s3 = boto3.client("s3")
         s3.create_bucket(Bucket="other", CreateBucketConfiguration={"LocationConstraint": REGION})
-        for bucket, key in [(stack.bucket, f"{place}/here/1.jpg") for place in PLACES] + [("other", "x")]:
+        for bucket, key in [(stack.bucket, f"{prefix}/here/1.jpg") for prefix in PREFIXES] + [("other", "x")]:
             s3.put_object(Bucket=bucket, Key=key, Body=b"photo")
         policies, trust = _documents(stack)
         keys = {who: _user(who, documents) for who, documents in policies.items()}

@@ -23,7 +23,7 @@ from tests.emr_bootstrap.conftest import (
     NODES,
     NUMBER,
     OPERATOR,
-    PLACES,
+    PREFIXES,
     REGION,
     SERVICE,
     WHO,
@@ -116,10 +116,10 @@ def test_only_the_prefixes_of_a_role_can_be_listed(account: Account, who: str, p
 
 
 def test_only_the_erasure_policy_deletes_old_versions(account: Account) -> None:
-    for place in PLACES:
-        arn = f"arn:aws:s3:::{account.stack.bucket}/{place}/here/1.jpg"
+    for prefix in PREFIXES:
+        arn = f"arn:aws:s3:::{account.stack.bucket}/{prefix}/here/1.jpg"
         for who in WHO:
-            allowed = DELETE_VERSION in MAY[who].get(place, set())
+            allowed = DELETE_VERSION in MAY[who].get(prefix, set())
             assert allows(account.policies[who], "s3:DeleteObjectVersion", arn) == allowed
 
 
@@ -193,13 +193,13 @@ def test_only_the_service_of_this_account_assumes_a_role(account: Account) -> No
         NODES: {"Service": "ec2.amazonaws.com"},
         SERVICE: {"Service": "elasticmapreduce.amazonaws.com"},
     }
-    ours = {
+    own_account = {
         "aws:SourceAccount": NUMBER,
         "aws:SourceArn": f"arn:aws:elasticmapreduce:{REGION}:{NUMBER}:cluster/j-1",
     }
     trust = [account.trust[SERVICE]]
-    assert decides(trust, "sts:AssumeRole", "*", ours)
-    assert not decides(trust, "sts:AssumeRole", "*", {**ours, "aws:SourceAccount": "999999999999"})
+    assert decides(trust, "sts:AssumeRole", "*", own_account)
+    assert not decides(trust, "sts:AssumeRole", "*", {**own_account, "aws:SourceAccount": "999999999999"})
     assert not decides(trust, "sts:AssumeRole", "*", {})
 
 

@@ -11,7 +11,7 @@ from moto.core.authorization import enable_iam_authentication
 
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
-from tests.emr_bootstrap.conftest import DELETE, MAY, NODES, OPERATOR, PLACES, READ, WHO, WRITE, Account
+from tests.emr_bootstrap.conftest import DELETE, MAY, NODES, OPERATOR, PREFIXES, READ, WHO, WRITE, Account
 
 # moto's CloudFormation does not create bucket policies, and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
@@ -27,13 +27,15 @@ def _enforced(account: Account, who: str) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("who", WHO)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("call", [READ, WRITE, DELETE])
-def test_each_role_reaches_only_its_own_prefixes(account: Account, who: str, place: str, call: str) -> None:
+def test_each_role_reaches_only_its_own_prefixes(account: Account, who: str, prefix: str, call: str) -> None:
     # Other tests read the first object, so calls that write or delete use another one.
-    key = f"{place}/here/1.jpg" if call == READ else f"{place}/here/{who}.jpg"
+    key = f"{prefix}/here/1.jpg" if call == READ else f"{prefix}/here/{who}.jpg"
     with _enforced(account, who) as s3:
-        assert _passes(s3, call, Bucket=account.stack.bucket, Key=key) == (call in MAY[who].get(place, set()))
+        assert _passes(s3, call, Bucket=account.stack.bucket, Key=key) == (
+            call in MAY[who].get(prefix, set())
+        )
 
 
 @pytest.mark.parametrize("who", WHO)

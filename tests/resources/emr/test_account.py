@@ -96,12 +96,12 @@ def test_security_groups_admit_only_the_cluster_and_emr(subnet: str) -> None:
     primary, core = stack.primary_security_group, stack.core_security_group
     service = stack.service_security_group
     rules = boto3.client("ec2").describe_security_group_rules()["SecurityGroupRules"]
-    let_in = {
+    admitted = {
         (rule["GroupId"], rule["ReferencedGroupInfo"]["GroupId"], rule["IpProtocol"], rule.get("ToPort", -1))
         for rule in rules
         if not rule["IsEgress"] and rule["GroupId"] in (primary, core, service)
     }
-    assert let_in == {
+    assert admitted == {
         *((group, other, "-1", -1) for group in (primary, core) for other in (primary, core)),
         *((group, service, "tcp", 8443) for group in (primary, core)),
         (service, primary, "tcp", 9443),
