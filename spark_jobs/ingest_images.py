@@ -43,6 +43,8 @@ CHUNK_BYTES = 64 << 20
 ROW_GROUP_IMAGES = 128
 ROW_GROUP_BYTES = 4 << 20
 READ_AHEAD_BYTES = 64 << 20
+# Images of a task, at least and about at most.
+LEAST_IMAGES, MOST_IMAGES = 1024, 2048
 PREVIEW_IMAGES = 6
 PREVIEW_SIDE = 96  # pixels to which a photo is reduced while it waits for the preview
 
@@ -121,9 +123,7 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
         spark,
         f"raw_images: ingest, {counted(len(present), 'class', 'classes')}",
         partial(_ingest, params, directories),
-        work=even_tasks(
-            spark, chunks, lambda chunk: len(chunk.photos), least=ROW_GROUP_IMAGES, most=2 * CHUNK_IMAGES
-        ),
+        work=even_tasks(spark, chunks, lambda chunk: len(chunk.photos), least=LEAST_IMAGES, most=MOST_IMAGES),
         images=_images_in,
         report=report,
     ):

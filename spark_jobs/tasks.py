@@ -77,14 +77,14 @@ def spread(pieces: Sequence[Work], weight: Callable[[Work], int], parts: int) ->
 def even_tasks(
     spark: SparkSession, pieces: Sequence[Work], weight: Callable[[Work], int], *, least: int, most: int
 ) -> list[list[Work]]:
-    """Cuts pieces into four even tasks a core. A task weighs at least `least`, and at most about `most`.
+    """Cuts pieces into even tasks, up to four a core. A task weighs at least `least`, and about `most` at most.
 
-    PySpark spends 0.1 s between two tasks of a Python worker, and with fewer tasks a core would be idle while
-    another core finishes the last one.
+    With fewer tasks, a core is idle while another core finishes the last task. PySpark spends 0.1 s between
+    two tasks of a Python worker, so a short stage has one task a core.
     """
-    total = sum(map(weight, pieces))
-    tasks = max(spark.sparkContext.defaultParallelism * TASKS_PER_CORE, total // most)
-    return spread(pieces, weight, min(tasks, total // least + 1))
+    total, cores = sum(map(weight, pieces)), spark.sparkContext.defaultParallelism
+    per_core = min(TASKS_PER_CORE, max(1, total // (cores * least)))
+    return spread(pieces, weight, max(cores * per_core, total // most))
 
 
 def _task_error(asset: str, error: Py4JJavaError) -> FruitsError:

@@ -8,10 +8,8 @@ from pyspark.sql import SparkSession
 from spark_jobs.tasks import Progress, even_tasks, spread
 
 
-@pytest.mark.parametrize(("images", "tasks"), [(0, 0), (100, 1), (300, 3), (5_000, 8), (40_000, 20)])
-def test_a_stage_has_four_even_tasks_a_core_within_its_bounds(
-    spark: SparkSession, images: int, tasks: int
-) -> None:
+@pytest.mark.parametrize(("images", "tasks"), [(0, 0), (100, 2), (600, 4), (5_000, 8), (40_000, 20)])
+def test_a_stage_has_up_to_four_even_tasks_a_core(spark: SparkSession, images: int, tasks: int) -> None:
     lists = even_tasks(spark, [1] * images, lambda piece: piece, least=128, most=2_000)
     assert len(lists) == tasks
     assert sum(map(len, lists)) == images
