@@ -77,7 +77,7 @@ def spread(pieces: Sequence[Work], weight: Callable[[Work], int], parts: int) ->
 def even_tasks(
     spark: SparkSession, pieces: Sequence[Work], weight: Callable[[Work], int], *, least: int, most: int
 ) -> list[list[Work]]:
-    """Cuts pieces into even tasks, up to four a core. A task weighs `least` or more, and about `most` at most.
+    """Cuts pieces into even tasks, up to four a core, that weigh at least `least`, and at most about `most`.
 
     With fewer tasks, a core is idle while another core finishes the last task. PySpark spends 0.1 s between
     two tasks of a Python worker, so a short stage has one task a core.
