@@ -1,5 +1,6 @@
 """Decodes and resizes the photos of `raw_images`, and writes their features to `mobilenet_features`."""
 
+import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from spark_jobs.dimensions import FEATURES, IMAGE_SIDE
+from spark_jobs.errors import FruitsError
 from spark_jobs.images import decode, model_input
 from spark_jobs.inference import Extractor, load_extractor
 from spark_jobs.store.root import Root, open_root
@@ -42,6 +44,8 @@ PREPROCESSING = "exif-rgb-bicubic224-mobilenet_v2/1"
 
 # Images of a task, at least and about at most.
 LEAST_IMAGES, MOST_IMAGES = 128, 2048
+
+_NO_IMAGES = "it has no raw_images yet; materialize raw_images for it first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +86,22 @@ class ExtractReport:
 
 
 class _Extracted(NamedTuple):
-    label: str
     part: Part
     non_finite: int
     constant: int
 
 
 def extract_features(spark: SparkSession, params: ExtractParams, report: Reporter) -> ExtractReport:
-    """Replaces each given class of `mobilenet_features` as a whole, from the current `raw_images`."""
+    """Replaces each given class of `mobilenet_features` as a whole, from the current `raw_images`.
+
+    A class of which a file or a photo was lost or changed fails, and keeps its last version.
+    """
     store = open_root(params.store)
     raw = current(store, RAW_IMAGES, params.classes)
     directory = new_directory(MOBILENET_FEATURES, params.version)
     groups = row_groups(raw)
     extracted: dict[str, list[_Extracted]] = {label: [] for label in raw}
+    failed = {label: _NO_IMAGES for label in params.classes if label not in raw}
     for results in run_tasks(
         spark,
         f"mobilenet_features: extract, {counted(len(raw), 'class', 'classes')}",
@@ -103,8 +110,11 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
         images=rows_in,
         report=report,
     ):
-        for result in results:
-            extracted[result.label].append(result)
+        for label, result in results:
+            if isinstance(result, str):
+                failed[label] = result
+            else:
+                extracted[label].append(result)
 
     pointers = [
         Pointer(
@@ -119,6 +129,7 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
             },
         )
         for label, results in extracted.items()
+        if label not in failed
     ]
     publish(store, MOBILENET_FEATURES, pointers)
     return ExtractReport(
@@ -128,40 +139,62 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
             )
             for pointer in pointers
         },
-        failed={
-            label: "it has no raw_images yet; materialize raw_images for it first"
-            for label in params.classes
-            if label not in raw
-        },
+        failed=failed,
         removed_versions=sweep(store, MOBILENET_FEATURES, timedelta(hours=params.keep_hours)),
     )
 
 
-def _extract(params: ExtractParams, directory: str, groups: list[RowGroup]) -> list[_Extracted]:
-    """One Spark task: writes the features of its row groups, one file for each class."""
+def _extract(
+    params: ExtractParams, directory: str, groups: list[RowGroup]
+) -> list[tuple[str, _Extracted | str]]:
+    """One Spark task: writes the features of its row groups, one file for each class.
+
+    Returns each class with its result, or with the reason where one of its files is missing or damaged.
+    """
     store = open_root(params.store)
     extractor = load_extractor(params.store, params.extractor_directory, params.extractor_sha256)
-    schema = SCHEMAS[MOBILENET_FEATURES]
-    results = []
-    extracted = zip(groups, features_of(_read(store, groups), extractor), strict=True)
-    for label, class_batches in groupby(extracted, key=lambda pair: pair[0].label):
-        writer = PartWriter(store, f"{directory}/{class_key(label)}", schema)
-        non_finite = constant = 0
-        for _, (images, features) in class_batches:
-            non_finite += int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
-            constant += int(np.count_nonzero(np.ptp(features, axis=1) == 0))
-            vectors = pa.FixedSizeListArray.from_arrays(features.reshape(-1), FEATURES)
-            rows = [*(images.column(name) for name in ("path", "label", "sha256")), vectors]
-            writer.write(pa.RecordBatch.from_arrays(rows, schema=schema))
-        results.append(_Extracted(label=label, part=writer.close(), non_finite=non_finite, constant=constant))
+    results: list[tuple[str, _Extracted | str]] = []
+    for label, class_groups in groupby(groups, key=lambda group: group.label):
+        try:
+            batches = features_of(_read(store, list(class_groups)), extractor)
+            results.append((label, _write(store, f"{directory}/{class_key(label)}", batches)))
+        except FruitsError as error:
+            results.append((label, f"{error}. Materialize raw_images for it again"))
     return results
 
 
+def _write(
+    store: Root, directory: str, batches: Iterable[tuple[pa.RecordBatch, NDArray[np.float32]]]
+) -> _Extracted:
+    """Writes photos' features as one file of `mobilenet_features`."""
+    schema = SCHEMAS[MOBILENET_FEATURES]
+    writer = PartWriter(store, directory, schema)
+    non_finite = constant = 0
+    for images, features in batches:
+        non_finite += int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
+        constant += int(np.count_nonzero(np.ptp(features, axis=1) == 0))
+        vectors = pa.FixedSizeListArray.from_arrays(features.reshape(-1), FEATURES)
+        rows = [*(images.column(name) for name in ("path", "label", "sha256")), vectors]
+        writer.write(pa.RecordBatch.from_arrays(rows, schema=schema))
+    return _Extracted(part=writer.close(), non_finite=non_finite, constant=constant)
+
+
 def _read(store: Root, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
-    """The photos of each row group, as one record batch."""
+    """The photos of each row group, as one record batch.
+
+    Raises `FruitsError` where a file or a photo is not as ingestion wrote it.
+    """
     for path, part_groups in groupby(groups, key=lambda group: group.path):
         numbers = [group.number for group in part_groups]
-        yield from read_row_groups(store, path, numbers, ["path", "label", "sha256", "content"])
+        for batch in read_row_groups(store, path, numbers, ["path", "label", "sha256", "content"]):
+            columns = (batch.column(name) for name in ("path", "sha256", "content"))
+            for photo, sha256, content in zip(*columns, strict=True):
+                if hashlib.sha256(content.as_buffer()).hexdigest() != sha256.as_py():
+                    raise FruitsError(
+                        f"the photo {photo.as_py()} in {store.uri_of(path)} does not match its SHA-256: the "
+                        "file was changed after it was written"
+                    )
+            yield batch
 
 
 def features_of(

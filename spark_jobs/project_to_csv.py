@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from spark_jobs.dimensions import FEATURES
+from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import read_components
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import FORMULA_START, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
@@ -36,6 +37,8 @@ from spark_jobs.wording import counted
 # Images of a task, at least and about at most. A class is never split.
 LEAST_IMAGES, MOST_IMAGES = 4096, 16384
 PREVIEW_ROWS = 5
+
+_NO_FEATURES = "it has no mobilenet_features yet; materialize mobilenet_features for it first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,32 +82,36 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
     """Replaces the CSV of each given class as a whole. Its columns are `path,label,pc1,...,pck`.
 
     Rows are sorted by path. The projection is the same as in Spark's `PCAModel.transform`: features times
-    components, without subtracting the mean.
+    components, without subtracting the mean. A class of which a file was lost or changed fails, and keeps its
+    last CSV.
     """
     store = open_root(params.store)
     features = current(store, MOBILENET_FEATURES, params.classes)
     directory = new_directory(PCA_FEATURES_CSV, params.version)
-    written = [
-        result
-        for results in run_tasks(
+    written: list[_Written] = []
+    failed = {label: _NO_FEATURES for label in params.classes if label not in features}
+    for results in run_tasks(
+        spark,
+        f"pca_features_csv: project, {counted(len(features), 'class', 'classes')}",
+        partial(_project, params, directory),
+        work=even_tasks(
             spark,
-            f"pca_features_csv: project, {counted(len(features), 'class', 'classes')}",
-            partial(_project, params, directory),
-            work=even_tasks(
-                spark,
-                list(features.values()),
-                lambda pointer: pointer.rows,
-                least=LEAST_IMAGES,
-                most=MOST_IMAGES,
-            ),
-            images=lambda pointers: sum(pointer.rows for pointer in pointers),
-            report=report,
-        )
-        for result in results
-    ]
+            list(features.values()),
+            lambda pointer: pointer.rows,
+            least=LEAST_IMAGES,
+            most=MOST_IMAGES,
+        ),
+        images=lambda pointers: sum(pointer.rows for pointer in pointers),
+        report=report,
+    ):
+        for label, result in results:
+            if isinstance(result, str):
+                failed[label] = result
+            else:
+                written.append(result)
     # CSVs are replaced only after all are written, so an interrupted job leaves the old CSVs unchanged.
     store.move_many((csv.temporary, csv_path(csv.label)) for csv in written)
-    store.remove(directory)  # empty now
+    store.remove(directory)  # empty, but for what a failed class left
     pointers = {
         csv.label: Pointer(
             label=csv.label,
@@ -127,11 +134,7 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
             )
             for csv in written
         },
-        failed={
-            label: "it has no mobilenet_features yet; materialize mobilenet_features for it first"
-            for label in params.classes
-            if label not in features
-        },
+        failed=failed,
         removed_versions=sweep(store, PCA_FEATURES_CSV, timedelta(hours=params.keep_hours)),
     )
 
@@ -149,11 +152,23 @@ def csv_path(label: str) -> str:
     return f"{PCA_FEATURES_CSV}/{name}"
 
 
-def _project(params: ProjectParams, directory: str, pointers: list[Pointer]) -> list[_Written]:
-    """One Spark task: writes one CSV for each of its classes."""
+def _project(
+    params: ProjectParams, directory: str, pointers: list[Pointer]
+) -> list[tuple[str, _Written | str]]:
+    """One Spark task: writes one CSV for each of its classes.
+
+    Returns each class with its CSV, or with the reason where a file of its features is missing or damaged.
+    """
     store = open_root(params.store)
     components = read_components(params.store, params.model_directory)
-    return [_project_class(store, components, directory, pointer) for pointer in pointers]
+    results: list[tuple[str, _Written | str]] = []
+    for pointer in pointers:
+        label = str(pointer.label)
+        try:
+            results.append((label, _project_class(store, components, directory, pointer)))
+        except FruitsError as error:
+            results.append((label, f"{error}. Materialize mobilenet_features for it again"))
+    return results
 
 
 def _project_class(

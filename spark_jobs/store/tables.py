@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import IO_THREADS, Root, open_root
 
 
@@ -160,7 +161,11 @@ class PartWriter:
         self._stream = store.create(self.path)
         # Photos and features do not repeat: a dictionary would only make the writing 10 times slower.
         self._writer = pq.ParquetWriter(
-            self._stream, schema, compression="snappy", use_dictionary=["label", "format", "reason"]
+            self._stream,
+            schema,
+            compression="snappy",
+            use_dictionary=["label", "format", "reason"],
+            write_page_checksum=True,
         )
 
     def write(self, rows: pa.RecordBatch) -> None:
@@ -177,12 +182,23 @@ class PartWriter:
 def read_row_groups(
     store: Root, path: str, row_groups: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Yields one record batch for each given row group of a Parquet file, in the given order."""
-    with store.fs.open_input_file(path) as source:
-        file = pq.ParquetFile(source, pre_buffer=True)
-        for index in row_groups:
-            table = file.read_row_group(index, columns=list(columns), use_threads=False)
-            yield from table.combine_chunks().to_batches()
+    """Yields one record batch for each given row group of a Parquet file, in the given order.
+
+    Raises `FruitsError`, with the name of the file, where the file is missing or damaged.
+    """
+    try:
+        with store.fs.open_input_file(path) as source:
+            file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+            for index in row_groups:
+                table = file.read_row_group(index, columns=list(columns), use_threads=False)
+                yield from table.combine_chunks().to_batches()
+    except (OSError, pa.ArrowInvalid) as error:
+        # pyarrow names a failure of S3 by these words. Spark then repeats the task.
+        if "AWS Error" in str(error) and not isinstance(error, FileNotFoundError):
+            raise
+        raise FruitsError(
+            f"{store.uri_of(path)} cannot be read ({error}): it was removed or changed after it was written"
+        ) from error
 
 
 def row_groups(pointers: dict[str, Pointer]) -> list[RowGroup]:
