@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import read_components
+from spark_jobs.store.csv_copies import convert_csvs, copy_csvs, csv_path, sha256_of
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import FORMULA_START, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
 from spark_jobs.store.tables import (
@@ -72,9 +73,10 @@ class ProjectReport:
 
 class _Written(NamedTuple):
     label: str
-    temporary: str
+    path: str
     rows: int
     bytes: int
+    sha256: str
     head: str
 
 
@@ -86,6 +88,7 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
     last CSV.
     """
     store = open_root(params.store)
+    convert_csvs(store)
     features = current(store, MOBILENET_FEATURES, params.classes)
     directory = new_directory(PCA_FEATURES_CSV, params.version)
     written: list[_Written] = []
@@ -109,20 +112,19 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
                 failed[label] = result
             else:
                 written.append(result)
-    # CSVs are replaced only after all are written, so an interrupted job leaves the old CSVs unchanged.
-    store.move_many((csv.temporary, csv_path(csv.label)) for csv in written)
-    store.remove(directory)  # empty, but for what a failed class left
     pointers = {
         csv.label: Pointer(
             label=csv.label,
-            directory=posixpath.dirname(csv.temporary),
+            directory=posixpath.dirname(csv.path),
             data_version=combined_version(features[csv.label].data_version, params.model_version),
-            parts=[Part(csv_path(csv.label), [csv.rows], csv.bytes)],
+            parts=[Part(csv.path, [csv.rows], csv.bytes)],
             inputs={MOBILENET_FEATURES: features[csv.label].data_version, PCA_MODEL: params.model_version},
+            details={"sha256": csv.sha256},
         )
         for csv in written
     }
     publish(store, PCA_FEATURES_CSV, pointers.values())
+    copy_csvs(store)
     return ProjectReport(
         classes={
             csv.label: ClassCsv(
@@ -137,19 +139,6 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
         failed=failed,
         removed_versions=sweep(store, PCA_FEATURES_CSV, timedelta(hours=params.keep_hours)),
     )
-
-
-def csv_path(label: str) -> str:
-    """The path of the CSV of a class, relative to the store: `pca_features_csv/<class>.csv`.
-
-    File systems allow 255 bytes for a file name. A longer name is cut, and 12 digits of the label's SHA-256
-    keep it unique.
-    """
-    name = f"{label}.csv"
-    if len(name.encode()) > 255:
-        digits = class_key(label)[-12:]
-        name = f"{label.encode()[:200].decode(errors='ignore')}~{digits}.csv"
-    return f"{PCA_FEATURES_CSV}/{name}"
 
 
 def _project(
@@ -174,13 +163,13 @@ def _project(
 def _project_class(
     store: Root, components: NDArray[np.float64], directory: str, pointer: Pointer
 ) -> _Written:
-    """Writes the CSV of one class under a temporary name."""
+    """Writes a version of the CSV of one class."""
     label = str(pointer.label)
-    temporary = f"{directory}/{class_key(label)}/part.csv"
+    path = f"{directory}/{class_key(label)}/part.csv"
     names = ["path", "label", *(f"pc{number + 1}" for number in range(components.shape[1]))]
     schema = pa.schema([(name, pa.string() if name in ("path", "label") else pa.float64()) for name in names])
     head = ""
-    with store.create(temporary) as stream, pyarrow.csv.CSVWriter(stream, schema) as writer:
+    with store.create(path) as stream, pyarrow.csv.CSVWriter(stream, schema) as writer:
         for rows in _feature_rows(store, pointer):
             vectors = rows.column("features").flatten().to_numpy().reshape(-1, FEATURES)
             projected = vectors.astype(np.float64) @ components
@@ -192,7 +181,14 @@ def _project_class(
             writer.write_batch(batch)
         writer.close()
         size = stream.tell()
-    return _Written(label=label, temporary=temporary, rows=pointer.rows, bytes=size, head=head)
+    return _Written(
+        label=label,
+        path=path,
+        rows=pointer.rows,
+        bytes=size,
+        sha256=sha256_of(store, path),
+        head=head,
+    )
 
 
 def _head(rows: pa.RecordBatch) -> str:

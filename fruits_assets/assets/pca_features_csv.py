@@ -13,6 +13,7 @@ from fruits_assets.class_checks import check_classes, classes_behind
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.project_to_csv import ClassCsv, ProjectParams, project_to_csv
+from spark_jobs.store.csv_copies import stale_copies
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
 from spark_jobs.store.tables import current, current_one
@@ -34,6 +35,7 @@ from spark_jobs.store.tables import current, current_one
     checks={
         "one_row_per_feature": "The CSV of every class has one row for each photo with features.",
         "one_model": "The current model projected all classes.",
+        "copies_match": "Each CSV in the folder pca_features_csv is the current version of its class.",
     },
 )
 def pca_features_csv(
@@ -89,3 +91,4 @@ def _checks(store: Root, labels: list[str], *, model_version: str) -> Iterator[d
         ),
         pca_model=model_version,
     )
+    yield check_classes("copies_match", list(stale_copies(store, labels)))

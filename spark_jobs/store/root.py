@@ -85,19 +85,20 @@ class Root:
             self.fs.create_dir(path.rpartition("/")[0], recursive=True)
         return self.fs.open_output_stream(path)
 
-    def move(self, source: str, target: str) -> None:
-        """Renames a finished file in one step, and replaces any file of the new name.
+    def copy(self, source: str, target: str) -> None:
+        """Copies a file in one step over any file of the new name.
 
-        On disk this is a rename; on S3 it is a copy on the server, of at most 5 GB, and a deletion.
+        On S3 this is a copy on the server, of at most 5 GB.
         """
         if self.is_local:
-            self.fs.create_dir(target.rpartition("/")[0], recursive=True)
-        self.fs.move(source, target)
+            self.write(target, self.read(source))
+        else:
+            self.fs.copy_file(source, target)
 
-    def move_many(self, moves: Iterable[tuple[str, str]]) -> None:
-        """`move` for several files, concurrently."""
+    def copy_many(self, copies: Iterable[tuple[str, str]]) -> None:
+        """`copy` for several (source, target), concurrently."""
         with ThreadPoolExecutor(IO_THREADS) as pool:
-            list(pool.map(lambda pair: self.move(*pair), moves))
+            list(pool.map(lambda pair: self.copy(*pair), copies))
 
     def remove(self, path: str) -> None:
         """Removes a directory and, on disk, its parents that become empty.

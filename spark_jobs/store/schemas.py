@@ -14,6 +14,10 @@ PCA_FEATURES_CSV = "pca_features_csv"
 FEATURE_QUALITY = "feature_quality"
 ENVIRONMENT_COMPARISON = "environment_comparison"
 
+# The folder of a table's versions and pointers, where it is not the name of the table. `pca_features_csv/`
+# holds the current CSVs and nothing else, so that any reader of CSVs can take the whole folder.
+VERSION_FOLDERS = {PCA_FEATURES_CSV: "pca_features_csv_versions"}
+
 # The first characters of a text that a spreadsheet runs as a formula, from OWASP's "CSV Injection".
 FORMULA_START = r"^([=+\-@\t\r])"
 

@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import IO_THREADS, Root, open_root
+from spark_jobs.store.schemas import VERSION_FOLDERS
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,16 @@ def class_key(label: str) -> str:
 
 def new_directory(table: str, version: str) -> str:
     """A new directory, relative to the store, for one attempt of a run to write a table."""
-    return f"{table}/version={version}/{uuid.uuid4().hex[:8]}"
+    return f"{_folder(table)}/version={version}/{uuid.uuid4().hex[:8]}"
 
 
 def pointer_path(table: str, label: str | None) -> str:
-    return f"{table}/current.json" if label is None else f"{table}/current/{class_key(label)}.json"
+    folder = _folder(table)
+    return f"{folder}/current.json" if label is None else f"{folder}/current/{class_key(label)}.json"
+
+
+def _folder(table: str) -> str:
+    return VERSION_FOLDERS.get(table, table)
 
 
 def publish(store: Root, table: str, pointers: Iterable[Pointer]) -> None:
@@ -113,9 +119,9 @@ def current(store: Root, table: str, labels: Iterable[str] | None = None) -> dic
     The result is sorted by label. All readers find their files here: other files are not part of the table.
     """
     wanted = None if labels is None else {pointer_path(table, label) for label in labels}
-    paths = [info.path for info in store.list(f"{table}/current") if info.path.endswith(".json")]
+    paths = [info.path for info in store.list(f"{_folder(table)}/current") if info.path.endswith(".json")]
     chosen = [path for path in paths if wanted is None or path in wanted]
-    pointers = [_parse(content) for content in store.read_many(chosen)]
+    pointers = [parse_pointer(content) for content in store.read_many(chosen)]
     return {
         str(pointer.label): pointer for pointer in sorted(pointers, key=lambda pointer: str(pointer.label))
     }
@@ -124,7 +130,7 @@ def current(store: Root, table: str, labels: Iterable[str] | None = None) -> dic
 def current_one(store: Root, table: str) -> Pointer | None:
     """The current version of a table without classes, or None if no version was published."""
     try:
-        return _parse(store.read(pointer_path(table, None)))
+        return parse_pointer(store.read(pointer_path(table, None)))
     except FileNotFoundError:
         return None
 
@@ -146,7 +152,7 @@ def files(store_uri: str, table: str, labels: Iterable[str] | None = None) -> li
     ]
 
 
-def _parse(content: bytes) -> Pointer:
+def parse_pointer(content: bytes) -> Pointer:
     fields = json.loads(content)
     return Pointer(**fields | {"parts": [Part(**part) for part in fields["parts"]]})
 
@@ -221,10 +227,11 @@ def sweep(store: Root, table: str, keep: timedelta) -> int:
     A directory is removed once both its newest file and the pointer that replaced it are older than `keep`.
     So a directory that a run still writes to is kept, and a reader of the old pointer has `keep` to finish.
     """
+    folder = _folder(table)
     cutoff = datetime.now(UTC) - keep
     newest: dict[str, datetime] = defaultdict(lambda: datetime.min.replace(tzinfo=UTC))
     pointers: dict[str, datetime] = {}
-    for info in store.list(table):
+    for info in store.list(folder):
         parts = info.path.split("/")
         if parts[1].startswith("version=") and len(parts) > 4:
             directory = "/".join(parts[:4])
@@ -234,13 +241,13 @@ def sweep(store: Root, table: str, keep: timedelta) -> int:
 
     def replaced(directory: str) -> datetime:
         key = directory.rpartition("/")[2]
-        moment = pointers.get(f"{table}/current/{key}.json") or pointers.get(f"{table}/current.json")
+        moment = pointers.get(f"{folder}/current/{key}.json") or pointers.get(f"{folder}/current.json")
         return moment or newest[directory]
 
     old = [path for path in newest if max(newest[path], replaced(path)) < cutoff]
     if not old:
         return 0
-    referenced = {_parse(content).directory for content in store.read_many(pointers)}
+    referenced = {parse_pointer(content).directory for content in store.read_many(pointers)}
     unreferenced = [path for path in old if path not in referenced]
     with ThreadPoolExecutor(IO_THREADS) as pool:
         list(pool.map(store.remove, unreferenced))

@@ -1,6 +1,7 @@
 """`project_to_csv`: the CSV of each class, on a local Spark session."""
 
 import csv
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col
 
-from spark_jobs.project_to_csv import csv_path
+from spark_jobs.store.csv_copies import csv_path
 from spark_jobs.store.schemas import (
     MOBILENET_FEATURES,
     PCA_FEATURES_CSV,
@@ -57,17 +58,20 @@ def test_a_csv_has_a_header_and_one_row_per_image_sorted_by_path(pipeline: str) 
         assert rows.notna().all(axis=None)
 
 
-def test_the_pointer_of_a_csv_holds_its_path_rows_and_size(pipeline: str) -> None:
-    for label, pointer in pointers(pipeline, PCA_FEATURES_CSV).items():
+def test_the_pointer_of_a_csv_holds_its_path_rows_size_and_sha256(pipeline: str) -> None:
+    for pointer in pointers(pipeline, PCA_FEATURES_CSV).values():
         [part] = pointer.parts
-        assert part.path == f"pca_features_csv/{label}.csv"
-        assert part.rows == IMAGES_PER_CLASS
-        assert part.bytes == (Path(pipeline) / part.path).stat().st_size
+        content = (Path(pipeline) / part.path).read_bytes()
+        assert part.path.startswith("pca_features_csv_versions/version=")
+        assert (part.rows, part.bytes) == (IMAGES_PER_CLASS, len(content))
+        assert pointer.details == {"sha256": hashlib.sha256(content).hexdigest()}
 
 
-def test_only_the_csvs_and_their_pointers_remain(pipeline: str) -> None:
-    found = sorted(path.name for path in (Path(pipeline) / PCA_FEATURES_CSV).iterdir())
-    assert found == sorted(["current", *(f"{label}.csv" for label in CLASSES)])
+def test_the_folder_of_csvs_holds_a_copy_of_each_current_version_and_nothing_else(pipeline: str) -> None:
+    folder = Path(pipeline) / PCA_FEATURES_CSV
+    copies = {path.name: path.read_bytes() for path in folder.iterdir()}
+    versions = [Path(file).read_bytes() for file in files(pipeline, PCA_FEATURES_CSV)]
+    assert copies == dict(zip((f"{label}.csv" for label in CLASSES), versions, strict=True))
 
 
 def test_all_jobs_accept_classes_of_any_name(

@@ -130,7 +130,7 @@ def test_the_price_of_the_primary_node_counts() -> None:
     ("instance_type", "reason"),
     [
         ("t3.micro", "'t3.micro' is of a family or size"),
-        ("m99.xlarge", r"none for m99\.xlarge, .*They have .*m5"),
+        ("m99.xlarge", r"have none for m99\.xlarge, .*Use one of .*m5"),
     ],
 )
 def test_an_instance_type_without_a_price_is_refused(instance_type: str, reason: str) -> None:

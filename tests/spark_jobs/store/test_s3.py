@@ -18,8 +18,8 @@ from moto.server import ThreadedMotoServer
 
 from fruits_assets.model.weights import find_weights
 from spark_jobs.errors import FruitsError
-from spark_jobs.project_to_csv import csv_path
 from spark_jobs.spark_model import read_components
+from spark_jobs.store.csv_copies import csv_path
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import PCA_MODEL
@@ -110,14 +110,14 @@ def test_a_missing_root_is_refused_with_the_remedy(uri: str) -> None:
         list_photos(uri)
 
 
-def test_files_of_any_name_are_written_read_and_moved(prefix: str) -> None:
+def test_files_of_any_name_are_written_read_and_copied(prefix: str) -> None:
     root = open_root(prefix)
     for label in AWKWARD:
         content = f"{label}\n".encode() * 100
         root.write(f"from/{label}/part.csv", content)
-        root.move(f"from/{label}/part.csv", f"to/{label}.csv")
+        root.copy(f"from/{label}/part.csv", f"to/{label}.csv")
         assert root.read(f"to/{label}.csv") == content
-    assert sorted(info.path for info in root.list("")) == sorted(f"to/{label}.csv" for label in AWKWARD)
+    assert sorted(info.path for info in root.list("to")) == sorted(f"to/{label}.csv" for label in AWKWARD)
     with pytest.raises(FileNotFoundError):
         root.read("to/none.csv")
 
