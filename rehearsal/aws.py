@@ -112,8 +112,13 @@ def start_aws(
     (folder / "server.json").write_text(json.dumps(options))
     with killed_at_exit(str(folder)):
         command = [sys.executable, "-m", "rehearsal.server", str(folder / "server.json")]
-        # The service role of clusters has a managed policy of AWS, which moto loads only on request.
-        settings = {**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
+        settings = {
+            **os.environ,
+            # The server runs in a folder of its own, and the package `rehearsal` is not installed.
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            # The service role of clusters has a managed policy of AWS, which moto loads only on request.
+            "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
+        }
         server = start_process(f"{folder}/server", command, folder / "server.log", settings)
         deadline = time.monotonic() + START_SECONDS
         while not _answers(aws):

@@ -20,7 +20,7 @@ from rehearsal.faults import Fault
 from rehearsal.processes import marked_processes
 from resources.local.session import HADOOP_VERSION
 from spark_jobs.errors import FruitsError
-from tests.support import wait_for
+from tests.support import REPOSITORY, wait_for
 
 SUM = """
     context.parallelize(range(100), 4).map(str).saveAsTextFile(sys.argv[1])
@@ -271,7 +271,11 @@ def test_a_signal_ends_all_processes_of_a_rehearsal(tmp_path: Path, kind: signal
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     command = [sys.executable, "-m", "rehearsal"]
     process = subprocess.Popen(
-        command, env={**environment, "TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=REPOSITORY,  # the package `rehearsal` is not installed
+        env={**environment, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     lines = [process.stdout.readline() for _ in range(7)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rehearsal.processes import marked_processes
-from tests.support import wait_for
+from tests.support import REPOSITORY, wait_for
 from tests.yarn.emr_runs import MINUTES, copy_photos
 
 
@@ -27,7 +27,8 @@ def rehearse(home: Path, *arguments: str, **settings: str) -> "subprocess.Popen[
     return subprocess.Popen(
         [sys.executable, "-m", "rehearsal.rehearse", *arguments],
         cwd=home,
-        env={**environment, "TMPDIR": str(home), **settings},
+        # The package `rehearsal` is not installed.
+        env={**environment, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(home), **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
