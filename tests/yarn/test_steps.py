@@ -154,7 +154,9 @@ def test_the_event_log_has_the_step_and_its_progress(
     emr = rehearsal.aws.client("emr")
     ended = emr.describe_step(ClusterId=cluster, StepId=step)["Step"]["Status"]["Timeline"]["EndDateTime"]
     followed = next(entry for entry in logs if str(step) in entry.message)
-    progress = next(entry for entry in logs if entry.message.startswith("pca_model: fit"))
+    progress = next(
+        entry for entry in logs if entry.message.startswith("pca_model: ") and "images" in entry.message
+    )
     # EMR gives the end with a precision of a second.
     assert followed.timestamp < progress.timestamp < ended.timestamp() + 1
 
