@@ -8,7 +8,7 @@ import dagster as dg
 
 from fruits_assets.costs.recording import record_stage
 from fruits_assets.decorators import pipeline_asset
-from fruits_assets.partitions import fruit_classes, known_classes
+from fruits_assets.partitions import fruit_classes
 from fruits_assets.provenance import DATA_VERSION, provenance
 from resources.job_runner import JobRunner
 from resources.settings import Settings
@@ -41,15 +41,15 @@ class ClassesReport(Protocol[ReportedFigures]):
 class ClassJob(Generic[Params, Figures]):
     """A Spark job over the classes of a step, and what its asset reports about them.
 
-    `describe` returns the metadata of one class that only this asset has. `checks` evaluates all registered
-    classes after the job; its arguments are the store and the labels. `extractor` describes the extractor of
-    the features, for the run record.
+    `describe` returns the metadata of one class that only this asset has. `checks` evaluates all classes of
+    the store after the job; its arguments are the store and the figures of the job by class. `extractor`
+    describes the extractor of the features, for the run record.
     """
 
     run: Job[Params, ClassesReport[Figures]]
     params: Params
     describe: Callable[[Figures], Mapping[str, Any]]
-    checks: Callable[[Root, list[str]], Iterable[dg.AssetCheckResult]]
+    checks: Callable[[Root, Mapping[str, Figures]], Iterable[dg.AssetCheckResult]]
     extractor: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,7 +110,7 @@ def class_asset(
                 }
                 for label, figures in run.report.classes.items()
             }
-            checks = job.checks(store, known_classes(context.instance))
+            checks = job.checks(store, run.report.classes)
             yield from _events(context, run.report, tags=tags, metadata=metadata, checks=list(checks))
 
         return materialize

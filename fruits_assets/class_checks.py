@@ -1,21 +1,21 @@
-"""Helpers for the checks of the assets by class. Each check evaluates all registered classes at once."""
+"""Helpers for the checks of the assets by class. Each check evaluates all classes of the store at once."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
-from spark_jobs.store.tables import Pointer
+from spark_jobs.store.versions import Version
 
 
 def classes_behind(
-    results: Mapping[str, Pointer],
-    sources: Mapping[str, Pointer],
+    results: Mapping[str, Version],
+    sources: Mapping[str, Version],
     *,
     source: str,
     other_inputs: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The classes of `sources` whose result is missing, out of date, or has a different number of rows.
+    """The classes of `sources` whose result is missing, damaged, out of date, or has another number of rows.
 
     A result is up to date if it was made from the current version of its class in the table `source`, and
     from `other_inputs` as {asset: data version}.
@@ -23,10 +23,10 @@ def classes_behind(
     shared = (other_inputs or {}).items()
     return [
         label
-        for label, pointer in sources.items()
+        for label, version in sources.items()
         if label not in results
-        or results[label].rows != pointer.rows
-        or results[label].inputs[source] != pointer.data_version
+        or results[label].rows != version.rows
+        or results[label].inputs.get(source) != version.data_version
         or not shared <= results[label].inputs.items()
     ]
 

@@ -18,6 +18,7 @@ from resources.runs import OWNER_TAG, fail_killed_runs, process_tags
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import list_photos
+from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
@@ -29,7 +30,7 @@ from spark_jobs.store.schemas import (
     QUARANTINED_IMAGES,
     RAW_IMAGES,
 )
-from spark_jobs.store.tables import Pointer, current, current_one
+from spark_jobs.store.tables import rows_by_class
 from spark_jobs.wording import counted
 
 # Dagster's tags for a run over a contiguous range of partitions.
@@ -110,7 +111,7 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: Mapping[
         store = open_root(settings.store)
         _check_classes(settings, store, labels, present)
         # A class whose photos are gone keeps its last version, which a new model projects too.
-        wanted = set(labels) or {*present, *current(store, RAW_IMAGES, known_classes(instance))}
+        wanted = set(labels) or {*present, *rows_by_class(store, RAW_IMAGES)}
         failed = _materialize(runs, store, wanted, None if labels else pca_config)
         return _summary(store, wanted, failed, time.monotonic() - started)
 
@@ -205,7 +206,7 @@ def _materialize(
     if failed.keys() == wanted:
         return failed
     # The last version of a failed class passes through the same extractor and model as the others.
-    usable = wanted & current(store, RAW_IMAGES).keys()
+    usable = wanted & rows_by_class(store, RAW_IMAGES).keys()
     for classes in _contiguous_ranges(known, usable):
         failed |= runs.materialize([MOBILENET_FEATURES], classes)
     if model:
@@ -224,23 +225,18 @@ def _contiguous_ranges(known: Sequence[str], wanted: Set[str]) -> Iterator[Class
 
 
 def _summary(store: Root, wanted: set[str], failed: Mapping[str, str], seconds: float) -> Summary:
-    images, csvs, quarantined = (
-        current(store, table, wanted) for table in (RAW_IMAGES, PCA_FEATURES_CSV, QUARANTINED_IMAGES)
-    )
+    images, quarantined = (rows_by_class(store, table) for table in (RAW_IMAGES, QUARANTINED_IMAGES))
+    csvs = current_by_class(store, PCA_FEATURES_CSV, wanted)
     model = current_one(store, PCA_MODEL)
     return Summary(
         classes_done=len(wanted) - len(failed),
         failed_classes=failed,
-        images=_rows(images),
-        quarantined_images=_rows(quarantined),
-        csv_rows=_rows(csvs),
+        images=sum(images.get(label, 0) for label in wanted),
+        quarantined_images=sum(quarantined.get(label, 0) for label in wanted),
+        csv_rows=sum(version.rows for version in csvs.values()),
         csv_files=len(csvs),
         csv_folder=store.uri_of(PCA_FEATURES_CSV),
         components=model.details["components"] if model else None,
         explained_variance=model.details["explained_variance"] if model else None,
         seconds=round(seconds, 1),
     )
-
-
-def _rows(pointers: Mapping[str, Pointer]) -> int:
-    return sum(pointer.rows for pointer in pointers.values())

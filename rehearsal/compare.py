@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import (
     MOBILENET_FEATURES,
@@ -14,7 +15,8 @@ from spark_jobs.store.schemas import (
     QUARANTINED_IMAGES,
     RAW_IMAGES,
 )
-from spark_jobs.store.tables import current, current_one
+from spark_jobs.store.tables import current
+from spark_jobs.store.versions import Version
 
 # Numbers may differ by this much: float32 sums depend on their order and on the CPU.
 TOLERANCE = 1e-5
@@ -43,7 +45,7 @@ def compare(first_uri: str, second_uri: str) -> list[Comparison]:
 def _classes(first: Root, second: Root, table: str) -> Comparison:
     """Compares the classes of a table, their numbers of rows, and their data versions (content hashes)."""
     first_classes, second_classes = (
-        {label: (pointer.rows, pointer.data_version) for label, pointer in current(store, table).items()}
+        {label: (version.rows, version.data_version) for label, version in _current(store, table).items()}
         for store in (first, second)
     )
     different = _different_keys(first_classes, second_classes)
@@ -94,7 +96,7 @@ def _model(first: Root, second: Root) -> Comparison:
 
 def _csvs(first: Root, second: Root) -> Comparison:
     first_parts, second_parts = (
-        {label: pointer.parts for label, pointer in current(store, PCA_FEATURES_CSV).items()}
+        {label: version.parts for label, version in _current(store, PCA_FEATURES_CSV).items()}
         for store in (first, second)
     )
     import pandas as pd
@@ -116,15 +118,20 @@ def _csvs(first: Root, second: Root) -> Comparison:
     )
 
 
+def _current(store: Root, output: str) -> dict[str, Version]:
+    """The current version of each class of a table, or of the CSVs."""
+    return current_by_class(store, output) if output == PCA_FEATURES_CSV else current(store, output)
+
+
 def _different_keys(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """The keys whose values differ, and the keys of one dictionary alone; sorted."""
     return [key for key in sorted(first | second) if first.get(key) != second.get(key)]
 
 
 def _table(store: Root, table: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """The current rows of a Parquet table."""
-    for pointer in current(store, table).values():
-        for part in pointer.parts:
+    """The current rows of a table."""
+    for version in current(store, table).values():
+        for part in version.parts:
             yield from pq.read_table(part.path, columns=columns, filesystem=store.fs).to_pylist()
 
 

@@ -2,45 +2,39 @@
 
 import hashlib
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from spark_jobs.convert_store import prepared_store
 from spark_jobs.dimensions import FEATURES, IMAGE_SIDE
 from spark_jobs.errors import FruitsError
-from spark_jobs.images import decode, model_input
+from spark_jobs.images import PREPROCESSING, decode, model_input
 from spark_jobs.inference import Extractor, load_extractor
-from spark_jobs.store.root import Root, open_root
-from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
-from spark_jobs.store.tables import (
-    Part,
+from spark_jobs.store.parquet import (
     PartWriter,
-    Pointer,
     RowGroup,
-    class_key,
-    combined_version,
-    current,
-    new_directory,
-    publish,
     read_row_groups,
     row_groups,
     rows_in,
-    sweep,
+    vectors_column,
 )
+from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
+from spark_jobs.store.sweep import sweep_table
+from spark_jobs.store.tables import class_version, current, replace_classes
+from spark_jobs.store.versions import Part
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 from spark_jobs.wire import ClassFigures
 from spark_jobs.wording import counted
-
-# A version of the steps from a photo to the model's input; a change makes the features of every class stale.
-PREPROCESSING = "exif-rgb-bicubic224-mobilenet_v2/1"
 
 # Images of a task, at least and about at most.
 LEAST_IMAGES, MOST_IMAGES = 128, 2048
@@ -78,17 +72,10 @@ class ClassFeatures(ClassFigures):
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """Figures of current classes, reasons of failed classes, and the number of removed directories."""
+    """Figures of current classes, and reasons of failed classes."""
 
     classes: dict[str, ClassFeatures]
     failed: dict[str, str]
-    removed_versions: int = 0
-
-
-class _Extracted(NamedTuple):
-    part: Part
-    non_finite: int
-    constant: int
 
 
 def extract_features(spark: SparkSession, params: ExtractParams, report: Reporter) -> ExtractReport:
@@ -96,87 +83,71 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
 
     A class of which a file or a photo was lost or changed fails, and keeps its last version.
     """
-    store = open_root(params.store)
-    raw = current(store, RAW_IMAGES, params.classes)
-    directory = new_directory(MOBILENET_FEATURES, params.version)
-    groups = row_groups(raw)
-    extracted: dict[str, list[_Extracted]] = {label: [] for label in raw}
-    failed = {label: _NO_IMAGES for label in params.classes if label not in raw}
-    for results in run_tasks(
-        spark,
-        f"mobilenet_features: extract, {counted(len(raw), 'class', 'classes')}",
-        partial(_extract, params, directory),
-        work=even_tasks(spark, groups, lambda group: group.rows, least=LEAST_IMAGES, most=MOST_IMAGES),
-        images=rows_in,
-        report=report,
-    ):
-        for label, result in results:
-            if isinstance(result, str):
-                failed[label] = result
-            else:
-                extracted[label].append(result)
-
-    pointers = [
-        Pointer(
-            label=label,
-            directory=f"{directory}/{class_key(label)}",
-            data_version=combined_version(raw[label].data_version, params.extractor_version, PREPROCESSING),
-            parts=[result.part for result in results],
-            inputs={RAW_IMAGES: raw[label].data_version, FEATURE_EXTRACTOR: params.extractor_version},
-            details={
-                "non_finite": sum(result.non_finite for result in results),
-                "constant": sum(result.constant for result in results),
-            },
-        )
-        for label, results in extracted.items()
-        if label not in failed
-    ]
-    publish(store, MOBILENET_FEATURES, pointers)
+    with prepared_store(spark, params.store, params.version, report) as (store, lease):
+        raw = current(store, RAW_IMAGES, params.classes)
+        failed = {label: _NO_IMAGES for label in params.classes if label not in raw}
+        failed |= {label: version.damage for label, version in raw.items() if version.damage}
+        groups = row_groups({label: version for label, version in raw.items() if label not in failed})
+        parts: dict[str, list[Part]] = defaultdict(list)
+        for results in run_tasks(
+            spark,
+            f"mobilenet_features: extract, {counted(len(raw), 'class', 'classes')}",
+            partial(_extract, params),
+            work=even_tasks(spark, groups, lambda group: group.rows, least=LEAST_IMAGES, most=MOST_IMAGES),
+            images=rows_in,
+            report=report,
+        ):
+            for label, result in results:
+                if isinstance(result, str):
+                    failed[label] = result
+                else:
+                    parts[label].append(result)
+        extracted = {label: files for label, files in parts.items() if label not in failed}
+        replace_classes(store, MOBILENET_FEATURES, extracted, lease)
+        sweep_table(store, MOBILENET_FEATURES, timedelta(hours=params.keep_hours), lease)
+    versions = {label: class_version(MOBILENET_FEATURES, label, files) for label, files in extracted.items()}
     return ExtractReport(
         classes={
-            str(pointer.label): ClassFeatures(
-                images=pointer.rows, bytes=pointer.bytes, data_version=pointer.data_version, **pointer.details
+            label: ClassFeatures(
+                images=version.rows, bytes=version.bytes, data_version=version.data_version, **version.details
             )
-            for pointer in pointers
+            for label, version in versions.items()
         },
         failed=failed,
-        removed_versions=sweep(store, MOBILENET_FEATURES, timedelta(hours=params.keep_hours)),
     )
 
 
-def _extract(
-    params: ExtractParams, directory: str, groups: list[RowGroup]
-) -> list[tuple[str, _Extracted | str]]:
+def _extract(params: ExtractParams, groups: list[RowGroup]) -> list[tuple[str, Part | str]]:
     """One Spark task: writes the features of its row groups, one file for each class.
 
-    Returns each class with its result, or with the reason where one of its files is missing or damaged.
+    Returns each class with its file, or with the reason where one of its files is missing or damaged.
     """
     store = open_root(params.store)
     extractor = load_extractor(params.store, params.extractor_directory, params.extractor_sha256)
-    results: list[tuple[str, _Extracted | str]] = []
+    results: list[tuple[str, Part | str]] = []
     for label, class_groups in groupby(groups, key=lambda group: group.label):
         try:
             batches = features_of(_read(store, list(class_groups)), extractor)
-            results.append((label, _write(store, f"{directory}/{class_key(label)}", batches)))
+            results.append((label, _write(store, params, batches)))
         except FruitsError as error:
             results.append((label, f"{error}. Materialize raw_images for it again"))
     return results
 
 
 def _write(
-    store: Root, directory: str, batches: Iterable[tuple[pa.RecordBatch, NDArray[np.float32]]]
-) -> _Extracted:
+    store: Root, params: ExtractParams, batches: Iterable[tuple[pa.RecordBatch, NDArray[np.float32]]]
+) -> Part:
     """Writes photos' features as one file of `mobilenet_features`."""
     schema = SCHEMAS[MOBILENET_FEATURES]
-    writer = PartWriter(store, directory, schema)
+    made_with = {FEATURE_EXTRACTOR: params.extractor_version, "preprocessing": PREPROCESSING}
+    writer = PartWriter(store, f"{MOBILENET_FEATURES}/{params.version}", schema, made_with)
     non_finite = constant = 0
     for images, features in batches:
         non_finite += int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
         constant += int(np.count_nonzero(np.ptp(features, axis=1) == 0))
-        vectors = pa.FixedSizeListArray.from_arrays(features.reshape(-1), FEATURES)
-        rows = [*(images.column(name) for name in ("path", "label", "sha256")), vectors]
+        rows = [*(images.column(name) for name in ("path", "label", "sha256")), vectors_column(features)]
         writer.write(pa.RecordBatch.from_arrays(rows, schema=schema))
-    return _Extracted(part=writer.close(), non_finite=non_finite, constant=constant)
+    return writer.close(non_finite=non_finite, constant=constant)
 
 
 def _read(store: Root, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:

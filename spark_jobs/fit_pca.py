@@ -18,23 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from spark_jobs.convert_store import prepared_store
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import write_spark_model
+from spark_jobs.store.leases import Lease
+from spark_jobs.store.parquet import RowGroup, read_row_groups, row_groups, rows_in, vectors_in
+from spark_jobs.store.pointers import new_directory, publish
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL
-from spark_jobs.store.tables import (
-    Pointer,
-    RowGroup,
-    combined_version,
-    current,
-    new_directory,
-    publish,
-    read_row_groups,
-    row_groups,
-    rows_in,
-    sweep,
-)
+from spark_jobs.store.sweep import sweep_versions
+from spark_jobs.store.tables import current
+from spark_jobs.store.versions import Version, combined_version
 from spark_jobs.tasks import Reporter, pack, run_tasks, spread
 from spark_jobs.wording import counted
 
@@ -50,7 +45,7 @@ SCATTER_CLASSES, SCATTER_POINTS = 60, 600
 
 @dataclass(frozen=True, kw_only=True)
 class FitParams:
-    """Parameters of the fit: the classes, and the number of components.
+    """Parameters of the fit over all classes of the store: the number of components.
 
     If `variance` (0 to 1) is set, the model keeps the fewest components that reach this share of the
     variance, and `components` is ignored.
@@ -58,7 +53,6 @@ class FitParams:
 
     store: str
     version: str
-    classes: list[str]
     components: int
     variance: float | None
     keep_hours: float
@@ -82,7 +76,6 @@ class FitReport:
     orthonormality_error: float
     fit_seconds: float
     scatter: dict[str, list[list[float]]]
-    removed_versions: int = 0
 
 
 class Moments(NamedTuple):
@@ -107,69 +100,73 @@ class Decomposition(NamedTuple):
         return shares[: self.components.shape[1]]
 
 
-def inputs_version(features: dict[str, Pointer]) -> str:
+def inputs_version(features: dict[str, Version]) -> str:
     """A data version of the input of a fit: the current features of every class."""
     return combined_version(
-        *(f"{label}\0{pointer.data_version}" for label, pointer in sorted(features.items()))
+        *(f"{label}\0{version.data_version}" for label, version in sorted(features.items()))
     )
 
 
 def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitReport:
-    """Fits on the current features of the given classes, and makes the model current.
+    """Fits on the current features of all classes of the store, and makes the model current.
 
     The model is a directory. `spark/` is read by `pyspark.ml.feature.PCAModel.load`. `model.json` holds the
     mean (1280 values), the variance of every component, and the number of images of every class.
 
-    Raises `FruitsError` if there are too few images for the components.
+    Raises `FruitsError` if there are too few images for the components, or if a file is missing or damaged.
     """
-    store = open_root(params.store)
-    features = current(store, MOBILENET_FEATURES, params.classes)
-    groups = row_groups(features)
-    images = rows_in(groups)
-    components = params.components if params.variance is None else 1
-    if components > min(images - 1, FEATURES):
-        raise FruitsError(
-            f"{counted(components, 'component needs', 'components need')} at least {components + 1:,} images "
-            f"(and at most {FEATURES:,} components exist), but the number of images is {images:,}, in "
-            f"{counted(len(features), 'class', 'classes')}. Materialize mobilenet_features for more classes, "
-            "or ask for fewer components."
+    with prepared_store(spark, params.store, params.version, report) as (store, lease):
+        features = current(store, MOBILENET_FEATURES)
+        for label, version in features.items():
+            if version.damage:
+                raise FruitsError(f"The class {label}: {version.damage}.")
+        groups = row_groups(features)
+        images = rows_in(groups)
+        components = params.components if params.variance is None else 1
+        if components > min(images - 1, FEATURES):
+            raise FruitsError(
+                f"{counted(components, 'component needs', 'components need')} at least {components + 1:,} "
+                f"images (and at most {FEATURES:,} components exist), but the number of images is {images:,} "
+                f"in {counted(len(features), 'class', 'classes')}. Materialize mobilenet_features for more "
+                "classes, or ask for fewer components."
+            )
+        started = time.monotonic()
+        tasks = max(spark.sparkContext.defaultParallelism, images // TASK_IMAGES)
+        [moments] = run_tasks(
+            spark,
+            f"pca_model: fit, {counted(len(features), 'class', 'classes')}",
+            partial(_moments, params.store),
+            work=spread(groups, lambda group: group.rows, tasks),
+            images=rows_in,
+            report=report,
+            reduce=_add,
         )
-    started = time.monotonic()
-    tasks = max(spark.sparkContext.defaultParallelism, images // TASK_IMAGES)
-    [moments] = run_tasks(
-        spark,
-        f"pca_model: fit, {counted(len(features), 'class', 'classes')}",
-        partial(_moments, params.store),
-        work=spread(groups, lambda group: group.rows, tasks),
-        images=rows_in,
-        report=report,
-        reduce=_add,
-    )
-    model = decompose(moments, params.components, params.variance)
-    fit_seconds = time.monotonic() - started
-    saved = _save(store, params.version, model, features)
+        model = decompose(moments, params.components, params.variance)
+        fit_seconds = time.monotonic() - started
+        saved = _save(store, lease, model, features)
+        scatter = _scatter(store, features, model.components)
+        sweep_versions(store, PCA_MODEL, timedelta(hours=params.keep_hours), lease)
     identity = model.components.T @ model.components - np.eye(model.components.shape[1])
     return FitReport(
         directory=saved.directory,
         data_version=saved.data_version,
         images=images,
-        images_by_class={label: pointer.rows for label, pointer in features.items()},
+        images_by_class={label: version.rows for label, version in features.items()},
         components=model.components.shape[1],
         explained_variance=model.explained_variance.tolist(),
         orthonormality_error=float(np.abs(identity).max()),
         fit_seconds=fit_seconds,
-        scatter=_scatter(store, features, model.components),
-        removed_versions=sweep(store, PCA_MODEL, timedelta(hours=params.keep_hours)),
+        scatter=scatter,
     )
 
 
-def _save(store: Root, version: str, model: Decomposition, features: dict[str, Pointer]) -> Pointer:
+def _save(store: Root, lease: Lease, model: Decomposition, features: dict[str, Version]) -> Version:
     """Writes the files of the model, and makes it current."""
-    directory = f"{new_directory(PCA_MODEL, version)}/model"
+    directory = f"{new_directory(PCA_MODEL, lease.run)}/model"
     shares = model.explained_variance
     write_spark_model(store, directory, model.components, shares)
     fitted_on = inputs_version(features)
-    images_by_class = {label: pointer.rows for label, pointer in features.items()}
+    images_by_class = {label: version.rows for label, version in features.items()}
     summary = {"components": len(shares), "images": sum(images_by_class.values())}
     description = {
         **summary,
@@ -180,15 +177,15 @@ def _save(store: Root, version: str, model: Decomposition, features: dict[str, P
         "fitted_on": fitted_on,
     }
     store.write(f"{directory}/{MODEL_JSON}", json.dumps(description, ensure_ascii=False).encode())
-    pointer = Pointer(
+    saved = Version(
         label=None,
         directory=directory,
         data_version=combined_version(fitted_on, str(len(shares))),
         inputs={MOBILENET_FEATURES: fitted_on},
         details={**summary, "classes": len(features), "explained_variance": float(shares.sum())},
     )
-    publish(store, PCA_MODEL, [pointer])
-    return pointer
+    publish(store, PCA_MODEL, [saved])
+    return saved
 
 
 def moments_of(features: NDArray[np.float32]) -> Moments:
@@ -228,7 +225,7 @@ def read_features(store: Root, groups: list[RowGroup]) -> NDArray[np.float32]:
     """The feature vectors of the given row groups, in order: (n, 1280) float32."""
     return np.concatenate(
         [
-            rows.column("features").flatten().to_numpy().reshape(-1, FEATURES)
+            vectors_in(rows)
             for path, part_groups in groupby(groups, key=lambda group: group.path)
             for rows in read_row_groups(store, path, [group.number for group in part_groups], ["features"])
         ]
@@ -247,7 +244,7 @@ def _add(first: Moments, second: Moments) -> Moments:
 
 
 def _scatter(
-    store: Root, features: dict[str, Pointer], components: NDArray[np.float64]
+    store: Root, features: dict[str, Version], components: NDArray[np.float64]
 ) -> dict[str, list[list[float]]]:
     """About 600 points (pc1, pc2) by class, of at most 60 classes, both taken at even intervals."""
     labels = list(features)[:: -(-len(features) // SCATTER_CLASSES)]

@@ -34,6 +34,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from spark_jobs.dimensions import IMAGE_SIDE
 
+# A version of the steps from a photo to the model's input; a change makes the features of every class stale.
+PREPROCESSING = "exif-rgb-bicubic224-mobilenet_v2/1"
+
 # "JPEG" covers MPO: Pillow's JPEG reader opens it, and "MPO" is not accepted in a list of formats.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 

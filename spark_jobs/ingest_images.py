@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import shlex
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,21 +18,15 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 from pyspark.sql import SparkSession
 
+from spark_jobs.convert_store import prepared_store
 from spark_jobs.images import BadImage, decode, thumbnails
-from spark_jobs.store.photos import Listing, Photo, list_photos
+from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter
+from spark_jobs.store.photos import Photo, list_photos
 from spark_jobs.store.root import IO_THREADS, Root, open_root
-from spark_jobs.store.schemas import FRUIT_PHOTOS, QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
-from spark_jobs.store.tables import (
-    Part,
-    PartWriter,
-    Pointer,
-    class_key,
-    combined_version,
-    current,
-    new_directory,
-    publish,
-    sweep,
-)
+from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
+from spark_jobs.store.sweep import sweep_table
+from spark_jobs.store.tables import current, replace_classes, rows_by_class
+from spark_jobs.store.versions import Part, photos_version
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 from spark_jobs.wire import ClassFigures
 from spark_jobs.wording import counted
@@ -39,9 +34,6 @@ from spark_jobs.wording import counted
 # A chunk is the photos of one class in one task, small enough that the last task of a run is short.
 CHUNK_IMAGES = 512
 CHUNK_BYTES = 64 << 20
-# Feature extraction divides its work by row groups: 128 images take 0.6 s on one core.
-ROW_GROUP_IMAGES = 128
-ROW_GROUP_BYTES = 4 << 20
 READ_AHEAD_BYTES = 64 << 20
 # Images of a task, at least and about at most.
 LEAST_IMAGES, MOST_IMAGES = 1024, 2048
@@ -55,7 +47,7 @@ class IngestParams:
 
     `version` names the run. A photo over `max_bytes` or `max_pixels` is quarantined. If more than
     `max_bad_share` (0 to 1) of the photos of a class are quarantined, the class keeps its last version.
-    Files that no pointer names are removed after `keep_hours`.
+    Replaced files are removed after `keep_hours`.
     """
 
     images: str
@@ -79,11 +71,10 @@ class ClassIngest(ClassFigures):
 
 @dataclass(frozen=True)
 class IngestReport:
-    """Figures of current classes, reasons of failed classes, and the number of removed directories."""
+    """Figures of current classes, and reasons of failed classes."""
 
     classes: dict[str, ClassIngest]
     failed: dict[str, str]
-    removed_versions: int = 0
 
 
 class _Chunk(NamedTuple):
@@ -94,17 +85,15 @@ class _Chunk(NamedTuple):
 
 @dataclass(kw_only=True)
 class _ClassTotal:
-    """The sum of the chunks of a class. `digest` is a sum of hashes, so it is the same in any order."""
+    """The sum of the chunks of a class: its files in both tables, and its preview."""
 
     images: list[Part] = field(default_factory=list)
     quarantined: list[Part] = field(default_factory=list)
-    digest: int = 0
     preview: bytes = b""
 
     def add(self, other: "_ClassTotal") -> None:
         self.images += other.images
         self.quarantined += other.quarantined
-        self.digest = (self.digest + other.digest) % (1 << 256)
         self.preview = self.preview or other.preview
 
 
@@ -113,88 +102,82 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
 
     Raises `FruitsError`, and writes nothing, if the root of the photos does not exist or holds no photo.
     """
-    store = open_root(params.store)
     listing = list_photos(params.images)
     present = [label for label in params.classes if label in listing.classes]
-    directories = {table: new_directory(table, params.version) for table in (RAW_IMAGES, QUARANTINED_IMAGES)}
     chunks = [chunk for label in present for chunk in _chunks(label, listing.classes[label])]
     totals = {label: _ClassTotal() for label in present}
-    for results in run_tasks(
-        spark,
-        f"raw_images: ingest, {counted(len(present), 'class', 'classes')}",
-        partial(_ingest, params, directories),
-        work=even_tasks(spark, chunks, lambda chunk: len(chunk.photos), least=LEAST_IMAGES, most=MOST_IMAGES),
-        images=_images_in,
-        report=report,
-    ):
-        for label, total in results:
-            totals[label].add(total)
+    with prepared_store(spark, params.store, params.version, report) as (store, lease):
+        for results in run_tasks(
+            spark,
+            f"raw_images: ingest, {counted(len(present), 'class', 'classes')}",
+            partial(_ingest, params),
+            work=even_tasks(
+                spark, chunks, lambda chunk: len(chunk.photos), least=LEAST_IMAGES, most=MOST_IMAGES
+            ),
+            images=_images_in,
+            report=report,
+        ):
+            for label, total in results:
+                totals[label].add(total)
 
-    classes: dict[str, ClassIngest] = {}
-    failed: dict[str, str] = {}
-    pointers: dict[str, list[Pointer]] = {RAW_IMAGES: [], QUARANTINED_IMAGES: []}
-    for label, total in totals.items():
-        images, bad = _pointers(label, total, listing, version=params.version, directories=directories)
-        pointers[QUARANTINED_IMAGES].append(bad)
-        found = images.details["found"]
-        if bad.rows > params.max_bad_share * found or not images.rows:
-            failed[label] = (
-                f"{bad.rows} of {found} photos are bad. FRUITS_MAX_BAD_SHARE allows a share of "
-                f"{params.max_bad_share}, and at least one photo must be good. The last good version of the "
-                f"class, if any, stays current. The table {QUARANTINED_IMAGES} gives each photo's reason"
-            )
-        else:
-            pointers[RAW_IMAGES].append(images)
-            classes[label] = _figures(images, preview=total.preview)
-    for table, table_pointers in pointers.items():
-        publish(store, table, table_pointers)
+        ingested: dict[str, ClassIngest] = {}
+        failed: dict[str, str] = {}
+        for label, total in totals.items():
+            figures = _figures(total, found=len(listing.classes[label]))
+            if figures.quarantined > params.max_bad_share * figures.found or not figures.images:
+                failed[label] = (
+                    f"{figures.quarantined} of {figures.found} photos are bad. FRUITS_MAX_BAD_SHARE allows a "
+                    f"share of {params.max_bad_share}, and at least one photo must be good. The last good "
+                    f"version of the class, if any, stays current. The table {QUARANTINED_IMAGES} gives each "
+                    "photo's reason"
+                )
+            else:
+                ingested[label] = figures
+        # The quarantine comes first: a run that is killed in between leaves no photo out of both tables.
+        quarantined = {label: total.quarantined for label, total in totals.items()}
+        replace_classes(store, QUARANTINED_IMAGES, quarantined, lease)
+        replace_classes(store, RAW_IMAGES, {label: totals[label].images for label in ingested}, lease)
 
-    absent = [label for label in params.classes if label not in listing.classes]
-    kept = current(store, RAW_IMAGES, absent) if absent else {}
-    for label in absent:
-        if label in kept:
-            classes[label] = _figures(kept[label], gone=True)
-        else:
-            failed[label] = listing.refused.get(label) or (
-                f"there are no photos of it under FRUITS_IMAGES={params.images}; put the folder back, "
-                "or delete the partition"
-            )
-    removed = sum(sweep(store, table, timedelta(hours=params.keep_hours)) for table in pointers)
-    return IngestReport(classes=classes, failed=failed, removed_versions=removed)
-
-
-def _pointers(
-    label: str, total: _ClassTotal, listing: Listing, *, version: str, directories: dict[str, str]
-) -> tuple[Pointer, Pointer]:
-    """The pointers of a class in `raw_images` and in `quarantined_images`."""
-    bad = Pointer(
-        label=label,
-        directory=f"{directories[QUARANTINED_IMAGES]}/{class_key(label)}",
-        data_version=combined_version(version, label),
-        parts=total.quarantined,
-    )
-    images = Pointer(
-        label=label,
-        directory=f"{directories[RAW_IMAGES]}/{class_key(label)}",
-        data_version=f"{total.digest:064x}"[:16],
-        parts=total.images,
-        inputs={FRUIT_PHOTOS: listing.version(label)},
-        details={"found": len(listing.classes[label]), "quarantined": bad.rows},
-    )
-    return images, bad
+        absent = [label for label in params.classes if label not in listing.classes]
+        kept = _kept(store, absent) if absent else {}
+        failed |= {
+            label: listing.refused.get(label)
+            or f"there are no photos of it under FRUITS_IMAGES={params.images}; put the folder back, "
+            f"or take the class out of the store: fruits forget {shlex.quote(label)}"
+            for label in absent
+            if label not in kept
+        }
+        for table in (RAW_IMAGES, QUARANTINED_IMAGES):
+            sweep_table(store, table, timedelta(hours=params.keep_hours), lease)
+    return IngestReport(classes=ingested | kept, failed=failed)
 
 
-def _figures(images: Pointer, *, preview: bytes = b"", gone: bool = False) -> ClassIngest:
-    """The figures of a version of a class in `raw_images`."""
+def _figures(total: _ClassTotal, found: int) -> ClassIngest:
+    """The figures of a class whose photos were read."""
     return ClassIngest(
-        found=images.details["found"],
-        images=images.rows,
-        quarantined=images.details["quarantined"],
-        bytes=images.bytes,
-        data_version=images.data_version,
-        preview_jpeg_base64=base64.b64encode(preview).decode(),
-        gone=gone,
+        found=found,
+        images=sum(part.rows for part in total.images),
+        quarantined=sum(part.rows for part in total.quarantined),
+        bytes=sum(part.bytes for part in total.images),
+        data_version=photos_version(total.images),
+        preview_jpeg_base64=base64.b64encode(total.preview).decode(),
     )
+
+
+def _kept(store: Root, labels: Sequence[str]) -> dict[str, ClassIngest]:
+    """The figures of the last versions of classes that have no photos."""
+    quarantined = rows_by_class(store, QUARANTINED_IMAGES)
+    return {
+        label: ClassIngest(
+            found=version.rows + quarantined.get(label, 0),
+            images=version.rows,
+            quarantined=quarantined.get(label, 0),
+            bytes=version.bytes,
+            data_version=version.data_version,
+            gone=True,
+        )
+        for label, version in current(store, RAW_IMAGES, labels).items()
+    }
 
 
 def _chunks(label: str, photos: Sequence[Photo]) -> Iterator[_Chunk]:
@@ -213,28 +196,23 @@ def _images_in(chunks: list[_Chunk]) -> int:
     return sum(len(chunk.photos) for chunk in chunks)
 
 
-def _ingest(
-    params: IngestParams, directories: dict[str, str], chunks: list[_Chunk]
-) -> list[tuple[str, _ClassTotal]]:
+def _ingest(params: IngestParams, chunks: list[_Chunk]) -> list[tuple[str, _ClassTotal]]:
     """One Spark task: reads, checks and writes its chunks. It reads ahead across the chunks."""
     photos = [photo for chunk in chunks for photo in chunk.photos]
     with closing(_read_ahead(open_root(params.images), photos, params.max_bytes)) as contents:
         return [
-            (chunk.label, _ingest_chunk(params, directories, chunk, islice(contents, len(chunk.photos))))
+            (chunk.label, _ingest_chunk(params, chunk, islice(contents, len(chunk.photos))))
             for chunk in chunks
         ]
 
 
 def _ingest_chunk(
-    params: IngestParams,
-    directories: dict[str, str],
-    chunk: _Chunk,
-    contents: Iterable[tuple[Photo, bytes | BadImage]],
+    params: IngestParams, chunk: _Chunk, contents: Iterable[tuple[Photo, bytes | BadImage]]
 ) -> _ClassTotal:
     """Writes at most one file of good photos and one of bad photos, and keeps photos for the preview."""
     store, total = open_root(params.store), _ClassTotal()
-    images = _Rows(store, directories, RAW_IMAGES, chunk.label)
-    bad = _Rows(store, directories, QUARANTINED_IMAGES, chunk.label)
+    images = _Rows(store, RAW_IMAGES, params.version)
+    bad = _Rows(store, QUARANTINED_IMAGES, params.version)
     preview: list[Image.Image] = []
     every = -(-len(chunk.photos) // PREVIEW_IMAGES)
     for index, (photo, content) in enumerate(contents):
@@ -252,9 +230,6 @@ def _ingest_chunk(
         row |= {"content": content, "width": decoded.width, "height": decoded.height}
         row |= {"format": decoded.format, "modified": photo.modified}
         images.add(row, len(content))
-        # The sum of one hash for each photo is the same for the same photos in any order and any chunks.
-        photo_digest = hashlib.sha256(f"{photo.path}\0{row['sha256']}".encode()).digest()
-        total.digest = (total.digest + int.from_bytes(photo_digest)) % (1 << 256)
     total.images, total.quarantined = images.close(), bad.close()
     total.preview = thumbnails(preview)
     return total
@@ -263,9 +238,9 @@ def _ingest_chunk(
 class _Rows:
     """Gathers rows into row groups of one Parquet file, which is created for the first row group."""
 
-    def __init__(self, store: Root, directories: dict[str, str], table: str, label: str) -> None:
+    def __init__(self, store: Root, table: str, run: str) -> None:
         self._store = store
-        self._directory = f"{directories[table]}/{class_key(label)}"
+        self._directory = f"{table}/{run}"
         self._schema = SCHEMAS[table]
         self._writer: PartWriter | None = None
         self._rows: list[dict[str, Any]] = []

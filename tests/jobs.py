@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from spark_jobs.extract_features import ExtractParams, ExtractReport, extract_features
 from spark_jobs.fit_pca import FitParams, FitReport, fit_pca
 from spark_jobs.ingest_images import IngestParams, IngestReport, ingest_images
 from spark_jobs.project_to_csv import ProjectParams, ProjectReport, project_to_csv
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, PCA_MODEL
-from spark_jobs.store.tables import current_one, files
+from spark_jobs.store.tables import current
 from spark_jobs.tasks import Progress
 from tests.support import publish_extractor
 
@@ -57,18 +59,11 @@ def extract(spark: SparkSession, store: str, classes: Iterable[str], **changes: 
     return extract_features(spark, replace(params, **changes), quiet)
 
 
-def fit(
-    spark: SparkSession,
-    store: str,
-    classes: Iterable[str],
-    components: int = 15,
-    variance: float | None = None,
-) -> FitReport:
+def fit(spark: SparkSession, store: str, components: int = 15, variance: float | None = None) -> FitReport:
     """Runs the job `fit_pca`."""
     params = FitParams(
         store=store,
         version=uuid.uuid4().hex,
-        classes=list(classes),
         components=components,
         variance=variance,
         keep_hours=24,
@@ -96,10 +91,12 @@ def run_jobs(spark: SparkSession, images: Path, store: str, extractor: Path, cla
     publish_extractor(store, extractor)
     ingest(spark, images, store, classes)
     extract(spark, store, classes)
-    fit(spark, store, classes)
+    fit(spark, store)
     project(spark, store, classes)
 
 
 def table(store: str, name: str, classes: Iterable[str] | None = None) -> pd.DataFrame:
     """The current rows of a table, of all classes or of some."""
-    return pd.read_parquet(files(store, name, classes), partitioning=None)
+    root = open_root(store)
+    files = [part.path for version in current(root, name, classes).values() for part in version.parts]
+    return pd.concat([pq.read_table(path, filesystem=root.fs).to_pandas() for path in files])

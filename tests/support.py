@@ -1,6 +1,7 @@
 """Helpers of the tests: paths, waiting, sample photos, and inputs that the tests put into a store."""
 
 import ctypes
+import hashlib
 import json
 import shutil
 import time
@@ -17,11 +18,14 @@ from fruits_assets.costs.run_records import RunRecord
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
 from fruits_assets.model.weights import EMBEDDED, RANDOM, find_weights
 from fruits_assets.samples import copy_samples
-from spark_jobs.dimensions import FEATURES
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
+from spark_jobs.store.leases import held_lease
+from spark_jobs.store.parquet import PartWriter, vectors_column
+from spark_jobs.store.pointers import new_directory, publish
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, SCHEMAS
-from spark_jobs.store.tables import PartWriter, Pointer, class_key, combined_version, new_directory, publish
+from spark_jobs.store.tables import replace_classes
+from spark_jobs.store.versions import Version, combined_version
 
 REPOSITORY = Path(__file__).parents[1]
 DAGSTER_YAML = REPOSITORY / ".dagster" / "dagster.yaml"
@@ -87,7 +91,7 @@ def numbered_samples(root: Path, images: int) -> list[str]:
     return classes
 
 
-def publish_extractor(store: str, extractor: Path) -> Pointer:
+def publish_extractor(store: str, extractor: Path) -> Version:
     """Makes the converted extractor current in a store, as its asset does for `WEIGHTS`."""
     root = open_root(store)
     directory = f"{new_directory(FEATURE_EXTRACTOR, 'tests')}/model"
@@ -103,29 +107,26 @@ def publish_extractor(store: str, extractor: Path) -> Pointer:
         "versions": versions,
     }
     data_version = combined_version(weights.sha256, json.dumps(versions, sort_keys=True))
-    pointer = Pointer(label=None, directory=directory, data_version=data_version, details=details)
-    publish(root, FEATURE_EXTRACTOR, [pointer])
-    return pointer
+    version = Version(label=None, directory=directory, data_version=data_version, details=details)
+    publish(root, FEATURE_EXTRACTOR, [version])
+    return version
 
 
 def publish_features(store: str, features: dict[str, NDArray[np.float32]], group: int = 100) -> None:
     """Makes vectors, (n, 1280) for each class, the current `mobilenet_features`, in row groups of `group`."""
-    schema = SCHEMAS[MOBILENET_FEATURES]
+    root, schema = open_root(store), SCHEMAS[MOBILENET_FEATURES]
+    parts = {}
     for label, vectors in features.items():
-        directory = f"{new_directory(MOBILENET_FEATURES, 'tests')}/{class_key(label)}"
-        writer = PartWriter(open_root(store), directory, schema)
+        writer = PartWriter(root, f"{MOBILENET_FEATURES}/tests", schema)
         for start in range(0, len(vectors), group):
             rows = vectors[start : start + group]
             paths = [f"{label}/{start + number:05}.jpg" for number in range(len(rows))]
-            columns = [paths, [label] * len(rows), [""] * len(rows)]
-            values = pa.FixedSizeListArray.from_arrays(rows.reshape(-1), FEATURES)
-            writer.write(pa.RecordBatch.from_arrays([*columns, values], schema=schema))
-        version = combined_version(vectors.tobytes().hex())
-        publish(
-            open_root(store),
-            MOBILENET_FEATURES,
-            [Pointer(label=label, directory=directory, data_version=version, parts=[writer.close()])],
-        )
+            hashes = [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]
+            columns = [paths, [label] * len(rows), hashes, vectors_column(rows)]
+            writer.write(pa.RecordBatch.from_arrays(columns, schema=schema))
+        parts[label] = [writer.close(non_finite=0, constant=0)]
+    with held_lease(root, "tests") as lease:
+        replace_classes(root, MOBILENET_FEATURES, parts, lease)
 
 
 def without_roots_powers() -> None:

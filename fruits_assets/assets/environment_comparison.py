@@ -16,9 +16,12 @@ from fruits_assets.decorators import pipeline_asset
 from fruits_assets.plots import costs, stage_times, throughput
 from resources.prices import load_prices
 from resources.settings import Settings
+from spark_jobs.store.leases import held_lease
+from spark_jobs.store.pointers import new_directory, publish
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON
-from spark_jobs.store.tables import Pointer, combined_version, new_directory, publish, sweep
+from spark_jobs.store.sweep import sweep_versions
+from spark_jobs.store.versions import Version, combined_version
 
 COMPARISON_CSV, COMPARISON_MD = "comparison.csv", "comparison.md"
 
@@ -49,17 +52,19 @@ def environment_comparison(
     own = rows_of(records)
     rows = [*REPORTED, *own]
     table = as_csv(rows, prices)
-    directory = f"{new_directory(ENVIRONMENT_COMPARISON, context.run.run_id)}/comparison"
-    store.write_many(
-        [
-            (f"{directory}/{COMPARISON_CSV}", table.encode()),
-            (f"{directory}/{COMPARISON_MD}", as_markdown(rows, prices).encode()),
-        ]
-    )
     data_version = combined_version(table, prices.date, prices.region)
-    pointer = Pointer(label=None, directory=directory, data_version=data_version, details={"runs": len(own)})
-    publish(store, ENVIRONMENT_COMPARISON, [pointer])
-    sweep(store, ENVIRONMENT_COMPARISON, timedelta(hours=settings.keep_hours))
+    with held_lease(store, context.run.run_id) as lease:
+        directory = f"{new_directory(ENVIRONMENT_COMPARISON, lease.run)}/comparison"
+        store.write_many(
+            [
+                (f"{directory}/{COMPARISON_CSV}", table.encode()),
+                (f"{directory}/{COMPARISON_MD}", as_markdown(rows, prices).encode()),
+            ]
+        )
+        details = {"runs": len(own)}
+        version = Version(label=None, directory=directory, data_version=data_version, details=details)
+        publish(store, ENVIRONMENT_COMPARISON, [version])
+        sweep_versions(store, ENVIRONMENT_COMPARISON, timedelta(hours=settings.keep_hours), lease)
 
     shown = [*REPORTED, *newest(own)]
     # A run of one stage would seem fast and cheap beside a run of all stages.

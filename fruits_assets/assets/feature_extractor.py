@@ -13,9 +13,10 @@ from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
 from fruits_assets.model.weights import find_weights
 from resources.settings import Settings
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
+from spark_jobs.store.pointers import current_one, new_directory, publish
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR
-from spark_jobs.store.tables import Pointer, combined_version, current_one, new_directory, publish
+from spark_jobs.store.versions import Version, combined_version
 
 # Largest allowed difference between a feature of OpenVINO and of Keras; float32 rounding gives 1e-5.
 MAX_DIFFERENCE = 1e-4
@@ -42,8 +43,8 @@ def feature_extractor(
     store = open_root(settings.store)
     versions = converter_versions()
     data_version = combined_version(weights.sha256, json.dumps(versions, sort_keys=True))
-    pointer = current_one(store, FEATURE_EXTRACTOR)
-    if pointer is None or pointer.data_version != data_version:
+    current = current_one(store, FEATURE_EXTRACTOR)
+    if current is None or current.data_version != data_version:
         context.log.info(f"Converting MobileNetV2 with the weights {weights.name!r} to OpenVINO IR")
         with TemporaryDirectory() as folder:
             xml, weights_bin, max_difference = _convert(settings.weights, Path(folder))
@@ -58,12 +59,12 @@ def feature_extractor(
             "max_abs_difference": max_difference,
             "versions": versions,
         }
-        pointer = Pointer(label=None, directory=directory, data_version=data_version, details=details)
-        publish(store, FEATURE_EXTRACTOR, [pointer])
-    difference = pointer.details["max_abs_difference"]
+        current = Version(label=None, directory=directory, data_version=data_version, details=details)
+        publish(store, FEATURE_EXTRACTOR, [current])
+    difference = current.details["max_abs_difference"]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(data_version),
-        metadata={**pointer.details, "store_path": dg.MetadataValue.path(store.uri_of(pointer.directory))},
+        metadata={**current.details, "store_path": dg.MetadataValue.path(store.uri_of(current.directory))},
         check_results=[
             dg.AssetCheckResult(
                 check_name="matches_keras",
@@ -72,9 +73,9 @@ def feature_extractor(
             ),
             dg.AssetCheckResult(
                 check_name="trained_weights",
-                passed=pointer.details["trained"],
+                passed=current.details["trained"],
                 severity=dg.AssetCheckSeverity.WARN,
-                description=f"The weights are {pointer.details['weights']!r}.",
+                description=f"The weights are {current.details['weights']!r}.",
             ),
         ],
     )

@@ -10,16 +10,17 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.decorators import pipeline_asset
 from fruits_assets.model.quality import assess, read_sample, verdict
-from fruits_assets.partitions import known_classes
 from fruits_assets.plots import accuracy_by_components, confusions
 from resources.settings import Settings
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.fit_pca import inputs_version
 from spark_jobs.spark_model import read_components
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FEATURE_QUALITY, MOBILENET_FEATURES, PCA_MODEL
-from spark_jobs.store.tables import combined_version, current, current_one
+from spark_jobs.store.tables import current
+from spark_jobs.store.versions import combined_version
 
 
 class QualityConfig(dg.Config):
@@ -52,7 +53,7 @@ def feature_quality(
     context: dg.AssetExecutionContext, config: QualityConfig, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     store = open_root(settings.store)
-    features = current(store, MOBILENET_FEATURES, known_classes(context.instance))
+    features = current(store, MOBILENET_FEATURES)
     model = current_one(store, PCA_MODEL)
     if model is None:
         raise FruitsError("There is no pca_model yet. Materialize it first.")

@@ -1,6 +1,6 @@
 """`mobilenet_features`: 1280 numbers for each photo."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import dagster as dg
@@ -11,16 +11,18 @@ from fruits_assets.by_class import ClassJob, class_asset
 from fruits_assets.class_checks import check_classes, classes_behind
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
-from spark_jobs.extract_features import PREPROCESSING, ClassFeatures, ExtractParams, extract_features
+from spark_jobs.extract_features import ClassFeatures, ExtractParams, extract_features
+from spark_jobs.images import PREPROCESSING
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, described
-from spark_jobs.store.tables import current, current_one
+from spark_jobs.store.tables import current
 
 
 @class_asset(
     name=MOBILENET_FEATURES,
     deps=[raw_images, feature_extractor],
-    kinds={"spark", "openvino", "parquet"},
+    kinds={"spark", "openvino", "deltalake"},
     code_version=PREPROCESSING,
     description=(
         "MobileNetV2's features of each photo. The photo is decoded, turned upright and resized to 224 x 224 "
@@ -58,16 +60,18 @@ def mobilenet_features(
     )
 
 
-def _checks(store: Root, labels: list[str], *, extractor_version: str) -> Iterator[dg.AssetCheckResult]:
-    images, features = (current(store, table, labels) for table in (RAW_IMAGES, MOBILENET_FEATURES))
+def _checks(
+    store: Root, figures: Mapping[str, ClassFeatures], *, extractor_version: str
+) -> Iterator[dg.AssetCheckResult]:
+    images, features = (current(store, table) for table in (RAW_IMAGES, MOBILENET_FEATURES))
     yield check_classes(
         "one_feature_per_image",
         classes_behind(
             features, images, source=RAW_IMAGES, other_inputs={FEATURE_EXTRACTOR: extractor_version}
         ),
-        features=sum(pointer.rows for pointer in features.values()),
+        features=sum(version.rows for version in features.values()),
     )
-    details = {label: pointer.details for label, pointer in features.items()}
+    details = {label: version.details for label, version in features.items() if not version.damage}
     yield check_classes(
         "finite_and_varied",
         {label: counts for label, counts in details.items() if counts["non_finite"] or counts["constant"]},

@@ -1,6 +1,6 @@
 """`pca_features_csv`: one CSV of principal components for each class."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,10 @@ from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.project_to_csv import ClassCsv, ProjectParams, project_to_csv
 from spark_jobs.store.csv_copies import stale_copies
+from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
-from spark_jobs.store.tables import current, current_one
+from spark_jobs.store.tables import current
 
 
 @class_asset(
@@ -74,14 +75,16 @@ def pca_features_csv(
     )
 
 
-def _checks(store: Root, labels: list[str], *, model_version: str) -> Iterator[dg.AssetCheckResult]:
-    features, csvs = (current(store, table, labels) for table in (MOBILENET_FEATURES, PCA_FEATURES_CSV))
+def _checks(
+    store: Root, figures: Mapping[str, ClassCsv], *, model_version: str
+) -> Iterator[dg.AssetCheckResult]:
+    features, csvs = current(store, MOBILENET_FEATURES), current_by_class(store, PCA_FEATURES_CSV)
     yield check_classes(
         "one_row_per_feature",
         classes_behind(csvs, features, source=MOBILENET_FEATURES),
-        rows=sum(pointer.rows for pointer in csvs.values()),
+        rows=sum(version.rows for version in csvs.values()),
     )
-    older = [label for label, pointer in csvs.items() if pointer.inputs[PCA_MODEL] != model_version]
+    older = [label for label, version in csvs.items() if version.inputs.get(PCA_MODEL) != model_version]
     yield check_classes(
         "one_model",
         older,
@@ -91,4 +94,4 @@ def _checks(store: Root, labels: list[str], *, model_version: str) -> Iterator[d
         ),
         pca_model=model_version,
     )
-    yield check_classes("copies_match", list(stale_copies(store, labels)))
+    yield check_classes("copies_match", stale_copies(store))

@@ -8,15 +8,15 @@ from pydantic import Field
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.costs.recording import record_stage
 from fruits_assets.decorators import pipeline_asset
-from fruits_assets.partitions import known_classes
 from fruits_assets.plots import class_counts, scatter, scree
 from resources.job_runner import JobRunner
 from resources.settings import Settings
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
 from spark_jobs.fit_pca import FitParams, FitReport, fit_pca, inputs_version
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL
-from spark_jobs.store.tables import current, current_one
+from spark_jobs.store.tables import current
 
 MAX_ORTHONORMALITY_ERROR = 1e-9  # eigenvectors of a symmetric float64 matrix are orthonormal to 1e-14
 
@@ -41,7 +41,7 @@ class PcaConfig(dg.Config):
     kinds={"spark", "json"},
     code_version="1",
     description=(
-        "A PCA over the current features of all registered classes, in Spark ML's own format. A JSON file "
+        "A PCA over the current features of all classes of the store, in Spark ML's own format. A JSON file "
         "beside it holds the mean, the variances, and the numbers of images and classes."
     ),
     checks={
@@ -60,7 +60,6 @@ def pca_model(
     params = FitParams(
         store=settings.store,
         version=context.run.run_id,
-        classes=known_classes(context.instance),
         components=config.components,
         variance=config.variance,
         keep_hours=settings.keep_hours,
@@ -124,7 +123,7 @@ def fitted_on_current_features(
 ) -> dg.AssetCheckResult:
     store = open_root(settings.store)
     model = current_one(store, PCA_MODEL)
-    features = current(store, MOBILENET_FEATURES, known_classes(context.instance))
+    features = current(store, MOBILENET_FEATURES)
     up_to_date = model is not None and model.inputs[MOBILENET_FEATURES] == inputs_version(features)
     remedy = "Features have changed since the model was fitted. Materialize pca_model to include them."
     return dg.AssetCheckResult(

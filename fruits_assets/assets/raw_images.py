@@ -1,6 +1,6 @@
 """`raw_images`: the photos, checked, in Parquet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -11,15 +11,17 @@ from fruits_assets.class_checks import check_classes
 from fruits_assets.plots import embed_image
 from resources.settings import Settings
 from spark_jobs.ingest_images import ClassIngest, IngestParams, ingest_images
+from spark_jobs.store.parquet import read_column
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
 from spark_jobs.store.tables import current
+from spark_jobs.store.versions import Version
 
 
 @class_asset(
     name=RAW_IMAGES,
     deps=[fruit_photos],
-    kinds={"spark", "parquet"},
+    kinds={"spark", "deltalake"},
     code_version="1",
     description=(
         "The photos of each class: read, hashed and checked. Bad photos go to quarantined_images instead."
@@ -58,17 +60,19 @@ def _describe(figures: ClassIngest) -> dict[str, Any]:
     }
 
 
-def _checks(store: Root, labels: list[str]) -> Iterator[dg.AssetCheckResult]:
-    images, quarantined = (current(store, table, labels) for table in (RAW_IMAGES, QUARANTINED_IMAGES))
-    inconsistent = [
-        label
-        for label, pointer in images.items()
-        if pointer.details["found"] != pointer.rows + pointer.details["quarantined"]
-    ]
+def _checks(store: Root, figures: Mapping[str, ClassIngest]) -> Iterator[dg.AssetCheckResult]:
+    images, quarantined = (current(store, table) for table in (RAW_IMAGES, QUARANTINED_IMAGES))
+    photos = {label: _only_bad(store, images, version) for label, version in quarantined.items()}
+    bad = {label: len(paths) for label, paths in photos.items() if paths}
     yield check_classes(
-        "counts_reconcile", inconsistent, images=sum(pointer.rows for pointer in images.values())
+        "counts_reconcile",
+        [
+            label
+            for label, ingested in figures.items()
+            if label not in images or ingested.found != images[label].rows + bad.get(label, 0)
+        ],
+        images=sum(version.rows for version in images.values()),
     )
-    bad = {label: pointer.rows for label, pointer in quarantined.items() if pointer.rows}
     yield check_classes(
         "nothing_quarantined",
         bad,
@@ -76,3 +80,13 @@ def _checks(store: Root, labels: list[str]) -> Iterator[dg.AssetCheckResult]:
         quarantined=sum(bad.values()),
         store_path=dg.MetadataValue.path(store.uri_of(QUARANTINED_IMAGES)),
     )
+
+
+def _only_bad(store: Root, images: Mapping[str, Version], quarantined: Version) -> set[str]:
+    """The photos of a class in quarantine that are no images.
+
+    A run that is killed between its two commits leaves photos in both tables; they count as images.
+    """
+    bad = set(read_column(store, quarantined, "path"))
+    good = images.get(str(quarantined.label))
+    return bad - set(read_column(store, good, "path")) if good else bad

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from fruits_assets.model.holdout import HOLDOUT, TRAIN, natural_order, split_class
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.parquet import read_row_groups, vectors_in
 from spark_jobs.store.root import Root
-from spark_jobs.store.tables import Pointer, read_row_groups
+from spark_jobs.store.versions import Version
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
@@ -60,7 +61,7 @@ class Quality:
     held_out: int
 
 
-def read_sample(store: Root, features: dict[str, Pointer]) -> Sample:
+def read_sample(store: Root, features: dict[str, Version]) -> Sample:
     """Reads at most 2,000 images of at most 100 classes, spread evenly, from the first file of each class."""
     labels = list(features)[:: max(1, -(-len(features) // SAMPLE_CLASSES))]
     share = max(8, SAMPLE_IMAGES // max(1, len(labels)))
@@ -71,10 +72,10 @@ def read_sample(store: Root, features: dict[str, Pointer]) -> Sample:
         row_groups = range(min(needed, len(file.row_groups)))
         batches = list(read_row_groups(store, file.path, row_groups, ["path", "features"]))
         paths = [path for batch in batches for path in batch.column("path").to_pylist()]
-        values = np.concatenate([batch.column("features").flatten().to_numpy() for batch in batches])
+        values = np.concatenate([vectors_in(batch) for batch in batches])
         order = sorted(range(len(paths)), key=lambda index: natural_order(paths[index]))
         order = order[:: max(1, -(-len(order) // share))]
-        vectors.append(values.reshape(-1, FEATURES)[order])
+        vectors.append(values[order])
         names += [label] * len(order)
         parts.append(split_class(len(order)))
     return Sample(np.concatenate(vectors), np.array(names), np.concatenate(parts))

@@ -1,84 +1,90 @@
 """The folder `pca_features_csv/`: a copy of the current CSV of each class, under the name of the class.
 
-A pointer names the version of a CSV, as for every table, so the two can never disagree. The copy comes after
+A pointer names the version of a CSV, as for every output, so the two can never disagree. The copy comes after
 the pointer. A run that dies in between leaves an old copy, which the next run replaces.
 """
 
 import hashlib
-import posixpath
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
+from spark_jobs.store.pointers import current_by_class
 from spark_jobs.store.root import IO_THREADS, Root
 from spark_jobs.store.schemas import PCA_FEATURES_CSV
-from spark_jobs.store.tables import Part, Pointer, class_key, current, new_directory, parse_pointer, publish
+from spark_jobs.store.versions import Version, class_key
+
+# The length of a file name that Linux allows, in bytes.
+_NAME_BYTES = 255
 
 
-def csv_path(label: str) -> str:
-    """The path of the copy for a class, relative to the store: `pca_features_csv/<class>.csv`.
+def csv_paths(labels: Iterable[str]) -> dict[str, str]:
+    """The path of the copy of each of all classes, relative to the store: `pca_features_csv/<class>.csv`.
 
-    A file name has at most 255 bytes. A longer name is cut, and ends with 12 digits of the class's hash.
+    Names that differ only in case or in Unicode's normal form are the same file on macOS and Windows. Such
+    names, and names that are too long, end with `~` and 12 digits of the class's hash; a class whose name
+    looks like that too.
     """
-    name = f"{label}.csv"
-    if len(name.encode()) > 255:
-        digits = class_key(label)[-12:]
-        name = f"{label.encode()[:200].decode(errors='ignore')}~{digits}.csv"
-    return f"{PCA_FEATURES_CSV}/{name}"
+    wanted = list(labels)
+    alike = Counter(map(_folded, wanted))
+
+    def name(label: str) -> str:
+        digits = f"~{class_key(label)[-12:]}"
+        if len(f"{label}.csv".encode()) > _NAME_BYTES:
+            return f"{label.encode()[:200].decode(errors='ignore')}{digits}.csv"
+        if alike[_folded(label)] > 1 or re.search(r"~[0-9a-f]{12}$", _folded(label)):
+            return f"{label.encode()[:230].decode(errors='ignore')}{digits}.csv"
+        return f"{label}.csv"
+
+    return {label: f"{PCA_FEATURES_CSV}/{name(label)}" for label in wanted}
 
 
-def stale_copies(store: Root, labels: Iterable[str] | None = None) -> dict[str, Pointer]:
-    """The pointers of the classes whose copy is missing, or differs in size or SHA-256 from the version."""
+def _folded(label: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
+
+
+def stale_copies(store: Root) -> list[str]:
+    """The classes whose copy is missing, or differs in size or SHA-256 from the current version."""
+    versions = current_by_class(store, PCA_FEATURES_CSV)
+    return list(_stale(store, versions, csv_paths(versions)))
+
+
+def _stale(store: Root, versions: Mapping[str, Version], paths: Mapping[str, str]) -> dict[str, Version]:
+    """The versions, of the given versions, whose copy at the path of the class is not the same file."""
     sizes = {info.path: info.size for info in store.list(PCA_FEATURES_CSV)}
 
-    def is_stale(pointer: Pointer) -> bool:
-        path = csv_path(str(pointer.label))
-        return sizes.get(path) != pointer.bytes or sha256_of(store, path) != pointer.details["sha256"]
+    def is_stale(label: str) -> bool:
+        path, version = paths[label], versions[label]
+        return sizes.get(path) != version.bytes or sha256_of(store, path) != version.details["sha256"]
 
-    pointers = current(store, PCA_FEATURES_CSV, labels)
     with ThreadPoolExecutor(IO_THREADS) as pool:
-        stale = pool.map(is_stale, pointers.values())
-        return {label: pointer for (label, pointer), old in zip(pointers.items(), stale, strict=True) if old}
+        stale = pool.map(is_stale, versions)
+        return {label: versions[label] for label, old in zip(versions, stale, strict=True) if old}
 
 
-def copy_csvs(store: Root) -> None:
-    """Replaces each stale copy, as a whole. A version whose file was lost has no copy.
+def copy_csvs(store: Root) -> dict[str, str]:
+    """Replaces each stale copy as a whole, and removes other files of the folder. Returns the paths by class.
 
-    Another run may publish a newer version meanwhile. So the copies are compared again afterwards, until each
-    pointer that was found has been copied: the run that copies last finds the last pointer.
+    A version whose file was lost has no copy. Another run may publish a newer version meanwhile. So the
+    pointers are read again afterwards, until none has changed: the run that copies last finds the last
+    pointer.
     """
-    copied: dict[str, Pointer] = {}
-    while stale := {
-        label: pointer for label, pointer in stale_copies(store).items() if copied.get(label) != pointer
-    }:
-        versions = {label: pointer.parts[0].path for label, pointer in stale.items()}
-        store.copy_many((path, csv_path(label)) for label, path in versions.items() if store.has(path))
-        copied |= stale
-
-
-def convert_csvs(store: Root) -> None:
-    """Gives a version to each CSV of a store of release 0.1, where pointers named the CSVs themselves.
-
-    A CSV whose size is not that of its pointer is left out: its class is projected again.
-    """
-    pointers = f"{PCA_FEATURES_CSV}/current"
-    paths = [info.path for info in store.list(pointers) if info.path.endswith(".json")]
-    if not paths:
-        return
-    sizes = {info.path: info.size for info in store.list(PCA_FEATURES_CSV)}
-    known, directory = current(store, PCA_FEATURES_CSV), new_directory(PCA_FEATURES_CSV, "converted")
-    converted = []
-    for pointer in map(parse_pointer, store.read_many(paths)):
-        label, old = str(pointer.label), pointer.parts[0]
-        if label in known or sizes.get(old.path) != old.bytes:
-            continue
-        part = Part(f"{directory}/{class_key(label)}/part.csv", old.row_groups, old.bytes)
-        store.copy(old.path, part.path)
-        details = {"sha256": sha256_of(store, part.path)}
-        version = posixpath.dirname(part.path)
-        converted.append(replace(pointer, directory=version, parts=[part], details=details))
-    publish(store, PCA_FEATURES_CSV, converted)
-    store.remove(pointers)
+    found = [info.path for info in store.list(PCA_FEATURES_CSV)]
+    copied: dict[str, Version] = {}
+    while (versions := current_by_class(store, PCA_FEATURES_CSV)) != copied:
+        paths = csv_paths(versions)
+        changed = {label: version for label, version in versions.items() if copied.get(label) != version}
+        store.copy_many(
+            (version.parts[0].path, paths[label])
+            for label, version in _stale(store, changed, paths).items()
+            if store.has(version.parts[0].path)
+        )
+        copied = versions
+    paths = csv_paths(copied)
+    store.remove_files(set(found) - set(paths.values()))
+    return paths
 
 
 def sha256_of(store: Root, path: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import IO_THREADS, Root, open_root
-from spark_jobs.store.tables import combined_version
+from spark_jobs.store.versions import combined_version
 from spark_jobs.wording import counted
 
 

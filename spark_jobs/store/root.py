@@ -55,8 +55,12 @@ class Root:
     def write(self, path: str, content: bytes) -> None:
         """Writes one file as a whole or not at all. Readers see the old or the new content, never a part.
 
-        On S3 this is one PUT. On disk it is an fsync and then a rename over the old file.
+        On S3 this is one PUT. On disk the file is synced, renamed over the old file, and its folder synced.
         """
+        self._write(path, content)
+        self.sync_folders([path])
+
+    def _write(self, path: str, content: bytes) -> None:
         if not self.is_local:
             with self.fs.open_output_stream(path) as stream:
                 stream.write(content)
@@ -76,8 +80,10 @@ class Root:
 
     def write_many(self, contents: Iterable[tuple[str, bytes]]) -> None:
         """`write` for several files, concurrently."""
+        written = dict(contents)
         with ThreadPoolExecutor(IO_THREADS) as pool:
-            list(pool.map(lambda item: self.write(*item), contents))
+            list(pool.map(lambda item: self._write(*item), written.items()))
+        self.sync_folders(written)
 
     def create(self, path: str) -> pa.NativeFile:
         """A stream to a new file. No reader may open the file before it is closed and published."""
@@ -85,20 +91,58 @@ class Root:
             self.fs.create_dir(path.rpartition("/")[0], recursive=True)
         return self.fs.open_output_stream(path)
 
+    def sync(self, path: str) -> None:
+        """Makes a finished file outlast a power failure: on disk an fsync. S3 has stored it already."""
+        if self.is_local:
+            _sync(Path(self.uri) / path)
+
+    def sync_folders(self, paths: Iterable[str]) -> None:
+        """Makes the names of new files outlast a power failure: on disk an fsync of their folders."""
+        if self.is_local:
+            for folder in {parent for path in paths for parent in (Path(self.uri) / path).parents}:
+                if folder.is_relative_to(self.uri):
+                    _sync(folder)
+
     def copy(self, source: str, target: str) -> None:
         """Copies a file in one step over any file of the new name.
 
         On S3 this is a copy on the server, of at most 5 GB.
         """
+        self._copy(source, target)
+        self.sync_folders([target])
+
+    def _copy(self, source: str, target: str) -> None:
         if self.is_local:
-            self.write(target, self.read(source))
+            self._write(target, self.read(source))
         else:
             self.fs.copy_file(source, target)
 
     def copy_many(self, copies: Iterable[tuple[str, str]]) -> None:
         """`copy` for several (source, target), concurrently."""
+        wanted = list(copies)
         with ThreadPoolExecutor(IO_THREADS) as pool:
-            list(pool.map(lambda pair: self.copy(*pair), copies))
+            list(pool.map(lambda pair: self._copy(*pair), wanted))
+        self.sync_folders(target for _, target in wanted)
+
+    def remove_file(self, path: str) -> None:
+        """Removes a file. A missing file is no error: another run may remove it at the same time."""
+        with suppress(FileNotFoundError):
+            self.fs.delete_file(path)
+
+    def remove_files(self, paths: Iterable[str]) -> None:
+        """`remove_file` for several files, concurrently, and removes folders on disk that become empty."""
+        removed = list(paths)
+        with ThreadPoolExecutor(IO_THREADS) as pool:
+            list(pool.map(self.remove_file, removed))
+        if self.is_local:
+            for folder in sorted({Path(path).parent for path in removed}):
+                self._remove_empty(folder)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Removes a folder, relative to this root, and its parents, as far as they are empty."""
+        with suppress(OSError):  # raised by the first folder that is not empty
+            for path in [folder, *folder.parents][:-1]:
+                (Path(self.uri) / path).rmdir()
 
     def remove(self, path: str) -> None:
         """Removes a directory and, on disk, its parents that become empty.
@@ -108,9 +152,7 @@ class Root:
         with suppress(FileNotFoundError):
             self.fs.delete_dir(path)
         if self.is_local:
-            with suppress(OSError):  # raised by the first parent that is not empty
-                for folder in Path(path).parents[:-1]:
-                    (Path(self.uri) / folder).rmdir()
+            self._remove_empty(Path(path).parent)
 
     def list(self, prefix: str) -> list[pafs.FileInfo]:
         """Every file below a prefix, at any depth. The list is empty if the prefix does not exist."""
@@ -122,6 +164,15 @@ class Root:
         return [info for info in found if info.type == pafs.FileType.File]
 
 
+def _sync(path: Path) -> None:
+    """An fsync of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def split_s3_uri(uri: str) -> tuple[str, str]:
     """The bucket and the key (or prefix) of `s3://bucket/key`."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -131,6 +182,16 @@ def split_s3_uri(uri: str) -> tuple[str, str]:
 def s3_endpoint() -> str | None:
     """The address of an S3 server other than AWS, from the environment variables of AWS's own tools."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def delta_options(uri: str) -> dict[str, str]:
+    """deltalake's options for a table below a root; S3 needs a region, and an endpoint other than AWS."""
+    if not uri.startswith("s3://"):
+        return {}
+    options = {"aws_region": next(filter(None, map(os.environ.get, _REGION_VARIABLES)), DEFAULT_REGION)}
+    if endpoint := s3_endpoint():
+        options |= {"aws_endpoint": endpoint, "allow_http": "true"}
+    return options
 
 
 @lru_cache(maxsize=16)

@@ -1,8 +1,6 @@
-"""The names of the tables of the store, and the schemas of the Parquet tables."""
+"""The names of the tables and outputs of the store, and the schemas of the Delta tables."""
 
 import pyarrow as pa
-
-from spark_jobs.dimensions import FEATURES
 
 FRUIT_PHOTOS = "fruit_photos"
 RAW_IMAGES = "raw_images"
@@ -14,12 +12,15 @@ PCA_FEATURES_CSV = "pca_features_csv"
 FEATURE_QUALITY = "feature_quality"
 ENVIRONMENT_COMPARISON = "environment_comparison"
 
-# The folder of a table's versions and pointers, where it is not the name of the table. `pca_features_csv/`
+# The folder of an output's versions and pointers, where it is not the name of the output. `pca_features_csv/`
 # holds the current CSVs and nothing else, so that any reader of CSVs can take the whole folder.
 VERSION_FOLDERS = {PCA_FEATURES_CSV: "pca_features_csv_versions"}
 
 # The first characters of a text that a spreadsheet runs as a formula, from OWASP's "CSV Injection".
 FORMULA_START = r"^([=+\-@\t\r])"
+
+# The version of the columns below. A release refuses tables of a later version.
+COLUMNS_VERSION = 1
 
 SCHEMAS: dict[str, pa.Schema] = {
     RAW_IMAGES: pa.schema(
@@ -49,7 +50,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("path", pa.string()),
             ("label", pa.string()),
             ("sha256", pa.string()),
-            ("features", pa.list_(pa.float32(), FEATURES)),
+            ("features", pa.list_(pa.float32())),
         ]
     ),
 }

@@ -1,259 +1,348 @@
-"""Versioned tables of independent partitions, which are written and read as a whole, without a lock.
+"""The Delta tables of the store, with one partition for each class.
 
-A run writes the files of a class to a new directory under `<table>/version=<run>/`, which no reader opens
-yet. The class becomes current when the run writes one small pointer, `<table>/current/<class>.json`: one
-atomic PUT on S3, one rename on disk. Readers start from the pointers (`current`, `files`), so they see the
-old version of a class or the new version, never a part of either.
+Executors write Parquet files, and the driver of a job commits them: all classes of a run in one commit.
+A commit replaces exactly the files of its classes. Readers see all of it or nothing of it.
 
-Two runs on different classes write different pointers. Two runs on the same class each write a whole
-version, and the pointer written last is current. A killed run leaves files without a pointer, which `sweep`
-removes.
+deltalake (delta-rs) keeps the log. Its own writers are not used: they have no small row groups and no page
+checksums, and write `label=...` folders, which pandas and Polars read as a column.
 
-Table formats (Delta, Iceberg, Hudi) do much more, but need a catalogue or a lock service for concurrent
-writers on S3. The partitions here are independent and always replaced as a whole, so one pointer for each
-class is enough.
+deltalake takes 0.2 s to import, so the functions import it. Spark's Python workers never need it.
 """
 
-import hashlib
 import json
+import os
+import random
 import re
-import unicodedata
-import uuid
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import IO_THREADS, Root, open_root
-from spark_jobs.store.schemas import VERSION_FOLDERS
+from spark_jobs.store.leases import Lease
+from spark_jobs.store.parquet import read_part
+from spark_jobs.store.root import IO_THREADS, Root, delta_options
+from spark_jobs.store.schemas import COLUMNS_VERSION, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
+from spark_jobs.store.versions import Part, Version, combined_version, photos_version
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+LOG = "_delta_log"
+
+# The property of a table that holds the version of its columns.
+_COLUMNS = "fruits.columns"
+# A checkpoint holds the state of a table, so that a reader opens few entries of the log.
+CHECKPOINT_INTERVAL = 10
+# Each attempt fails only where another commit succeeded, so that many are never needed.
+_COMMIT_ATTEMPTS = 200
+
+# The table from whose photos another table is made.
+_SOURCES = {MOBILENET_FEATURES: RAW_IMAGES}
+
+_DAMAGED = "Materialize {table} for it again"
 
 
-@dataclass(frozen=True)
-class Part:
-    """One finished file: path relative to the store, rows of each Parquet row group, size in bytes."""
+class TableFile(NamedTuple):
+    """A file of a table as its log names it: path relative to the table, class, rows and size in bytes."""
 
     path: str
-    row_groups: list[int]
+    label: str
+    rows: int
     bytes: int
 
-    @property
-    def rows(self) -> int:
-        return sum(self.row_groups)
 
+def current(store: Root, table: str, labels: Iterable[str] | None = None) -> dict[str, Version]:
+    """The current version of every class of a table, or of each given class that has a version, by label.
 
-@dataclass(frozen=True, kw_only=True)
-class Pointer:
-    """The current version of a class in a table, or of a table without classes.
+    The result is sorted by label, the files of a class by their first photo. It reads the log and the
+    footers of the files. A class of which a file is missing or damaged has its `damage` set.
 
-    `data_version` identifies the content: equal versions hold equal data. `inputs` holds the data version of
-    each input by its table. `details` holds further figures of this version.
+    Raises `FruitsError` if a newer release wrote the table, or if its log cannot be read.
     """
-
-    label: str | None
-    directory: str
-    data_version: str
-    parts: list[Part] = field(default_factory=list)
-    inputs: dict[str, str] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def bytes(self) -> int:
-        return sum(part.bytes for part in self.parts)
+    wanted = None if labels is None else set(labels)
+    opened = open_table(store, table)
+    files: dict[str, list[TableFile]] = defaultdict(list)
+    for file in table_files(opened) if opened else []:
+        if wanted is None or file.label in wanted:
+            files[file.label].append(file)
+    with ThreadPoolExecutor(IO_THREADS) as pool:
+        versions = pool.map(lambda label: _version(store, table, label, files[label]), sorted(files))
+        return {str(version.label): version for version in versions}
 
 
-class RowGroup(NamedTuple):
-    """One row group of a Parquet file of a class, by its number: the smallest piece of work of a task."""
-
-    label: str
-    path: str
-    number: int
-    rows: int
-
-
-def class_key(label: str) -> str:
-    """A name for a class without characters that file systems, Spark or globs treat specially.
-
-    It joins the ASCII letters and digits of the label and 12 hexadecimal digits of the label's SHA-256,
-    which keep the names of different classes different.
-    """
-    ascii_label = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
-    legible = re.sub(r"[^A-Za-z0-9]+", "-", ascii_label).strip("-")[:48]
-    return f"{legible}-{hashlib.sha256(label.encode()).hexdigest()[:12]}".lstrip("-")
+def rows_by_class(store: Root, table: str) -> dict[str, int]:
+    """The number of rows of each class of a table, by label, sorted. It reads the log alone."""
+    opened = open_table(store, table)
+    rows: dict[str, int] = defaultdict(int)
+    for file in table_files(opened) if opened else []:
+        rows[file.label] += file.rows
+    return dict(sorted(rows.items()))
 
 
-def new_directory(table: str, version: str) -> str:
-    """A new directory, relative to the store, for one attempt of a run to write a table."""
-    return f"{_folder(table)}/version={version}/{uuid.uuid4().hex[:8]}"
+def _version(store: Root, table: str, label: str, files: Sequence[TableFile]) -> Version:
+    """The version of one class, put together from what its files say of themselves."""
+    try:
+        if not _is_name(label):
+            raise FruitsError(
+                f"the log of {store.uri_of(table)} names the class {label!r}, which is no folder"
+            )
+        parts = [_part(store, table, file) for file in files]
+    except FruitsError as error:
+        known = [Part(f"{table}/{file.path}", [file.rows], file.bytes) for file in files]
+        damage = f"{error}. {_DAMAGED.format(table=table)}"
+        return Version(label=label, data_version="", parts=known, damage=damage)
+    return class_version(table, label, parts)
 
 
-def pointer_path(table: str, label: str | None) -> str:
-    folder = _folder(table)
-    return f"{folder}/current.json" if label is None else f"{folder}/current/{class_key(label)}.json"
-
-
-def _folder(table: str) -> str:
-    return VERSION_FOLDERS.get(table, table)
-
-
-def publish(store: Root, table: str, pointers: Iterable[Pointer]) -> None:
-    """Makes each version current in one step. All files of the versions must be complete."""
-    store.write_many(
-        (pointer_path(table, pointer.label), json.dumps(asdict(pointer), ensure_ascii=False).encode())
-        for pointer in pointers
+def class_version(table: str, label: str, parts: Iterable[Part]) -> Version:
+    """The version of a class that its files in a table make up, in the order of their first photos."""
+    parts = sorted(parts, key=lambda part: part.first)
+    photos = photos_version(parts)
+    made_with: dict[str, list[str]] = {}
+    for part in parts:
+        for name, version in part.made_with.items():
+            versions = made_with.setdefault(name, [])
+            versions += [] if version in versions else [version]
+    made = [version for versions in made_with.values() for version in versions]
+    counts: dict[str, int] = defaultdict(int)
+    for part in parts:
+        for name, count in part.counts.items():
+            counts[name] += count
+    source = {_SOURCES[table]: photos} if table in _SOURCES else {}
+    return Version(
+        label=label,
+        data_version=combined_version(photos, *made) if made else photos,
+        parts=parts,
+        inputs={**source, **{name: " and ".join(versions) for name, versions in made_with.items()}},
+        details=dict(counts),
     )
 
 
-def current(store: Root, table: str, labels: Iterable[str] | None = None) -> dict[str, Pointer]:
-    """The current version of every class of a table, or of each given class that has a version, by label.
-
-    The result is sorted by label. All readers find their files here: other files are not part of the table.
-    """
-    wanted = None if labels is None else {pointer_path(table, label) for label in labels}
-    paths = [info.path for info in store.list(f"{_folder(table)}/current") if info.path.endswith(".json")]
-    chosen = [path for path in paths if wanted is None or path in wanted]
-    pointers = [parse_pointer(content) for content in store.read_many(chosen)]
-    return {
-        str(pointer.label): pointer for pointer in sorted(pointers, key=lambda pointer: str(pointer.label))
-    }
-
-
-def current_one(store: Root, table: str) -> Pointer | None:
-    """The current version of a table without classes, or None if no version was published."""
-    try:
-        return parse_pointer(store.read(pointer_path(table, None)))
-    except FileNotFoundError:
-        return None
-
-
-def files(store_uri: str, table: str, labels: Iterable[str] | None = None) -> list[str]:
-    """The full names of the current files of a table, sorted by class and path.
-
-    For `pandas.read_parquet`, `spark.read.parquet(*files)` and pyarrow:
-
-        pd.read_parquet(files("/data/store", "mobilenet_features", ["Lychee"]), partitioning=None)
-
-    Without `partitioning=None`, pyarrow would read `version=...` in the names as one more column.
-    """
-    store = open_root(store_uri)
-    return [
-        store.uri_of(part.path)
-        for pointer in current(store, table, labels).values()
-        for part in pointer.parts
-    ]
-
-
-def parse_pointer(content: bytes) -> Pointer:
-    fields = json.loads(content)
-    return Pointer(**fields | {"parts": [Part(**part) for part in fields["parts"]]})
-
-
-class PartWriter:
-    """Writes one Parquet file. Each `write` adds one row group; `close` returns the finished file."""
-
-    def __init__(self, store: Root, directory: str, schema: pa.Schema) -> None:
-        # The name is new for every attempt, so a task that Spark runs twice never overwrites its own file.
-        self.path = f"{directory}/part-{uuid.uuid4().hex}.parquet"
-        self.row_groups: list[int] = []
-        self._stream = store.create(self.path)
-        # Photos and features do not repeat: a dictionary would only make the writing 10 times slower.
-        self._writer = pq.ParquetWriter(
-            self._stream,
-            schema,
-            compression="snappy",
-            use_dictionary=["label", "format", "reason"],
-            write_page_checksum=True,
-        )
-
-    def write(self, rows: pa.RecordBatch) -> None:
-        self._writer.write_batch(rows)
-        self.row_groups.append(rows.num_rows)
-
-    def close(self) -> Part:
-        self._writer.close()
-        size = self._stream.tell()
-        self._stream.close()
-        return Part(self.path, self.row_groups, size)
-
-
-def read_row_groups(
-    store: Root, path: str, row_groups: Sequence[int], columns: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """Yields one record batch for each given row group of a Parquet file, in the given order.
-
-    Raises `FruitsError`, with the name of the file, where the file is missing or damaged.
-    """
-    try:
-        with store.fs.open_input_file(path) as source:
-            file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
-            for index in row_groups:
-                table = file.read_row_group(index, columns=list(columns), use_threads=False)
-                yield from table.combine_chunks().to_batches()
-    except (OSError, pa.ArrowInvalid) as error:
-        # pyarrow names a failure of S3 by these words. Spark then repeats the task.
-        if "AWS Error" in str(error) and not isinstance(error, FileNotFoundError):
-            raise
+def _part(store: Root, table: str, file: TableFile) -> Part:
+    if not all(_is_name(name) and name not in (".", "..") for name in file.path.split("/")):
         raise FruitsError(
-            f"{store.uri_of(path)} cannot be read ({error}): it was removed or changed after it was written"
-        ) from error
+            f"the log of {store.uri_of(table)} names {file.path!r}, which lies outside the table"
+        )
+    return read_part(store.uri, f"{table}/{file.path}", file.bytes)
 
 
-def row_groups(pointers: dict[str, Pointer]) -> list[RowGroup]:
-    """Every row group of the given classes, in the order of the classes and their parts."""
-    return [
-        RowGroup(label=label, path=part.path, number=number, rows=rows)
-        for label, pointer in pointers.items()
-        for part in pointer.parts
-        for number, rows in enumerate(part.row_groups)
-    ]
+def _is_name(text: str) -> bool:
+    """Whether a text can be the name of one file or folder."""
+    return bool(text) and text not in (".", "..") and not re.search(r"[/\0]", text)
 
 
-def rows_in(groups: Iterable[RowGroup]) -> int:
-    return sum(group.rows for group in groups)
+def open_table(store: Root, table: str) -> "DeltaTable | None":
+    """The Delta table at its last commit, or None before its first commit.
 
-
-def sweep(store: Root, table: str, keep: timedelta) -> int:
-    """Removes the directories of a table that no pointer names, and returns their number.
-
-    A directory is removed once both its newest file and the pointer that replaced it are older than `keep`.
-    So a directory that a run still writes to is kept, and a reader of the old pointer has `keep` to finish.
+    Raises `FruitsError` if a newer release wrote the table, or if its log cannot be read.
     """
-    folder = _folder(table)
-    cutoff = datetime.now(UTC) - keep
-    newest: dict[str, datetime] = defaultdict(lambda: datetime.min.replace(tzinfo=UTC))
-    pointers: dict[str, datetime] = {}
-    for info in store.list(folder):
-        parts = info.path.split("/")
-        if parts[1].startswith("version=") and len(parts) > 4:
-            directory = "/".join(parts[:4])
-            newest[directory] = max(newest[directory], info.mtime)
-        elif info.path.endswith(".json") and parts[1] in ("current", "current.json"):
-            pointers[info.path] = info.mtime
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
 
-    def replaced(directory: str) -> datetime:
-        key = directory.rpartition("/")[2]
-        moment = pointers.get(f"{folder}/current/{key}.json") or pointers.get(f"{folder}/current.json")
-        return moment or newest[directory]
-
-    old = [path for path in newest if max(newest[path], replaced(path)) < cutoff]
-    if not old:
-        return 0
-    referenced = {parse_pointer(content).directory for content in store.read_many(pointers)}
-    unreferenced = [path for path in old if path not in referenced]
-    with ThreadPoolExecutor(IO_THREADS) as pool:
-        list(pool.map(store.remove, unreferenced))
-    return len(unreferenced)
+    _set_torn_entry_aside(store, table)
+    try:
+        opened = DeltaTable(store.uri_of(table), storage_options=delta_options(store.uri))
+    except TableNotFoundError:
+        return None
+    except DeltaError as error:
+        raise FruitsError(
+            f"The log of the table {store.uri_of(table)} cannot be read: {error}. Restore {LOG} from a copy, "
+            "or move the folder of the table away and run everything again."
+        ) from error
+    columns = opened.metadata().configuration.get(_COLUMNS, "")
+    if not columns.isdecimal() or int(columns) > COLUMNS_VERSION:
+        raise FruitsError(
+            f"The table {store.uri_of(table)} has columns of version {columns or 'unknown'}. This release "
+            f"knows versions up to {COLUMNS_VERSION}: a newer release wrote it. Install that release."
+        )
+    return opened
 
 
-def combined_version(*parts: str) -> str:
-    """A data version from other versions, in their order: 16 hexadecimal digits of a SHA-256."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _set_torn_entry_aside(store: Root, table: str) -> None:
+    """Renames the last entry of the log to `<entry>.torn` if a power failure cut it.
+
+    Only a run that had not finished can leave it, since each run syncs its entry; no entry follows it. Files
+    on S3 are whole. The last checkpoint may be cut too; without `_last_checkpoint`, readers use the entries.
+    """
+    log = Path(store.uri) / table / LOG
+    if not store.is_local or not log.is_dir():
+        return
+    entries = sorted(name for name in os.listdir(log) if re.fullmatch(r"\d{20}\.json", name))
+    if entries and not _is_whole((log / entries[-1]).read_bytes()):
+        with suppress(FileNotFoundError):  # another process renames it at the same time
+            (log / entries[-1]).rename(log / f"{entries[-1]}.torn")
+    for checkpoint in sorted(log.glob("*.checkpoint.parquet"))[-1:]:
+        if not checkpoint.read_bytes().endswith(b"PAR1"):
+            with suppress(FileNotFoundError):
+                (log / "_last_checkpoint").unlink(missing_ok=True)
+                checkpoint.rename(f"{checkpoint}.torn")
+
+
+def _is_whole(entry: bytes) -> bool:
+    """Whether an entry of the log has all its actions. Other writers do not say how many there are."""
+    try:
+        actions = [json.loads(line) for line in entry.splitlines()]
+    except ValueError:
+        return False
+    said = [action["commitInfo"].get("actions") for action in actions if "commitInfo" in action]
+    files = sum("add" in action or "remove" in action for action in actions)
+    return bool(actions) and said[:1] in ([], [None], [files])
+
+
+def table_files(opened: "DeltaTable") -> list[TableFile]:
+    """The current files of a table."""
+    added = pa.table(opened.get_add_actions(flatten=True))
+    columns = ("path", "partition.label", "num_records", "size_bytes")
+    if not added.num_rows:
+        return []
+    return list(map(TableFile, *(added.column(name).to_pylist() for name in columns)))
+
+
+def replace_classes(
+    store: Root, table: str, parts: Mapping[str, Sequence[Part]], lease: Lease, *, absent_only: bool = False
+) -> None:
+    """Replaces the files of each given class by its parts, in one commit; without parts, the class goes.
+
+    A commit that meets another commit is made again on top of it. With `absent_only`, a class that is in the
+    table keeps its files.
+
+    Raises `FruitsError` where the lease of the run has ended, or commits of other runs never let it through.
+    """
+    store.sync_folders(part.path for files in parts.values() for part in files)
+    for attempt in range(_COMMIT_ATTEMPTS):
+        opened = open_table(store, table) or _create(store, table)
+        old = [file for file in table_files(opened) if file.label in parts]
+        if absent_only:
+            present = {file.label for file in old}
+            parts, old = {label: files for label, files in parts.items() if label not in present}, []
+        if commit(store, table, opened, parts, old, lease):
+            return
+        time.sleep(random.uniform(0, min(1, 0.02 * (attempt + 1))))
+    raise FruitsError(
+        f"The table {store.uri_of(table)} cannot be changed: other runs commit all the time.",
+        retry_helps=True,
+    )
+
+
+def commit(
+    store: Root,
+    table: str,
+    opened: "DeltaTable",
+    parts: Mapping[str, Sequence[Part]],
+    old: Sequence[TableFile],
+    lease: Lease,
+    *,
+    data_change: bool = True,
+) -> bool:
+    """Commits the parts of each class, and that the old files go, if nothing was committed since `opened`.
+
+    Returns whether it is committed. On disk, the entry of the log is synced, and the entry before it, which
+    a run may have left unsynced when it was killed.
+    """
+    from deltalake import CommitProperties, PostCommitHookProperties
+    from deltalake.exceptions import CommitFailedError
+    from deltalake.transaction import AddAction, RemoveAction
+
+    now = int(time.time() * 1000)
+    names = {part.path.removeprefix(f"{table}/") for files in parts.values() for part in files}
+    if names and names <= {file.path for file in table_files(opened)}:
+        return True  # an attempt succeeded, and the answer of S3 was lost
+    added = [
+        AddAction(
+            part.path.removeprefix(f"{table}/"),
+            part.bytes,
+            {"label": label},
+            now,
+            data_change,
+            json.dumps({"numRecords": part.rows}),
+        )
+        for label, files in parts.items()
+        for part in files
+    ]
+    removed = [RemoveAction(file.path, data_change, now, file.bytes, {"label": file.label}) for file in old]
+    if not added and not removed:
+        return True
+    lease.check()
+    version = opened.version()
+    store.sync(log_entry(table, version))
+    try:
+        opened.create_write_transaction(
+            [*added, *removed],
+            "append",
+            opened.schema(),
+            partition_by=["label"],
+            # `actions` shows whether the entry is whole. `run` names the commit for people and for restoring.
+            commit_properties=CommitProperties(
+                custom_metadata={"run": lease.run, "actions": len(added) + len(removed)},
+                max_commit_retries=0,
+            ),
+            # A checkpoint must be synced before the entries that it replaces go.
+            post_commithook_properties=PostCommitHookProperties(
+                create_checkpoint=False, cleanup_expired_logs=False
+            ),
+        )
+    except CommitFailedError:
+        return False
+    _sync_entry(store, table, version + 1)
+    if (version + 1) % CHECKPOINT_INTERVAL == 0:
+        _checkpoint(store, table)
+    return True
+
+
+def log_entry(table: str, version: int) -> str:
+    """The path, relative to the store, of the entry of a version in the log of a table."""
+    return f"{table}/{LOG}/{version:020}.json"
+
+
+def _sync_entry(store: Root, table: str, version: int) -> None:
+    """Makes a commit outlast a power failure: delta-rs does not sync its log on disk."""
+    store.sync(log_entry(table, version))
+    store.sync_folders([log_entry(table, version)])
+
+
+def keep_log_for(store: Root, table: str, opened: "DeltaTable", keep: timedelta) -> None:
+    """Sets how long the table keeps entries of its log, and the names of replaced files in checkpoints."""
+    interval = f"interval {round(keep.total_seconds())} seconds"
+    names = ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration")
+    configuration = opened.metadata().configuration
+    if any(configuration.get(name) != interval for name in names):
+        opened.alter.set_table_properties(dict.fromkeys(names, interval))
+        _sync_entry(store, table, opened.version())
+
+
+def _create(store: Root, table: str) -> "DeltaTable":
+    """The new, empty table; or the table that another run has just created."""
+    from deltalake import DeltaTable, Schema
+
+    created = DeltaTable.create(
+        store.uri_of(table),
+        Schema.from_arrow(SCHEMAS[table]),
+        mode="ignore",
+        partition_by=["label"],
+        name=table,
+        configuration={_COLUMNS: str(COLUMNS_VERSION)},
+        storage_options=delta_options(store.uri),
+        raise_if_key_not_exists=False,
+    )
+    _sync_entry(store, table, 0)
+    return created
+
+
+def _checkpoint(store: Root, table: str) -> None:
+    """Writes a checkpoint of the last version, syncs it, and removes entries of the log that are too old."""
+    opened = open_table(store, table)
+    if opened is None:
+        return
+    opened.create_checkpoint()
+    checkpoint = f"{table}/{LOG}/{opened.version():020}.checkpoint.parquet"
+    store.sync(checkpoint)
+    store.sync(f"{table}/{LOG}/_last_checkpoint")
+    store.sync_folders([checkpoint])
+    opened.cleanup_metadata()
