@@ -5,7 +5,7 @@ for a column. Photos are not read again, and nothing is computed again: the data
 """
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ from spark_jobs.store.schemas import (
     RAW_IMAGES,
     SCHEMAS,
 )
-from spark_jobs.store.tables import replace_classes
+from spark_jobs.store.tables import Change, TableFile, commit
 from spark_jobs.store.versions import Part, Version, class_key
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 
@@ -71,8 +71,13 @@ def _convert_table(spark: SparkSession, store: Root, table: str, lease: Lease, r
             report=report,
         )
         parts = {label: parts for results in written for label, parts in results}
-        # A class that is in the table was written by a run after the conversion began.
-        replace_classes(store, table, parts, lease, absent_only=True)
+
+        def absent(files: Sequence[TableFile]) -> Change:
+            # A class that is in the table was written by another run since the conversion began.
+            present = {file.label for file in files}
+            return Change({label: new for label, new in parts.items() if label not in present}, [])
+
+        commit(store, table, lease, absent)
     store.remove(f"{table}/current")
 
 

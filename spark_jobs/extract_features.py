@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from spark_jobs.compact_tables import compact_table
 from spark_jobs.convert_store import prepared_store
 from spark_jobs.dimensions import FEATURES, IMAGE_SIDE
 from spark_jobs.errors import FruitsError
@@ -104,6 +105,7 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
                     parts[label].append(result)
         extracted = {label: files for label, files in parts.items() if label not in failed}
         replace_classes(store, MOBILENET_FEATURES, extracted, lease)
+        compact_table(spark, store, MOBILENET_FEATURES, lease, report)
         sweep_table(store, MOBILENET_FEATURES, timedelta(hours=params.keep_hours), lease)
     versions = {label: class_version(MOBILENET_FEATURES, label, files) for label, files in extracted.items()}
     return ExtractReport(

@@ -18,6 +18,7 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 from pyspark.sql import SparkSession
 
+from spark_jobs.compact_tables import compact_table
 from spark_jobs.convert_store import prepared_store
 from spark_jobs.images import BadImage, decode, thumbnails
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter
@@ -148,6 +149,7 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
             if label not in kept
         }
         for table in (RAW_IMAGES, QUARANTINED_IMAGES):
+            compact_table(spark, store, table, lease, report)
             sweep_table(store, table, timedelta(hours=params.keep_hours), lease)
     return IngestReport(classes=ingested | kept, failed=failed)
 

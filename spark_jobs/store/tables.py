@@ -15,7 +15,7 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -205,56 +205,74 @@ def table_files(opened: "DeltaTable") -> list[TableFile]:
     return list(map(TableFile, *(added.column(name).to_pylist() for name in columns)))
 
 
-def replace_classes(
-    store: Root, table: str, parts: Mapping[str, Sequence[Part]], lease: Lease, *, absent_only: bool = False
-) -> None:
+class Change(NamedTuple):
+    """The files that a commit adds to the classes, by label, and the files that it removes."""
+
+    added: Mapping[str, Sequence[Part]]
+    removed: Sequence[TableFile]
+
+
+def replace_classes(store: Root, table: str, parts: Mapping[str, Sequence[Part]], lease: Lease) -> None:
     """Replaces the files of each given class by its parts, in one commit; without parts, the class goes.
 
-    A commit that meets another commit is made again on top of it. With `absent_only`, a class that is in the
-    table keeps its files.
-
-    Raises `FruitsError` where the lease of the run has ended, or commits of other runs never let it through.
+    Raises the errors of `commit`.
     """
-    store.sync_folders(part.path for files in parts.values() for part in files)
-    for attempt in range(_COMMIT_ATTEMPTS):
-        opened = open_table(store, table) or _create(store, table)
-        old = [file for file in table_files(opened) if file.label in parts]
-        if absent_only:
-            present = {file.label for file in old}
-            parts, old = {label: files for label, files in parts.items() if label not in present}, []
-        if commit(store, table, opened, parts, old, lease):
-            return
-        time.sleep(random.uniform(0, min(1, 0.02 * (attempt + 1))))
-    raise FruitsError(
-        f"The table {store.uri_of(table)} cannot be changed: other runs commit all the time.",
-        retry_helps=True,
+    commit(
+        store,
+        table,
+        lease,
+        lambda files: Change(parts, [file for file in files if file.label in parts]),
     )
 
 
 def commit(
     store: Root,
     table: str,
-    opened: "DeltaTable",
-    parts: Mapping[str, Sequence[Part]],
-    old: Sequence[TableFile],
     lease: Lease,
+    plan: Callable[[Sequence[TableFile]], Change],
     *,
     data_change: bool = True,
-) -> bool:
-    """Commits the parts of each class, and that the old files go, if nothing was committed since `opened`.
+) -> None:
+    """Commits the change that `plan` returns for the current files of a table, which is created if need be.
 
-    Returns whether it is committed. On disk, the entry of the log is synced, and the entry before it, which
-    a run may have left unsynced when it was killed.
+    A commit that meets another commit is planned and made again on top of it. `data_change` is false where
+    the rows of the table stay the same.
+
+    Raises `FruitsError` where the lease of the run has ended, or commits of other runs never let it through.
+    """
+    for attempt in range(_COMMIT_ATTEMPTS):
+        opened = open_table(store, table) or _create(store, table)
+        files = table_files(opened)
+        change = plan(files)
+        # Where an answer of S3 is lost, deltalake commits again, and meets its own commit.
+        added = {part.path.removeprefix(f"{table}/") for parts in change.added.values() for part in parts}
+        removed = {file.path for file in change.removed} - added
+        if added <= {file.path for file in files} and not removed:
+            return
+        lease.check()
+        if _commit_once(store, table, opened, change, lease.run, data_change):
+            return
+        time.sleep(random.uniform(0, min(1, 0.02 * (attempt + 1))))
+    raise FruitsError(
+        f"The table {store.uri_of(table)} cannot be changed: other runs commit to it all the time.",
+        retry_helps=True,
+    )
+
+
+def _commit_once(
+    store: Root, table: str, opened: "DeltaTable", change: Change, run: str, data_change: bool
+) -> bool:
+    """Whether the change is committed: no, if another commit has been made since the table was opened.
+
+    On disk, the new files are synced first, and the entry of the log at last. The entry before it is synced
+    too: a run that was killed may have left it unsynced.
     """
     from deltalake import CommitProperties, PostCommitHookProperties
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import AddAction, RemoveAction
 
-    now = int(time.time() * 1000)
-    names = {part.path.removeprefix(f"{table}/") for files in parts.values() for part in files}
-    if names and names <= {file.path for file in table_files(opened)}:
-        return True  # an attempt succeeded, and the answer of S3 was lost
-    added = [
+    now, version = int(time.time() * 1000), opened.version()
+    actions: list[AddAction | RemoveAction] = [
         AddAction(
             part.path.removeprefix(f"{table}/"),
             part.bytes,
@@ -263,26 +281,23 @@ def commit(
             data_change,
             json.dumps({"numRecords": part.rows}),
         )
-        for label, files in parts.items()
-        for part in files
+        for label, parts in change.added.items()
+        for part in parts
     ]
-    removed = [RemoveAction(file.path, data_change, now, file.bytes, {"label": file.label}) for file in old]
-    if not added and not removed:
-        return True
-    lease.check()
-    version = opened.version()
+    actions += [
+        RemoveAction(file.path, data_change, now, file.bytes, {"label": file.label})
+        for file in change.removed
+    ]
+    store.sync_folders(part.path for parts in change.added.values() for part in parts)
     store.sync(log_entry(table, version))
     try:
         opened.create_write_transaction(
-            [*added, *removed],
+            actions,
             "append",
             opened.schema(),
             partition_by=["label"],
             # `actions` shows whether the entry is whole. `run` names the commit for people and for restoring.
-            commit_properties=CommitProperties(
-                custom_metadata={"run": lease.run, "actions": len(added) + len(removed)},
-                max_commit_retries=0,
-            ),
+            commit_properties=CommitProperties({"run": run, "actions": len(actions)}, max_commit_retries=0),
             # A checkpoint must be synced before the entries that it replaces go.
             post_commithook_properties=PostCommitHookProperties(
                 create_checkpoint=False, cleanup_expired_logs=False
