@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
-from spark_jobs.store.tables import Pointer, current, current_one
-from tests.support import DAGSTER_YAML, REPOSITORY, WEIGHTS
+from spark_jobs.store.versions import Version
+from tests.support import DAGSTER_YAML, REPOSITORY, WEIGHTS, current_versions
 
 BY_CLASS = [RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV]
 PATIENCE = 300  # seconds for a command, on the busiest machine
@@ -59,11 +60,11 @@ class Shell:
         assert process.returncode == exits, output
         return output
 
-    def pointers(self) -> dict[str, dict[str, Pointer]]:
+    def pointers(self) -> dict[str, dict[str, Version]]:
         """The current pointers: table, class, pointer."""
-        return {table: current(open_root(str(self.store)), table) for table in BY_CLASS}
+        return {table: current_versions(open_root(str(self.store)), table) for table in BY_CLASS}
 
-    def model(self) -> Pointer | None:
+    def model(self) -> Version | None:
         return current_one(open_root(str(self.store)), PCA_MODEL)
 
     def csv(self, label: str) -> list[dict[str, str]]:

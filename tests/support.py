@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +21,10 @@ from fruits_assets.samples import copy_samples
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
 from spark_jobs.store.leases import held_lease
 from spark_jobs.store.parquet import PartWriter, vectors_column
-from spark_jobs.store.pointers import new_directory, publish
-from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, SCHEMAS
-from spark_jobs.store.tables import replace_classes
+from spark_jobs.store.pointers import current_by_class, new_directory, publish
+from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_FEATURES_CSV, SCHEMAS
+from spark_jobs.store.tables import current, replace_classes
 from spark_jobs.store.versions import Version, combined_version
 
 REPOSITORY = Path(__file__).parents[1]
@@ -110,6 +110,20 @@ def publish_extractor(store: str, extractor: Path) -> Version:
     version = Version(label=None, directory=directory, data_version=data_version, details=details)
     publish(root, FEATURE_EXTRACTOR, [version])
     return version
+
+
+def current_versions(
+    store: Root | str, output: str, labels: Iterable[str] | None = None
+) -> dict[str, Version]:
+    """The current version of each class of a table, or of the CSVs, by label."""
+    root = open_root(store) if isinstance(store, str) else store
+    return (current_by_class if output == PCA_FEATURES_CSV else current)(root, output, labels)
+
+
+def current_files(store: str, output: str, labels: Iterable[str] | None = None) -> list[str]:
+    """The full names of the current files of a table, or of the CSVs, sorted by class and photo."""
+    versions = current_versions(store, output, labels).values()
+    return [open_root(store).uri_of(part.path) for version in versions for part in version.parts]
 
 
 def publish_features(store: str, features: dict[str, NDArray[np.float32]], group: int = 100) -> None:

@@ -18,8 +18,8 @@ from pyspark.sql import SparkSession
 
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV
-from spark_jobs.store.tables import files
 from tests.shell import Shell
+from tests.support import current_files
 
 SHARED = Path(__file__).parents[2] / "shared"
 PHOTOS = SHARED / "data" / "fruits-360-5928.tar.gz"
@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     with tarfile.open(PHOTOS) as archive:
         archive.extractall(shell.photos, filter="data")
     output = shell.run("fruits", "run")
-    tables = [pd.read_parquet(file) for file in files(str(shell.store), MOBILENET_FEATURES)]
+    tables = [pd.read_parquet(file) for file in current_files(str(shell.store), MOBILENET_FEATURES)]
     return Finished(shell, output, pd.concat(tables).set_index("path")["features"].sort_index())
 
 
@@ -110,7 +110,7 @@ def test_the_components_equal_the_components_of_scikit_learn(spark: SparkSession
 
 
 def test_the_components_equal_the_components_of_spark_ml(spark: SparkSession, finished: Finished) -> None:
-    features = spark.read.parquet(*files(str(finished.shell.store), MOBILENET_FEATURES))
+    features = spark.read.parquet(*current_files(str(finished.shell.store), MOBILENET_FEATURES))
     vectors = features.select(array_to_vector(features.features).alias("features"))
     expected = PCA(k=15, inputCol="features", outputCol="components").fit(vectors)
     model = PCAModel.load(finished.spark_model())

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from fruits_assets.cli import _Command
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
-from spark_jobs.store.tables import Pointer
+from spark_jobs.store.versions import Version
 from tests.shell import BY_CLASS, PATIENCE, Shell
 from tests.support import WEIGHTS, json_at, wait_for
 
@@ -29,7 +29,7 @@ IMAGES = 4
 
 
 def replaced(
-    before: Mapping[str, Mapping[str, Pointer]], after: Mapping[str, Mapping[str, Pointer]]
+    before: Mapping[str, Mapping[str, Version]], after: Mapping[str, Mapping[str, Version]]
 ) -> list[str]:
     """The classes whose pointers differ; they are the same in every table by class."""
     by_table = [

@@ -10,7 +10,6 @@ from fruits_assets.costs.comparison import rows_of
 from fruits_assets.costs.run_records import STAGES, read_records
 from fruits_assets.partitions import register_classes
 from spark_jobs.store.schemas import PCA_FEATURES_CSV
-from spark_jobs.store.tables import current
 from tests.fruits_assets.dagster_platform import (
     CLASSES,
     IMAGES,
@@ -20,10 +19,11 @@ from tests.fruits_assets.dagster_platform import (
     failure_message,
     spoil_photo,
 )
+from tests.support import current_versions
 
 
 def test_a_class_with_too_many_bad_photos_fails_and_keeps_its_last_version(platform: Platform) -> None:
-    last = current(platform.store, "raw_images")
+    last = current_versions(platform.store, "raw_images")
     spoil_photo(platform, "Kiwi")
     add_photo(platform, "Lemon")
     platform.observe()
@@ -34,7 +34,7 @@ def test_a_class_with_too_many_bad_photos_fails_and_keeps_its_last_version(platf
     assert f"1 of {IMAGES} photos are bad" in reason
     assert "FRUITS_MAX_BAD_SHARE" in reason
 
-    now = current(platform.store, "raw_images")
+    now = current_versions(platform.store, "raw_images")
     assert now["Kiwi"] == last["Kiwi"]
     assert now["Lemon"].rows == IMAGES + 1
     assert [label for label in CLASSES if len(platform.events("raw_images", label)) == 2] == ["Kiwi"]
@@ -51,7 +51,7 @@ def test_a_registered_class_without_photos_or_a_version_fails_by_name(platform: 
     assert failed_classes(run).keys() == {"Dragonfruit"}
     assert platform.run(["mobilenet_features"], "Dragonfruit").success is False
     assert platform.run(["pca_features_csv"], "Dragonfruit").success is False
-    assert current(platform.store, PCA_FEATURES_CSV).keys() == set(CLASSES)
+    assert current_versions(platform.store, PCA_FEATURES_CSV).keys() == set(CLASSES)
 
 
 def test_a_retry_from_the_failure_runs_only_the_missing_steps(

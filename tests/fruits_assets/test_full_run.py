@@ -4,8 +4,8 @@ import dagster as dg
 
 from fruits_assets.costs.run_records import STAGES
 from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON, MOBILENET_FEATURES
-from spark_jobs.store.tables import current
 from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, MAX_EVENT_BYTES, Platform
+from tests.support import current_versions
 
 
 def test_a_full_run_materializes_every_asset_for_every_class(finished: Platform) -> None:
@@ -22,7 +22,7 @@ def test_a_full_run_leaves_nothing_out_of_sync(finished: Platform) -> None:
 
 def test_each_partition_has_the_metadata_and_the_data_version_of_its_class(finished: Platform) -> None:
     for asset in BY_CLASS:
-        pointers = current(finished.store, asset)
+        pointers = current_versions(finished.store, asset)
         assert {finished.version(asset, label) for label in CLASSES} == {
             pointer.data_version for pointer in pointers.values()
         }
@@ -55,7 +55,9 @@ def test_every_stage_writes_a_run_record(finished: Platform) -> None:
         assert record.versions["spark"].startswith("3.5")
         assert (record.weights_sha256 is not None) == (stage == MOBILENET_FEATURES)
         if stage in BY_CLASS:
-            assert record.bytes == sum(pointer.bytes for pointer in current(finished.store, stage).values())
+            assert record.bytes == sum(
+                pointer.bytes for pointer in current_versions(finished.store, stage).values()
+            )
     weights = finished.metadata(MOBILENET_FEATURES, "Kiwi")
     assert records[MOBILENET_FEATURES].weights_sha256 == weights["weights_sha256"]
     assert finished.metadata(ENVIRONMENT_COMPARISON)["runs"] == 1

@@ -19,12 +19,14 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_jobs import tasks
+from spark_jobs.store.leases import held_lease
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES
-from spark_jobs.store.tables import Pointer, current, sweep
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, QUARANTINED_IMAGES, RAW_IMAGES
+from spark_jobs.store.sweep import sweep_table
+from spark_jobs.store.versions import Version
 from tests.conftest import CLASSES
 from tests.jobs import extract, fit, ingest, project, run_jobs, table
-from tests.support import REPOSITORY, publish_extractor, wait_for
+from tests.support import REPOSITORY, current_files, current_versions, publish_extractor, wait_for
 
 # Longer than any of these tests takes. A test that waits this long has found a process that hangs.
 TIMEOUT_SECONDS = 120
@@ -87,21 +89,28 @@ def processes_of(session: int) -> list[psutil.Process]:
     return found
 
 
-def assert_consistent(store: str, name: str) -> dict[str, Pointer]:
-    """Asserts that each class has all files and rows that its pointer names; returns the pointers."""
-    pointers = current(open_root(store), name)
-    for label, pointer in pointers.items():
-        for part in pointer.parts:
+def assert_consistent(store: str, name: str) -> dict[str, Version]:
+    """Asserts that each class has all files and rows that its version names; returns the versions."""
+    versions = current_versions(store, name)
+    for label, version in versions.items():
+        assert not version.damage
+        for part in version.parts:
             file = Path(store) / part.path
             metadata = pq.ParquetFile(file).metadata
             groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
             assert (groups, file.stat().st_size) == (part.row_groups, part.bytes), label
-    return pointers
+    return versions
 
 
-def versions(store: str, name: str) -> set[str]:
-    """The class directories of every version of a table, current or not."""
-    return {str(path) for path in (Path(store) / name).glob("version=*/*/*")}
+def data_files(store: str, name: str) -> set[str]:
+    """The data files of a table, committed or not."""
+    return {
+        str(path) for path in (Path(store) / name).glob("*/*.parquet") if path.parent.name != "_delta_log"
+    }
+
+
+def commits(store: str, name: str) -> int:
+    return len(list((Path(store) / name / "_delta_log").glob("*.json")))
 
 
 @pytest.fixture
@@ -113,8 +122,8 @@ def many_classes(photos: Path) -> Path:
     return photos
 
 
-@pytest.mark.parametrize("after", ["the first file", "some files", "the first pointer", "some pointers"])
-def test_a_killed_run_leaves_each_class_at_its_old_or_its_new_version(
+@pytest.mark.parametrize("after", ["the first file", "some files", "the quarantine", "the images"])
+def test_a_killed_run_leaves_all_classes_at_their_old_or_all_at_their_new_version(
     many_classes: Path, store: str, after: str
 ) -> None:
     labels = sorted(path.name for path in many_classes.iterdir())
@@ -123,27 +132,26 @@ def test_a_killed_run_leaves_each_class_at_its_old_or_its_new_version(
     assert list(before) == labels
     for label in labels:
         (many_classes / label / "0_100.jpg").unlink()
-    written = versions(store, RAW_IMAGES)
-
-    def new_pointers() -> int:
-        return sum(
-            before[label] != pointer for label, pointer in current(open_root(store), RAW_IMAGES).items()
-        )
-
+    (many_classes / labels[0] / "bad.jpg").write_text("no photo")
+    written = data_files(store, RAW_IMAGES)
+    committed = {table: commits(store, table) for table in (RAW_IMAGES, QUARANTINED_IMAGES)}
     moments: dict[str, Callable[[], bool]] = {
-        "the first file": lambda: len(versions(store, RAW_IMAGES) - written) >= 1,
-        "some files": lambda: len(versions(store, RAW_IMAGES) - written) >= 15,
-        "the first pointer": lambda: new_pointers() >= 1,
-        "some pointers": lambda: new_pointers() >= 10,
+        "the first file": lambda: len(data_files(store, RAW_IMAGES) - written) >= 1,
+        "some files": lambda: len(data_files(store, RAW_IMAGES) - written) >= 15,
+        "the quarantine": lambda: commits(store, QUARANTINED_IMAGES) > committed[QUARANTINED_IMAGES],
+        "the images": lambda: commits(store, RAW_IMAGES) > committed[RAW_IMAGES],
     }
     with running("loop", many_classes, store) as process:
         wait_for(moments[after], pause=0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    pointers = assert_consistent(store, RAW_IMAGES)
-    assert list(pointers) == labels
-    assert {pointer.rows for pointer in pointers.values()} <= {7, 8}
-    assert all(pointer.rows == 7 or pointer == before[label] for label, pointer in pointers.items())
+    images = assert_consistent(store, RAW_IMAGES)
+    assert list(images) == labels
+    assert {version.rows for version in images.values()} in ({7}, {8})
+    assert images == before or all(version.rows == 7 for version in images.values())
+    bad = table(store, QUARANTINED_IMAGES, [labels[0]])
+    # The quarantine is committed first, so no photo is missing from both tables.
+    assert images == before or list(bad["path"]) == [f"{labels[0]}/bad.jpg"]
 
 
 def ingest_alone(photos: Path, store: str) -> None:
@@ -160,43 +168,43 @@ def test_after_a_kill_the_next_run_succeeds_and_a_sweep_removes_the_rest(
     publish_extractor(store, extractor)
     with running("spark", photos, store) as process:
         # Kills the second round when it has written a file of the table and has not published it.
-        wait_for(lambda: len(current(open_root(store), name)) == len(CLASSES), pause=0.005)
-        written = versions(store, name)
-        wait_for(lambda: versions(store, name) - written, pause=0.005)
+        wait_for(lambda: len(current_versions(store, name)) == len(CLASSES), pause=0.005)
+        written = data_files(store, name)
+        wait_for(lambda: data_files(store, name) - written, pause=0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
         wait_for(lambda: not processes_of(process.pid))
     for name_of_table in (RAW_IMAGES, MOBILENET_FEATURES):
-        pointers = assert_consistent(store, name_of_table)
-        assert list(pointers) == CLASSES
-        assert {pointer.rows for pointer in pointers.values()} == {8}
+        versions = assert_consistent(store, name_of_table)
+        assert list(versions) == CLASSES
+        assert {version.rows for version in versions.values()} == {8}
     assert ingest(spark, photos, store, CLASSES).failed == {}
     assert extract(spark, store, CLASSES).failed == {}
-    orphans = versions(store, name) - {
-        f"{store}/{p.directory}" for p in current(open_root(store), name).values()
-    }
-    assert orphans
-    sweep(open_root(store), name, timedelta(0))
-    pointers = assert_consistent(store, name)
-    assert versions(store, name) == {f"{store}/{pointer.directory}" for pointer in pointers.values()}
+    assert data_files(store, name) - set(current_files(store, name))
+    for lease in (Path(store) / "leases").iterdir():  # of the run that was killed
+        os.utime(lease, (0, 0))
+    with held_lease(open_root(store), "sweeping") as lease_of_the_sweep:
+        sweep_table(open_root(store), name, timedelta(0), lease_of_the_sweep)
+    assert_consistent(store, name)
+    assert data_files(store, name) == set(current_files(store, name))
 
 
 def test_ctrl_c_ends_a_run_and_leaves_the_store_unchanged(photos: Path, store: str) -> None:
     ingest_alone(photos, store)
-    before = current(open_root(store), RAW_IMAGES)
+    before = current_versions(store, RAW_IMAGES)
     for label in CLASSES:
         for number in range(3000):
             os.link(photos / label / "0_100.jpg", photos / label / f"more-{number}.jpg")
-    written = versions(store, RAW_IMAGES)
+    written = data_files(store, RAW_IMAGES)
     with running("spark", photos, store) as process:
-        wait_for(lambda: versions(store, RAW_IMAGES) - written, pause=0.005)
+        wait_for(lambda: data_files(store, RAW_IMAGES) - written, pause=0.005)
         # A terminal also signals every process in the foreground, the JVM included.
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
         assert process.returncode != 0
         assert errors.rstrip().endswith("KeyboardInterrupt")
         wait_for(lambda: not processes_of(process.pid))
-    assert current(open_root(store), RAW_IMAGES) == before
+    assert current_versions(store, RAW_IMAGES) == before
     assert_consistent(store, RAW_IMAGES)
 
 
@@ -249,9 +257,10 @@ def finished_store(
 
 
 def visible_files(store: str) -> dict[Path, tuple[int, bytes]]:
-    """Each file without a version in its path: its inode, which a replacement changes, and its content."""
-    found = (path for path in Path(store).rglob("*") if path.is_file())
-    return {path: (path.stat().st_ino, path.read_bytes()) for path in found if "version=" not in str(path)}
+    """Each log entry, pointer and CSV: its inode, which a replacement changes, and its content."""
+    folders = ("*/_delta_log/*", "*/current.json", "*/current/*", f"{PCA_FEATURES_CSV}/*")
+    found = (path for folder in folders for path in Path(store).glob(folder))
+    return {path: (path.stat().st_ino, path.read_bytes()) for path in found}
 
 
 @pytest.mark.parametrize("job", [ingest, extract, fit, project], ids=lambda job: job.__name__)
@@ -268,11 +277,10 @@ def test_a_job_interrupted_after_its_tasks_leaves_the_store_unchanged(
     # The last report of progress comes when all files are written.
     monkeypatch.setattr("tests.jobs.quiet", interrupt)
     before = visible_files(finished_store)
-    arguments = (
-        [spark, sample_photos, finished_store, CLASSES] if job is ingest else [spark, finished_store, CLASSES]
-    )
+    photos = [sample_photos] if job is ingest else []
+    classes = [] if job is fit else [CLASSES]
     with pytest.raises(KeyboardInterrupt):
-        job(*arguments)
+        job(spark, *photos, finished_store, *classes)
     assert visible_files(finished_store) == before
     assert_consistent(finished_store, RAW_IMAGES)
     assert_consistent(finished_store, MOBILENET_FEATURES)
@@ -289,11 +297,10 @@ def test_two_concurrent_runs_leave_each_class_at_the_version_of_one_run(
         with ThreadPoolExecutor(2) as pool:
             roots = [pool.submit(ingest, spark, root, store, CLASSES) for root in (photos, fewer)]
             by_rows = {8: roots[0].result().classes, 5: roots[1].result().classes}
-        for label, pointer in assert_consistent(store, RAW_IMAGES).items():
-            assert pointer.data_version == by_rows[pointer.rows][label].data_version
-        assert len(table(store, RAW_IMAGES)) == sum(
-            p.rows for p in current(open_root(store), RAW_IMAGES).values()
-        )
+        versions = assert_consistent(store, RAW_IMAGES)
+        for label, version in versions.items():
+            assert version.data_version == by_rows[version.rows][label].data_version
+        assert len(table(store, RAW_IMAGES)) == sum(version.rows for version in versions.values())
 
 
 def test_readers_see_a_class_either_before_or_after_its_replacement(
@@ -305,7 +312,7 @@ def test_readers_see_a_class_either_before_or_after_its_replacement(
     def read() -> set[int]:
         seen = set()
         while not finished.is_set():
-            seen |= {pointer.rows for pointer in assert_consistent(store, RAW_IMAGES).values()}
+            seen |= {version.rows for version in assert_consistent(store, RAW_IMAGES).values()}
         return seen
 
     with ThreadPoolExecutor(1) as pool:

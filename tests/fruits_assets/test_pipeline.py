@@ -13,9 +13,10 @@ import pytest
 from fruits_assets.partitions import known_classes, register_classes
 from fruits_assets.pipeline import run_pipeline
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.schemas import PCA_MODEL
-from spark_jobs.store.tables import current, current_one
 from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, add_photo, spoil_photo
+from tests.support import current_versions
 
 Run = Callable[..., dict[str, list[str]]]
 
@@ -46,7 +47,10 @@ def run_count(platform: Platform) -> int:
 def current_pointers(platform: Platform) -> dict[str, Any]:
     """The current pointers of each table of results."""
     tables = [*BY_CLASS, PCA_MODEL]
-    return {table: [current(platform.store, table), current_one(platform.store, table)] for table in tables}
+    return {
+        table: [current_versions(platform.store, table), current_one(platform.store, table)]
+        for table in tables
+    }
 
 
 def test_all_classes_are_materialized_in_one_run(platform: Platform, run_platform: Run) -> None:
@@ -61,7 +65,7 @@ def test_all_classes_are_materialized_in_one_run(platform: Platform, run_platfor
 
 
 def test_a_bad_class_does_not_stop_the_other_classes(platform: Platform, run_platform: Run) -> None:
-    last = current(platform.store, "raw_images")["Kiwi"]
+    last = current_versions(platform.store, "raw_images")["Kiwi"]
     model = current_one(platform.store, PCA_MODEL)
     spoil_photo(platform, "Kiwi")
     shutil.copytree(platform.photos / "Kiwi", platform.photos / "Durian")  # this class has no good version
@@ -70,7 +74,7 @@ def test_a_bad_class_does_not_stop_the_other_classes(platform: Platform, run_pla
     lines = run_platform()
     assert lines["classes"] == [f"{len(CLASSES) - 1} done, 2 failed"]
     assert [reason.partition(": ")[0] for reason in lines["failed"]] == ["Kiwi", "Durian"]
-    assert current(platform.store, "raw_images")["Kiwi"] == last
+    assert current_versions(platform.store, "raw_images")["Kiwi"] == last
     # The new model was applied to the last version of Kiwi, as to the other classes.
     assert platform.out_of_sync() == [*(f"{asset} Durian" for asset in sorted(BY_CLASS)), "raw_images Kiwi"]
     assert platform.check("fitted_on_current_features").passed

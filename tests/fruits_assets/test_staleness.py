@@ -5,9 +5,10 @@ import shutil
 
 import dagster as dg
 
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.schemas import PCA_MODEL
-from spark_jobs.store.tables import current, current_one
 from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, add_photo, log_messages
+from tests.support import current_versions
 
 
 def test_a_new_photo_makes_its_class_stale_from_asset_to_asset(platform: Platform) -> None:
@@ -72,7 +73,7 @@ def test_a_removed_photo_makes_its_class_stale(platform: Platform) -> None:
 
 
 def test_a_class_that_lost_all_photos_keeps_its_last_version_with_a_warning(platform: Platform) -> None:
-    last = current(platform.store, "raw_images")["Huckleberry"]
+    last = current_versions(platform.store, "raw_images")["Huckleberry"]
     shutil.rmtree(platform.photos / "Huckleberry")
     observation = platform.observe()
     assert any("Huckleberry" in message for message in log_messages(platform, observation, "WARNING"))
@@ -80,7 +81,7 @@ def test_a_class_that_lost_all_photos_keeps_its_last_version_with_a_warning(plat
     run = platform.run(["raw_images"], "Banana", "Kiwi")
     assert run.success
     assert any("Huckleberry" in message for message in log_messages(platform, run, "WARNING"))
-    assert current(platform.store, "raw_images")["Huckleberry"] == last
+    assert current_versions(platform.store, "raw_images")["Huckleberry"] == last
     assert platform.metadata("raw_images", "Huckleberry")["gone"] is True
     assert platform.version("raw_images", "Huckleberry") == last.data_version
     assert platform.records(run)["raw_images"].classes == 2

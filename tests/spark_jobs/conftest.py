@@ -28,7 +28,7 @@ def fitted(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Fit
     store = str(tmp_path_factory.mktemp("pca") / "store")
     features = made_up_features()
     publish_features(store, features, group=30)
-    report = fit(spark, store, CLASSES)
+    report = fit(spark, store)
     project(spark, store, CLASSES)
     description = json.loads((Path(store) / report.directory / "model.json").read_text())
     return Fitted(

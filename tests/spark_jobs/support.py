@@ -11,8 +11,9 @@ from PIL import Image
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.fit_pca import FitReport
 from spark_jobs.store.root import open_root
-from spark_jobs.store.tables import Pointer, current
+from spark_jobs.store.versions import Version
 from tests.conftest import CLASSES
+from tests.support import current_versions
 
 
 def noise(size: tuple[int, int] = (100, 100), seed: int = 3) -> Image.Image:
@@ -22,8 +23,8 @@ def noise(size: tuple[int, int] = (100, 100), seed: int = 3) -> Image.Image:
     )
 
 
-def pointers(store: str, name: str) -> dict[str, Pointer]:
-    return current(open_root(store), name)
+def pointers(store: str, name: str) -> dict[str, Version]:
+    return current_versions(open_root(store), name)
 
 
 def images_in(photos: Path, label: str) -> dict[str, bytes]:

@@ -8,13 +8,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.parquet import read_row_groups
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, RAW_IMAGES
-from spark_jobs.store.tables import files, read_row_groups
 from tests.conftest import CLASSES
 from tests.jobs import extract, fit, ingest, project, run_jobs
 from tests.spark_jobs.support import pointers
-from tests.support import publish_extractor
+from tests.support import current_files, publish_extractor
 
 
 def lose(file: Path) -> None:
@@ -38,7 +38,7 @@ DAMAGE = pytest.mark.parametrize("damage", [lose, cut, flip_a_bit])
 
 
 def file_of(store: str, table: str, label: str) -> Path:
-    [file] = files(store, table, [label])
+    [file] = current_files(store, table, [label])
     return Path(file)
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_file_of_features_is_named_by_the_fit(
     file = file_of(store, MOBILENET_FEATURES, "Kiwi")
     cut(file)
     with pytest.raises(FruitsError, match=f"{file} cannot be read"):
-        fit(spark, store, CLASSES)
+        fit(spark, store)
 
 
 def test_each_page_carries_a_checksum_that_readers_verify(

@@ -15,21 +15,20 @@ from spark_jobs.store.schemas import (
     RAW_IMAGES,
     SCHEMAS,
 )
-from spark_jobs.store.tables import files
 from tests.conftest import CLASSES, IMAGES_PER_CLASS
 from tests.jobs import extract, ingest, table
 from tests.spark_jobs.support import images_in, pointers
-from tests.support import publish_extractor
+from tests.support import current_files, publish_extractor
 
 
 @pytest.mark.parametrize("name", [RAW_IMAGES, MOBILENET_FEATURES])
 def test_the_files_of_a_table_have_the_declared_schema(pipeline: str, name: str) -> None:
-    for file in files(pipeline, name):
+    for file in current_files(pipeline, name):
         assert pq.read_schema(file).equals(SCHEMAS[name])
 
 
 def test_spark_reads_exactly_the_declared_columns(spark: SparkSession, pipeline: str) -> None:
-    frame = spark.read.parquet(*files(pipeline, MOBILENET_FEATURES))
+    frame = spark.read.parquet(*current_files(pipeline, MOBILENET_FEATURES))
     assert frame.columns == SCHEMAS[MOBILENET_FEATURES].names
     assert frame.count() == len(CLASSES) * IMAGES_PER_CLASS
 

@@ -18,16 +18,16 @@ from sklearn.decomposition import PCA as SklearnPCA
 from spark_jobs.errors import FruitsError
 from spark_jobs.fit_pca import Moments, decompose, inputs_version, moments_of
 from spark_jobs.spark_model import read_components
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import (
     MOBILENET_FEATURES,
     PCA_MODEL,
 )
-from spark_jobs.store.tables import current_one, files
 from tests.conftest import CLASSES
 from tests.jobs import fit
 from tests.spark_jobs.support import Fitted, made_up_features, pointers
-from tests.support import publish_features
+from tests.support import current_files, publish_features
 
 
 def subspace_error(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -48,7 +48,7 @@ def test_the_pca_equals_the_pca_of_scikit_learn(fitted: Fitted) -> None:
 
 
 def test_the_pca_equals_the_pca_of_spark_ml(spark: SparkSession, fitted: Fitted) -> None:
-    frame = spark.read.parquet(*files(fitted.store, MOBILENET_FEATURES))
+    frame = spark.read.parquet(*current_files(fitted.store, MOBILENET_FEATURES))
     vectors = frame.select(array_to_vector(col("features")).alias("features"))
     reference = PCA(k=15, inputCol="features", outputCol="pca").fit(vectors)
     np.testing.assert_allclose(
@@ -68,7 +68,7 @@ def test_the_model_depends_on_the_features_and_not_on_their_row_groups(
     spark: SparkSession, store: str, fitted: Fitted
 ) -> None:
     publish_features(store, dict(reversed(fitted.features.items())), group=7)
-    again = fit(spark, store, CLASSES)
+    again = fit(spark, store)
     np.testing.assert_allclose(read_components(store, again.directory), fitted.components, atol=1e-9)
     assert again.data_version == fitted.report.data_version
     features = pointers(store, MOBILENET_FEATURES)
@@ -167,7 +167,7 @@ def test_a_share_of_the_variance_keeps_the_fewest_components_that_reach_it(
 
 def test_a_share_of_the_variance_determines_the_number_of_components(spark: SparkSession, store: str) -> None:
     publish_features(store, made_up_features(images=4))
-    report = fit(spark, store, CLASSES, components=15, variance=0.5)  # 15 components need 16 images
+    report = fit(spark, store, components=15, variance=0.5)  # 15 components need 16 images
     assert report.components < 12
     assert sum(report.explained_variance[:-1]) < 0.5 <= sum(report.explained_variance)
 
@@ -181,5 +181,5 @@ def test_too_few_images_are_refused_with_the_remedy(
         rf"{components + 1} images.*number of images is {3 * images}, in .* classes. Materialize.*or ask"
     )
     with pytest.raises(FruitsError, match=sentence):
-        fit(spark, store, CLASSES, components)
+        fit(spark, store, components)
     assert current_one(open_root(store), PCA_MODEL) is None

@@ -13,16 +13,15 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col
 
-from spark_jobs.store.csv_copies import csv_path
+from spark_jobs.store.csv_copies import csv_paths
 from spark_jobs.store.schemas import (
     MOBILENET_FEATURES,
     PCA_FEATURES_CSV,
 )
-from spark_jobs.store.tables import files
 from tests.conftest import CLASSES, IMAGES_PER_CLASS
 from tests.jobs import extract, fit, ingest, project, table
 from tests.spark_jobs.support import Fitted, pointers
-from tests.support import publish_extractor, publish_features
+from tests.support import current_files, publish_extractor, publish_features
 
 LONGEST = "é" * 127 + "x"  # 255 bytes
 AWKWARD = [
@@ -42,10 +41,10 @@ AWKWARD = [
 def test_a_csv_equals_the_projection_of_the_spark_ml_model(spark: SparkSession, fitted: Fitted) -> None:
     model = PCAModel.load(str(Path(fitted.store) / fitted.report.directory / "spark"))
     for label in CLASSES:
-        frame = spark.read.parquet(*files(fitted.store, MOBILENET_FEATURES, [label]))
+        frame = spark.read.parquet(*current_files(fitted.store, MOBILENET_FEATURES, [label]))
         vectors = frame.select("path", array_to_vector(col("features")).alias("features"))
         expected = np.stack([row[2].toArray() for row in model.transform(vectors).orderBy("path").collect()])
-        rows = pd.read_csv(Path(fitted.store) / csv_path(label))
+        rows = pd.read_csv(Path(fitted.store) / f"pca_features_csv/{label}.csv")
         np.testing.assert_allclose(rows.iloc[:, 2:].to_numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
@@ -70,7 +69,7 @@ def test_the_pointer_of_a_csv_holds_its_path_rows_size_and_sha256(pipeline: str)
 def test_the_folder_of_csvs_holds_a_copy_of_each_current_version_and_nothing_else(pipeline: str) -> None:
     folder = Path(pipeline) / PCA_FEATURES_CSV
     copies = {path.name: path.read_bytes() for path in folder.iterdir()}
-    versions = [Path(file).read_bytes() for file in files(pipeline, PCA_FEATURES_CSV)]
+    versions = [Path(file).read_bytes() for file in current_files(pipeline, PCA_FEATURES_CSV)]
     assert copies == dict(zip((f"{label}.csv" for label in CLASSES), versions, strict=True))
 
 
@@ -86,11 +85,11 @@ def test_all_jobs_accept_classes_of_any_name(
     reports = [
         ingest(spark, root, store, AWKWARD),
         extract(spark, store, AWKWARD),
-        fit(spark, store, AWKWARD, 2),
+        fit(spark, store, 2),
         project(spark, store, AWKWARD),
     ]
     assert [getattr(report, "failed", {}) for report in reports] == [{}] * 4
-    names = {label: csv_path(label) for label in AWKWARD}
+    names = csv_paths(AWKWARD)
     assert len(set(names.values())) == len(AWKWARD)
     for label, name in names.items():
         path = Path(store) / name
@@ -117,7 +116,7 @@ def test_only_text_that_starts_a_formula_gets_an_apostrophe(
     publish_features(copied, dict.fromkeys(formulas + plain, vectors))
     project(spark, copied, formulas + plain)
     for label in formulas + plain:
-        with (Path(copied) / csv_path(label)).open(encoding="utf-8", newline="") as file:
+        with (Path(copied) / f"pca_features_csv/{label}.csv").open(encoding="utf-8", newline="") as file:
             _, *rows = csv.reader(file)
         shown = f"'{label}" if label in formulas else label
         assert [row[1] for row in rows] == [shown] * 5
@@ -127,7 +126,7 @@ def test_only_text_that_starts_a_formula_gets_an_apostrophe(
 
 
 def csvs(store: str) -> dict[str, bytes]:
-    return {label: (Path(store) / csv_path(label)).read_bytes() for label in CLASSES}
+    return {label: (Path(store) / f"pca_features_csv/{label}.csv").read_bytes() for label in CLASSES}
 
 
 def test_only_the_given_class_is_replaced(spark: SparkSession, copied: str, fitted: Fitted) -> None:

@@ -12,8 +12,7 @@ from rehearsal.faults import Fault
 from rehearsal.processes import marked_processes
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, RAW_IMAGES
-from spark_jobs.store.tables import current
-from tests.support import wait_for
+from tests.support import current_versions, wait_for
 from tests.yarn.emr_runs import (
     copy_photos,
     finish,
@@ -60,7 +59,8 @@ def running_step(rehearsal: RehearsalEnvironment, cluster: str) -> str:
 def is_complete(store: str, images: int) -> bool:
     """Whether every table has `images` rows of each class."""
     tables = (
-        current(open_root(store), table) for table in (RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV)
+        current_versions(open_root(store), table)
+        for table in (RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV)
     )
     return all(
         {label: p.rows for label, p in table.items()} == dict.fromkeys(LABELS, images) for table in tables
@@ -101,7 +101,7 @@ def test_a_step_with_an_unknown_error_is_retried(
     states = states_of_steps(rehearsal, cluster)
     assert states.pop(failed) == "FAILED"
     assert set(states.values()) == {"COMPLETED"}
-    assert current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES).keys() == set(LABELS)
+    assert current_versions(open_root(settings["FRUITS_STORE"]), RAW_IMAGES).keys() == set(LABELS)
 
 
 def test_a_step_that_is_cancelled_outside_dagster_is_not_retried(
@@ -126,7 +126,7 @@ def test_the_error_for_a_terminated_cluster_names_it_with_its_reason(
     out = finish(run, 1)
     assert f"The cluster {cluster} is TERMINAT" in out
     assert f"and ended step {step} (Terminated by user request)" in out
-    assert not current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES)
+    assert not current_versions(open_root(settings["FRUITS_STORE"]), RAW_IMAGES)
     assert f"FRUITS_EMR_CLUSTER={cluster} is TERMINATED" in finish(start(tmp_path, **settings), 1)
 
 
@@ -161,7 +161,7 @@ def test_a_step_handles_a_thousand_long_class_names(rehearsal: RehearsalEnvironm
     copy_photos(tmp_path, labels, 1)
     settings = on_emr(rehearsal, upload(tmp_path, f"s3://{rehearsal.bucket}/thousand_photos"), "thousand")
     finish(start_raw_images(tmp_path, labels, **settings))
-    assert current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES).keys() == set(labels)
+    assert current_versions(open_root(settings["FRUITS_STORE"]), RAW_IMAGES).keys() == set(labels)
 
 
 def test_a_run_survives_the_loss_of_a_node_during_feature_extraction(

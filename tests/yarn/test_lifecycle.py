@@ -25,8 +25,7 @@ from rehearsal.environment import start_environment
 from rehearsal.processes import free_ports
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import RAW_IMAGES
-from spark_jobs.store.tables import current
-from tests.support import wait_for
+from tests.support import current_versions, wait_for
 from tests.yarn.emr_runs import MINUTES, Run, copy_photos, finish, start
 
 BACKFILL = """
@@ -242,5 +241,5 @@ def test_the_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
     steps = [len(emr.list_steps(ClusterId=identity)["Steps"]) for identity in states]
     # Runs may start several clusters at the same moment; only one runs steps.
     assert sorted(steps, reverse=True)[0] == 3 and sum(steps) == 3, (tmp_path / "log").read_text()
-    raw = current(open_root(settings["FRUITS_STORE"]), RAW_IMAGES)
+    raw = current_versions(open_root(settings["FRUITS_STORE"]), RAW_IMAGES)
     assert set(LABELS[::2]) <= raw.keys()

@@ -18,8 +18,7 @@ from rehearsal.compare import compare
 from rehearsal.environment import RehearsalEnvironment
 from rehearsal.processes import free_ports
 from spark_jobs.store.root import open_root
-from spark_jobs.store.tables import current
-from tests.support import json_at, wait_for
+from tests.support import current_versions, json_at, wait_for
 from tests.yarn.emr_runs import (
     MINUTES,
     copy_photos,
@@ -217,4 +216,4 @@ def test_an_interrupted_run_ends_its_step_and_its_application(
 
     wait_for(is_over, 30)
     finish(run, 130)
-    assert not current(open_root(settings["FRUITS_STORE"]), "raw_images")
+    assert not current_versions(open_root(settings["FRUITS_STORE"]), "raw_images")

@@ -19,9 +19,9 @@ from fruits_assets.costs.comparison_tables import as_csv, as_markdown
 from fruits_assets.costs.run_records import STAGES, RunRecord, write_record
 from resources.prices import load_prices
 from resources.settings import Settings
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON
-from spark_jobs.store.tables import current_one
 from tests.support import RECORD
 
 MAX_EVENT_BYTES = 30_000

@@ -7,14 +7,14 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from fruits_assets.partitions import register_classes
 from spark_jobs.dimensions import FEATURES
-from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL, SCHEMAS
-from spark_jobs.store.tables import PartWriter, Pointer, current_one, publish
+from spark_jobs.store.pointers import current_one
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL
 from tests.fruits_assets.dagster_platform import Platform, add_photo, failure_message
+from tests.support import current_versions, publish_features
 
 
 def test_run_config_sets_the_number_of_components(finished_folder: Path, tmp_path: Path) -> None:
@@ -71,31 +71,22 @@ def test_the_check_warns_also_where_dagster_ignores_the_inputs(
     labels = [f"class {number}" for number in range(classes)]
     register_classes(untouched.instance, labels)
     features = np.random.default_rng(0).random((20, FEATURES), np.float32)
-    writer = PartWriter(untouched.store, f"{MOBILENET_FEATURES}/version=1/test", SCHEMAS[MOBILENET_FEATURES])
-    text = pa.array(["text"] * len(features))
-    vectors = pa.FixedSizeListArray.from_arrays(features.reshape(-1), FEATURES)
-    writer.write(pa.RecordBatch.from_arrays([text, text, text, vectors], schema=SCHEMAS[MOBILENET_FEATURES]))
-    part = writer.close()
 
-    def materialize(label: str, version: str) -> None:
-        publish(
-            untouched.store,
-            MOBILENET_FEATURES,
-            [Pointer(label=label, directory="1/test", data_version=version, parts=[part])],
-        )
-        untouched.instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                MOBILENET_FEATURES, partition=label, tags={"dagster/data_version": version}
+    def materialize(labels: list[str], images: int) -> None:
+        publish_features(untouched.store.uri, dict.fromkeys(labels, features[:images]))
+        for label, version in current_versions(untouched.store, MOBILENET_FEATURES, labels).items():
+            untouched.instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    MOBILENET_FEATURES, partition=label, tags={"dagster/data_version": version.data_version}
+                )
             )
-        )
 
-    for label in labels:
-        materialize(label, "1")
+    materialize(labels, 20)
     assert untouched.run(["pca_model"]).success
     assert untouched.out_of_sync("pca_model") == []
     assert untouched.check("fitted_on_current_features").passed
 
-    materialize(labels[0], "2")
+    materialize(labels[:1], 19)
     evaluate_check(untouched, "fitted_on_current_features")
     assert not untouched.check("fitted_on_current_features").passed
     assert untouched.out_of_sync("pca_model") == marked_by_dagster

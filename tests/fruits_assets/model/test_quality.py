@@ -9,8 +9,7 @@ from fruits_assets.model.quality import Accuracy, Quality, Sample, assess, read_
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
-from spark_jobs.store.tables import current
-from tests.support import publish_features
+from tests.support import current_versions, publish_features
 
 
 def clusters(classes: int, images: int, noise: float = 0.1) -> dict[str, NDArray[np.float32]]:
@@ -45,7 +44,7 @@ def quality_of(on_components: float, by_components: dict[int, float]) -> Quality
 
 def test_the_sample_is_bounded_and_equal_for_all_classes(store: str) -> None:
     publish_features(store, clusters(4, 1200))
-    sample = read_sample(open_root(store), current(open_root(store), "mobilenet_features"))
+    sample = read_sample(open_root(store), current_versions(open_root(store), "mobilenet_features"))
     _, counts = np.unique(sample.labels, return_counts=True)
     assert len(counts) == 4
     assert len(sample.labels) <= 2000

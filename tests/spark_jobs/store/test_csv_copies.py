@@ -1,20 +1,20 @@
 """The copies of the current CSVs: they follow the pointers, whatever is killed and whoever writes."""
 
-import json
 import shutil
-from dataclasses import asdict
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_jobs.store.csv_copies import copy_csvs, csv_path, stale_copies
+from spark_jobs.store.csv_copies import copy_csvs, csv_paths, stale_copies
 from spark_jobs.store.root import Root, open_root
-from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV
-from spark_jobs.store.tables import class_key, current, files
+from spark_jobs.store.schemas import PCA_FEATURES_CSV
+from spark_jobs.store.versions import class_key
 from tests.conftest import CLASSES
 from tests.jobs import fit, project
+from tests.support import current_files, current_versions
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def copied(pipeline: str, store: str) -> str:
 
 
 def copies(store: str) -> dict[str, bytes]:
-    return {label: (Path(store) / csv_path(label)).read_bytes() for label in CLASSES}
+    return {label: (Path(store) / f"pca_features_csv/{label}.csv").read_bytes() for label in CLASSES}
 
 
 def versions(store: str) -> dict[str, bytes]:
-    found = files(store, PCA_FEATURES_CSV)
+    found = current_files(store, PCA_FEATURES_CSV)
     return {label: Path(file).read_bytes() for label, file in zip(CLASSES, found, strict=True)}
 
 
@@ -44,17 +44,17 @@ def test_a_run_killed_before_the_copies_leaves_whole_csvs_and_the_next_run_mends
     spark: SparkSession, copied: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = copies(copied)
-    fit(spark, copied, CLASSES, components=3)
+    fit(spark, copied, components=3)
     with monkeypatch.context() as patch:
         patch.setattr(Root, "copy_many", killed)
         with pytest.raises(KilledError):
             project(spark, copied, CLASSES)
     assert copies(copied) == before
-    for label, pointer in current(open_root(copied), PCA_FEATURES_CSV).items():
+    for label, pointer in current_versions(open_root(copied), PCA_FEATURES_CSV).items():
         content = versions(copied)[label]
         assert content.splitlines()[0] == b'"path","label","pc1","pc2","pc3"'
         assert len(content) == pointer.bytes
-    assert stale_copies(open_root(copied)).keys() == set(CLASSES)
+    assert stale_copies(open_root(copied)) == CLASSES
     project(spark, copied, ["Kiwi"])
     assert copies(copied) == versions(copied)
 
@@ -63,7 +63,7 @@ def test_a_run_killed_before_the_pointers_changes_nothing(
     spark: SparkSession, copied: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = copies(copied)
-    fit(spark, copied, CLASSES, components=3)
+    fit(spark, copied, components=3)
     monkeypatch.setattr("spark_jobs.project_to_csv.publish", killed)
     with pytest.raises(KilledError):
         project(spark, copied, CLASSES)
@@ -79,11 +79,11 @@ def test_of_two_runs_at_once_the_copies_are_those_of_the_last_pointers(
     def after_the_second_run(root: Root, chosen: Any) -> None:
         chosen = list(chosen)
         if next(second, False):
-            fit(spark, copied, CLASSES, components=2)
+            fit(spark, copied, components=2)
             project(spark, copied, CLASSES)
         copy_many(root, chosen)
 
-    fit(spark, copied, CLASSES, components=3)
+    fit(spark, copied, components=3)
     monkeypatch.setattr(Root, "copy_many", after_the_second_run)
     project(spark, copied, CLASSES)
     assert copies(copied) == versions(copied)
@@ -92,55 +92,58 @@ def test_of_two_runs_at_once_the_copies_are_those_of_the_last_pointers(
 
 @pytest.mark.parametrize("change", ["removed", "same size", "longer"])
 def test_a_copy_that_was_changed_is_stale_and_replaced(copied: str, change: str) -> None:
-    copy = Path(copied) / csv_path("Kiwi")
+    copy = Path(copied) / "pca_features_csv/Kiwi.csv"
     content = copy.read_bytes()
     if change == "removed":
         copy.unlink()
     else:
         copy.write_bytes(content[:-2] + b"9\n" if change == "same size" else content + b"x\n")
-    assert list(stale_copies(open_root(copied))) == ["Kiwi"]
+    assert stale_copies(open_root(copied)) == ["Kiwi"]
     copy_csvs(open_root(copied))
     assert copy.read_bytes() == content
 
 
 def test_a_lost_version_leaves_its_copy_stale_and_does_not_stop_the_others(copied: str) -> None:
-    [kiwi, banana] = (Path(copied) / csv_path(label) for label in ("Kiwi", "Banana"))
-    Path(files(copied, PCA_FEATURES_CSV, ["Kiwi"])[0]).unlink()
+    [kiwi, banana] = (Path(copied) / f"pca_features_csv/{label}.csv" for label in ("Kiwi", "Banana"))
+    Path(current_files(copied, PCA_FEATURES_CSV, ["Kiwi"])[0]).unlink()
     kiwi.unlink()
     banana.unlink()
     copy_csvs(open_root(copied))
     assert banana.exists()
-    assert list(stale_copies(open_root(copied))) == ["Kiwi"]
+    assert stale_copies(open_root(copied)) == ["Kiwi"]
 
 
-def to_release_0_1(store: str) -> None:
-    """Makes the CSVs of a store as release 0.1 wrote them: pointers beside the CSVs, which they name."""
-    root = open_root(store)
-    for label, pointer in current(root, PCA_FEATURES_CSV).items():
-        [part] = pointer.parts
-        fields = asdict(pointer) | {
-            "directory": f"pca_features_csv/version=run/1234abcd/{class_key(label)}",
-            "parts": [asdict(part) | {"path": csv_path(label)}],
-            "details": {},
-        }
-        root.write(f"pca_features_csv/current/{class_key(label)}.json", json.dumps(fields).encode())
-    shutil.rmtree(Path(store) / "pca_features_csv_versions")
+def test_other_files_in_the_folder_of_copies_are_removed(copied: str) -> None:
+    root = open_root(copied)
+    root.write("pca_features_csv/Gone.csv", b"of a class that is gone")
+    root.write("pca_features_csv/version=1/2/Kiwi/part.csv", b"of release 0.1")
+    copy_csvs(root)
+    assert sorted(path.name for path in (Path(copied) / PCA_FEATURES_CSV).iterdir()) == [
+        f"{label}.csv" for label in CLASSES
+    ]
 
 
-def test_the_csvs_of_an_older_store_get_a_version_and_none_is_computed_again(
-    spark: SparkSession, copied: str
-) -> None:
-    before = current(open_root(copied), PCA_FEATURES_CSV)
-    contents = copies(copied)
-    to_release_0_1(copied)
-    torn = Path(copied) / csv_path("Banana")
-    torn.write_bytes(torn.read_bytes() + b"x\n")
-    shutil.rmtree(Path(copied) / MOBILENET_FEATURES / "current")  # nothing can be projected
-    project(spark, copied, [])
-    after = current(open_root(copied), PCA_FEATURES_CSV)
-    assert after.keys() == set(CLASSES) - {"Banana"}
-    for label, pointer in after.items():
-        assert (pointer.data_version, pointer.inputs) == (before[label].data_version, before[label].inputs)
-        assert Path(files(copied, PCA_FEATURES_CSV, [label])[0]).read_bytes() == contents[label]
-    assert not (Path(copied) / "pca_features_csv" / "current").exists()
-    assert stale_copies(open_root(copied)) == {}
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["Kiwi", "kiwi", "KIWI"],
+        ["Cr\u00e8me", "Cre\u0300me", "CR\u00c8ME"],
+        ["Stra\u00dfe", "STRASSE"],
+        ["a" * 252, "a" * 251 + "A", "a" * 253],
+        ["a" * 252, "a" * 200 + "~" + class_key("a" * 252)[-12:]],
+        ["Kiwi", f"Kiwi~{class_key('Kiwi')[-12:]}", "kiwi"],
+        ["\N{GRINNING FACE}" * 63, "\N{GRINNING FACE}" * 62],
+    ],
+    ids=lambda labels: labels[0][:10],
+)
+def test_no_two_classes_share_a_name_after_normalization_and_case_folding(labels: list[str]) -> None:
+    names = [path.removeprefix("pca_features_csv/") for path in csv_paths(labels).values()]
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(labels)
+    assert all(len(name.encode()) <= 255 and name.endswith(".csv") for name in names)
+
+
+def test_a_name_that_no_other_class_has_is_that_of_the_class() -> None:
+    assert csv_paths(["Kiwi", "Cr\u00e8me"]) == {
+        "Kiwi": "pca_features_csv/Kiwi.csv",
+        "Cr\u00e8me": "pca_features_csv/Cr\u00e8me.csv",
+    }

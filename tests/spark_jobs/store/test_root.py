@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from spark_jobs.store.pointers import pointer_path
 from spark_jobs.store.root import open_root
-from spark_jobs.store.tables import (
-    pointer_path,
-)
 
 WRITER = """
 import sys

@@ -19,13 +19,17 @@ from moto.server import ThreadedMotoServer
 from fruits_assets.model.weights import find_weights
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import read_components
-from spark_jobs.store.csv_copies import csv_path
+from spark_jobs.store.csv_copies import csv_paths
+from spark_jobs.store.leases import held_lease
 from spark_jobs.store.photos import list_photos
+from spark_jobs.store.pointers import current_by_class, current_one, new_directory, publish
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import PCA_MODEL
-from spark_jobs.store.tables import Pointer, current, current_one, files, new_directory, publish, sweep
+from spark_jobs.store.sweep import sweep_table, sweep_versions
+from spark_jobs.store.versions import Version, class_key
 from tests.conftest import CLASSES
-from tests.support import REPOSITORY, publish_extractor
+from tests.spark_jobs.store.written import TABLE, commit_class, rows_of
+from tests.support import REPOSITORY, current_files, publish_extractor
 
 SECRET = "a-secret-that-nobody-may-print"
 AWKWARD = [
@@ -128,22 +132,38 @@ def test_a_file_is_written_by_one_put(prefix: str, s3: Any) -> None:
     assert "-" not in etag  # the ETag of a multipart upload ends in "-" and the number of parts
 
 
-def test_versions_on_s3_are_published_read_and_removed(prefix: str) -> None:
+def test_outputs_with_pointers_on_s3_are_published_read_and_removed(prefix: str) -> None:
     root = open_root(prefix)
-    assert current(root, "raw") == {}
+    assert current_by_class(root, "raw") == {}
     assert current_one(root, "model") is None
     for _ in range(2):
         for label in AWKWARD:
-            pointer = Pointer(label=label, directory=f"{new_directory('raw', 'run')}/key", data_version="v")
-            root.write(f"{pointer.directory}/part.parquet", label.encode())
-            publish(root, "raw", [pointer])
-    pointers = current(root, "raw")
-    assert list(pointers) == sorted(AWKWARD)
-    assert sweep(root, "raw", timedelta(hours=1)) == 0
-    assert sweep(root, "raw", timedelta(seconds=-60)) == len(AWKWARD)
-    left = [info.path for info in root.list("raw") if info.path.endswith(".parquet")]
-    assert sorted(left) == sorted(f"{pointer.directory}/part.parquet" for pointer in pointers.values())
+            directory = f"{new_directory('raw', 'run')}/{class_key(label)}"
+            root.write(f"{directory}/part.csv", label.encode())
+            publish(root, "raw", [Version(label=label, directory=directory, data_version="v")])
+    versions = current_by_class(root, "raw")
+    assert list(versions) == sorted(AWKWARD)
+    with held_lease(root, "sweeping") as lease:
+        assert sweep_versions(root, "raw", timedelta(hours=1), lease) == 0
+        assert sweep_versions(root, "raw", timedelta(seconds=-60), lease) == len(AWKWARD)
+    left = [info.path for info in root.list("raw") if info.path.endswith(".csv")]
+    assert sorted(left) == sorted(f"{version.directory}/part.csv" for version in versions.values())
     root.remove("raw/version=none")
+
+
+def test_tables_on_s3_are_committed_read_and_swept(prefix: str) -> None:
+    root = open_root(prefix)
+    assert rows_of(root) == {}
+    for label in AWKWARD:
+        commit_class(root, label, ["a", "b"])
+    old = commit_class(root, "Kiwi", ["a"], "first")
+    commit_class(root, "Kiwi", ["a", "b", "c"], "second")
+    assert rows_of(root) == dict.fromkeys(sorted({*AWKWARD, "Kiwi"}), 2) | {"Kiwi": 3}
+    with held_lease(root, "sweeping") as lease:
+        assert sweep_table(root, TABLE, timedelta(hours=1), lease) == 0
+        assert sweep_table(root, TABLE, timedelta(seconds=-60), lease) == 1
+    assert not root.has(old.path)
+    assert rows_of(root, ["Kiwi"]) == {"Kiwi": 3}
 
 
 def test_weights_on_s3_are_read_with_and_without_a_sha256(prefix: str, tmp_path: Path) -> None:
@@ -167,18 +187,18 @@ from resources.local.session import start_session
 from resources.settings import Settings, load_settings
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
-from spark_jobs.store.tables import files
 from tests.jobs import extract, fit, ingest, project
+from tests.support import current_files
 
 settings = load_settings(Settings)
 spark = start_session(settings)
 classes = list(list_photos(settings.images).classes)
 failed = [ingest(spark, settings.images, settings.store, classes).failed]
 failed.append(extract(spark, settings.store, classes).failed)
-report = fit(spark, settings.store, classes, 2)
+report = fit(spark, settings.store, 2)
 failed.append(project(spark, settings.store, classes).failed)
 model = PCAModel.load(open_root(settings.store).uri_of(report.directory) + "/spark")
-rows = spark.read.parquet(*files(settings.store, "mobilenet_features")).count()
+rows = spark.read.parquet(*current_files(settings.store, "mobilenet_features")).count()
 print(json.dumps({"failed": failed, "pc": model.pc.toArray().tolist(), "rows": rows}))
 """
 
@@ -216,8 +236,8 @@ def test_all_jobs_run_with_photos_and_store_on_s3(prefix: str, sample_photos: Pa
     assert model is not None
     assert printed["pc"] == read_components(store, model.directory).tolist()
     for label in labels:
-        with open_root(store).fs.open_input_stream(csv_path(label)) as stream:
+        with open_root(store).fs.open_input_stream(csv_paths(labels)[label]) as stream:
             rows = pd.read_csv(stream)
         assert list(rows.columns) == ["path", "label", "pc1", "pc2"]
         assert [text.removeprefix("'") for text in rows["label"]] == [label] * 3
-    assert all(file.startswith(f"{store}/raw_images/") for file in files(store, "raw_images"))
+    assert all(file.startswith(f"{store}/raw_images/") for file in current_files(store, "raw_images"))
