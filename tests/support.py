@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruits_assets.costs.run_records import RunRecord
@@ -124,6 +125,12 @@ def current_files(store: str, output: str, labels: Iterable[str] | None = None) 
     """The full names of the current files of a table, or of the CSVs, sorted by class and photo."""
     versions = current_versions(store, output, labels).values()
     return [open_root(store).uri_of(part.path) for version in versions for part in version.parts]
+
+
+def rewrite(file: Path | str, rows: pa.Table) -> None:
+    """Replaces the rows of a file of a table; the footer goes on saying what was in it."""
+    said = pq.ParquetFile(file).metadata.metadata[b"fruits"]
+    pq.write_table(rows.replace_schema_metadata({b"fruits": said}), file)
 
 
 def publish_features(store: str, features: dict[str, NDArray[np.float32]], group: int = 100) -> None:

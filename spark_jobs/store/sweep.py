@@ -12,7 +12,9 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.store.leases import Lease, live_runs
 from spark_jobs.store.pointers import class_pointers, folder_of, parse_pointer, pointer_path
 from spark_jobs.store.root import IO_THREADS, Root
-from spark_jobs.store.tables import LOG, keep_log_for, open_table, table_files
+from spark_jobs.store.tables import LOG, open_table, table_files
+
+_VERSION_DIGITS = 20  # in the names of the entries of a log
 
 
 def sweep_table(store: Root, table: str, keep: timedelta, lease: Lease) -> int:
@@ -29,13 +31,27 @@ def sweep_table(store: Root, table: str, keep: timedelta, lease: Lease) -> int:
     opened = open_table(store, table)
     if opened is None:
         return 0
-    keep_log_for(store, table, opened, keep)
+    _expire_log(store, table, now - keep)
     needed = {file.path for file in table_files(opened)} | _replaced_after(store, table, now - keep)
     unneeded = [
         name for name in names if not name.startswith(LOG) and name not in needed and _run(name) not in alive
     ]
     store.remove_files(f"{table}/{name}" for name in unneeded)
     return len(unneeded)
+
+
+def _expire_log(store: Root, table: str, cutoff: datetime) -> None:
+    """Removes the entries of a log before the newest checkpoint that is older than a moment.
+
+    So every version since that moment can be read. delta-rs removes entries by a duration that stands in the
+    table, and by the clock of this machine, not of the store.
+    """
+    log = [(info.path.rpartition("/")[2], info) for info in store.list(f"{table}/{LOG}")]
+    checkpoints = [name for name, info in log if ".checkpoint" in name and info.mtime < cutoff]
+    newest = max(checkpoints, default="")[:_VERSION_DIGITS]
+    store.remove_files(
+        info.path for name, info in log if name[0].isdigit() and name[:_VERSION_DIGITS] < newest
+    )
 
 
 def _run(name: str) -> str:

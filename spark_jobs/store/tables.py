@@ -18,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,9 +89,7 @@ def _version(store: Root, table: str, label: str, files: Sequence[TableFile]) ->
     """The version of one class, put together from what its files say of themselves."""
     try:
         if not _is_name(label):
-            raise FruitsError(
-                f"the log of {store.uri_of(table)} names the class {label!r}, which is no folder"
-            )
+            raise FruitsError(f"the log of {store.uri_of(table)} names the class {label!r}, which is no name")
         parts = [_part(store, table, file) for file in files]
     except FruitsError as error:
         known = [Part(f"{table}/{file.path}", [file.rows], file.bytes) for file in files]
@@ -127,9 +124,7 @@ def class_version(table: str, label: str, parts: Iterable[Part]) -> Version:
 
 def _part(store: Root, table: str, file: TableFile) -> Part:
     if not all(_is_name(name) and name not in (".", "..") for name in file.path.split("/")):
-        raise FruitsError(
-            f"the log of {store.uri_of(table)} names {file.path!r}, which lies outside the table"
-        )
+        raise FruitsError(f"the log of {store.uri_of(table)} names {file.path!r}, which is not in it")
     return read_part(store.uri, f"{table}/{file.path}", file.bytes)
 
 
@@ -298,7 +293,7 @@ def _commit_once(
             partition_by=["label"],
             # `actions` shows whether the entry is whole. `run` names the commit for people and for restoring.
             commit_properties=CommitProperties({"run": run, "actions": len(actions)}, max_commit_retries=0),
-            # A checkpoint must be synced before the entries that it replaces go.
+            # `_checkpoint` syncs the checkpoints, and `sweep_table` removes old entries of the log.
             post_commithook_properties=PostCommitHookProperties(
                 create_checkpoint=False, cleanup_expired_logs=False
             ),
@@ -322,16 +317,6 @@ def _sync_entry(store: Root, table: str, version: int) -> None:
     store.sync_folders([log_entry(table, version)])
 
 
-def keep_log_for(store: Root, table: str, opened: "DeltaTable", keep: timedelta) -> None:
-    """Sets how long the table keeps entries of its log, and the names of replaced files in checkpoints."""
-    interval = f"interval {round(keep.total_seconds())} seconds"
-    names = ("delta.logRetentionDuration", "delta.deletedFileRetentionDuration")
-    configuration = opened.metadata().configuration
-    if any(configuration.get(name) != interval for name in names):
-        opened.alter.set_table_properties(dict.fromkeys(names, interval))
-        _sync_entry(store, table, opened.version())
-
-
 def _create(store: Root, table: str) -> "DeltaTable":
     """The new, empty table; or the table that another run has just created."""
     from deltalake import DeltaTable, Schema
@@ -351,7 +336,7 @@ def _create(store: Root, table: str) -> "DeltaTable":
 
 
 def _checkpoint(store: Root, table: str) -> None:
-    """Writes a checkpoint of the last version, syncs it, and removes entries of the log that are too old."""
+    """Writes and syncs a checkpoint of the last version, from which readers start."""
     opened = open_table(store, table)
     if opened is None:
         return
@@ -360,4 +345,3 @@ def _checkpoint(store: Root, table: str) -> None:
     store.sync(checkpoint)
     store.sync(f"{table}/{LOG}/_last_checkpoint")
     store.sync_folders([checkpoint])
-    opened.cleanup_metadata()

@@ -15,7 +15,7 @@ from spark_jobs.store.root import open_root
 from spark_jobs.store.tables import replace_classes
 from tests.conftest import CLASSES
 from tests.jobs import run_jobs
-from tests.support import current_versions
+from tests.support import current_versions, rewrite
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_changed_feature_is_found(first: Path, second: Path) -> None:
     numbers = table["features"].combine_chunks().flatten().to_numpy().copy()
     numbers[7] += 2e-5
     changed = vectors_column(numbers.reshape(-1, 1280))
-    pq.write_table(table.set_column(3, table.schema.field("features"), changed), file)
+    rewrite(file, table.set_column(3, table.schema.field("features"), changed))
     assert different(first, second) == ["features"]
 
 

@@ -14,7 +14,7 @@ from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, RAW_I
 from tests.conftest import CLASSES
 from tests.jobs import extract, fit, ingest, project, run_jobs
 from tests.spark_jobs.support import pointers
-from tests.support import current_files, publish_extractor
+from tests.support import current_files, publish_extractor, rewrite
 
 
 def lose(file: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_photo_that_does_not_match_its_sha256_fails_its_class_by_the_name_of_t
     changed = rows.set_column(
         rows.schema.get_field_index("content"), rows.schema.field("content"), [contents]
     )
-    pq.write_table(changed, file)
+    rewrite(file, changed)
     report = extract(spark, store, CLASSES)
     assert sorted(report.classes) == ["Apple Red 1", "Kiwi"]
     assert "the photo Banana/3_100.jpg in" in report.failed["Banana"]

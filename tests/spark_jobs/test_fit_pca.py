@@ -178,7 +178,7 @@ def test_too_few_images_are_refused_with_the_remedy(
 ) -> None:
     publish_features(store, made_up_features(images=images) if images else {})
     sentence = (
-        rf"{components + 1} images.*number of images is {3 * images}, in .* classes. Materialize.*or ask"
+        rf"{components + 1} images.*number of images is {3 * images} in .* classes. Materialize.*or ask"
     )
     with pytest.raises(FruitsError, match=sentence):
         fit(spark, store, components)

@@ -19,6 +19,7 @@ from tests.spark_jobs.store.test_versions import AWKWARD
 
 def test_published_classes_are_current_and_sorted_by_label(store: str) -> None:
     root = open_root(store)
+    root.write("raw/p", b"12345")
     pointers = [
         Version(
             label=label,
