@@ -76,10 +76,9 @@ def main() -> None:
     common = {
         "store": settings.store,
         "version": "benchmark",
-        "classes": labels,
         "keep_hours": settings.keep_hours,
     }
-    model = extract_fit_project(spark, common, sha256_of(*ir), seconds)
+    model = extract_fit_project(spark, common, labels, sha256_of(*ir), seconds)
     with timed(seconds, "quality"):
         assess(
             read_sample(store, current(store, MOBILENET_FEATURES)),
@@ -115,17 +114,23 @@ def ingest(spark: SparkSession, settings: Settings, labels: list[str], seconds: 
 
 
 def extract_fit_project(
-    spark: SparkSession, common: dict[str, Any], ir_sha256: str, seconds: Seconds
+    spark: SparkSession, common: dict[str, Any], labels: list[str], ir_sha256: str, seconds: Seconds
 ) -> FitReport:
     """Runs the other jobs with the parameters `common`. Returns the report of the fit."""
     extract = ExtractParams(
-        **common, extractor_directory="ir", extractor_sha256=ir_sha256, extractor_version="1"
+        **common,
+        classes=labels,
+        extractor_directory="ir",
+        extractor_sha256=ir_sha256,
+        extractor_version="1",
     )
     with timed(seconds, "features"):
         extract_features(spark, extract, discard)
     with timed(seconds, "pca_fit"):
         model = fit_pca(spark, FitParams(**common, components=DEFAULT_COMPONENTS, variance=None), discard)
-    project = ProjectParams(**common, model_directory=model.directory, model_version=model.data_version)
+    project = ProjectParams(
+        **common, classes=labels, model_directory=model.directory, model_version=model.data_version
+    )
     with timed(seconds, "csv"):
         project_to_csv(spark, project, discard)
     return model

@@ -19,6 +19,7 @@ from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.pointers import current_by_class, current_one
+from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
@@ -27,7 +28,6 @@ from spark_jobs.store.schemas import (
     MOBILENET_FEATURES,
     PCA_FEATURES_CSV,
     PCA_MODEL,
-    QUARANTINED_IMAGES,
     RAW_IMAGES,
 )
 from spark_jobs.store.tables import rows_by_class
@@ -225,14 +225,14 @@ def _contiguous_ranges(known: Sequence[str], wanted: Set[str]) -> Iterator[Class
 
 
 def _summary(store: Root, wanted: set[str], failed: Mapping[str, str], seconds: float) -> Summary:
-    images, quarantined = (rows_by_class(store, table) for table in (RAW_IMAGES, QUARANTINED_IMAGES))
+    images = rows_by_class(store, RAW_IMAGES)
     csvs = current_by_class(store, PCA_FEATURES_CSV, wanted)
     model = current_one(store, PCA_MODEL)
     return Summary(
         classes_done=len(wanted) - len(failed),
         failed_classes=failed,
         images=sum(images.get(label, 0) for label in wanted),
-        quarantined_images=sum(quarantined.get(label, 0) for label in wanted),
+        quarantined_images=sum(bad_photos(store, wanted).values()),
         csv_rows=sum(version.rows for version in csvs.values()),
         csv_files=len(csvs),
         csv_folder=store.uri_of(PCA_FEATURES_CSV),

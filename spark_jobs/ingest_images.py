@@ -23,10 +23,11 @@ from spark_jobs.convert_store import prepared_store
 from spark_jobs.images import BadImage, decode, thumbnails
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter
 from spark_jobs.store.photos import Photo, list_photos
+from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import IO_THREADS, Root, open_root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
-from spark_jobs.store.tables import current, replace_classes, rows_by_class
+from spark_jobs.store.tables import current, replace_classes
 from spark_jobs.store.versions import Part, photos_version
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 from spark_jobs.wire import ClassFigures
@@ -168,7 +169,7 @@ def _figures(total: _ClassTotal, found: int) -> ClassIngest:
 
 def _kept(store: Root, labels: Sequence[str]) -> dict[str, ClassIngest]:
     """The figures of the last versions of classes that have no photos."""
-    quarantined = rows_by_class(store, QUARANTINED_IMAGES)
+    quarantined = bad_photos(store, labels)
     return {
         label: ClassIngest(
             found=version.rows + quarantined.get(label, 0),

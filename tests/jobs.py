@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
@@ -16,7 +17,7 @@ from spark_jobs.ingest_images import IngestParams, IngestReport, ingest_images
 from spark_jobs.project_to_csv import ProjectParams, ProjectReport, project_to_csv
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import FEATURE_EXTRACTOR, PCA_MODEL
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, PCA_MODEL, SCHEMAS
 from spark_jobs.store.tables import current
 from spark_jobs.tasks import Progress
 from tests.support import publish_extractor
@@ -99,4 +100,5 @@ def table(store: str, name: str, classes: Iterable[str] | None = None) -> pd.Dat
     """The current rows of a table, of all classes or of some."""
     root = open_root(store)
     files = [part.path for version in current(root, name, classes).values() for part in version.parts]
-    return pd.concat([pq.read_table(path, filesystem=root.fs).to_pandas() for path in files])
+    tables = [pq.read_table(path, filesystem=root.fs) for path in files]
+    return pa.concat_tables([SCHEMAS[name].empty_table(), *tables]).to_pandas()

@@ -11,11 +11,10 @@ from fruits_assets.class_checks import check_classes
 from fruits_assets.plots import embed_image
 from resources.settings import Settings
 from spark_jobs.ingest_images import ClassIngest, IngestParams, ingest_images
-from spark_jobs.store.parquet import read_column
+from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
-from spark_jobs.store.tables import current
-from spark_jobs.store.versions import Version
+from spark_jobs.store.tables import rows_by_class
 
 
 @class_asset(
@@ -61,17 +60,15 @@ def _describe(figures: ClassIngest) -> dict[str, Any]:
 
 
 def _checks(store: Root, figures: Mapping[str, ClassIngest]) -> Iterator[dg.AssetCheckResult]:
-    images, quarantined = (current(store, table) for table in (RAW_IMAGES, QUARANTINED_IMAGES))
-    photos = {label: _only_bad(store, images, version) for label, version in quarantined.items()}
-    bad = {label: len(paths) for label, paths in photos.items() if paths}
+    images, bad = rows_by_class(store, RAW_IMAGES), bad_photos(store)
     yield check_classes(
         "counts_reconcile",
         [
             label
             for label, ingested in figures.items()
-            if label not in images or ingested.found != images[label].rows + bad.get(label, 0)
+            if ingested.found != images.get(label, 0) + bad.get(label, 0)
         ],
-        images=sum(version.rows for version in images.values()),
+        images=sum(images.values()),
     )
     yield check_classes(
         "nothing_quarantined",
@@ -80,13 +77,3 @@ def _checks(store: Root, figures: Mapping[str, ClassIngest]) -> Iterator[dg.Asse
         quarantined=sum(bad.values()),
         store_path=dg.MetadataValue.path(store.uri_of(QUARANTINED_IMAGES)),
     )
-
-
-def _only_bad(store: Root, images: Mapping[str, Version], quarantined: Version) -> set[str]:
-    """The photos of a class in quarantine that are no images.
-
-    A run that is killed between its two commits leaves photos in both tables; they count as images.
-    """
-    bad = set(read_column(store, quarantined, "path"))
-    good = images.get(str(quarantined.label))
-    return bad - set(read_column(store, good, "path")) if good else bad
