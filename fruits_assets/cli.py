@@ -45,6 +45,12 @@ class _Command(click.Command):
                 return super().invoke(ctx)
         except FruitsError as error:
             _fail(ctx, str(error), 1)
+        except OSError as error:
+            from spark_jobs.store.s3_errors import explained
+
+            if fault := explained(str(error)):
+                _fail(ctx, str(fault), 1)
+            raise
         except (KeyboardInterrupt, click.Abort) as error:
             # A prompt turns Ctrl-C into an Abort; the answer "no" is an Abort too.
             if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.s3_errors import s3_errors_explained
 
 GROUP = "fruits"
 OWNERS = ["team:data-platform"]
@@ -69,7 +70,8 @@ def errors_end_the_step(function: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def _errors_for_dagster(context: dg.AssetExecutionContext) -> Iterator[None]:
     try:
-        yield
+        with s3_errors_explained():
+            yield
     except FruitsError as error:
         if error.retry_helps and context.retry_number < MAX_RETRIES:
             wait = FIRST_WAIT_SECONDS * 2**context.retry_number

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from resources.instance_types import instance
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import DEFAULT_REGION, split_s3_uri
+from spark_jobs.store.root import DEFAULT_REGION, plain_s3_uri, split_s3_uri
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -22,6 +22,7 @@ EU_REGIONS = ["eu-west-3", "eu-west-1", "eu-central-1", "eu-north-1", "eu-south-
 
 def _root(value: str) -> str:
     """`s3://bucket/prefix`, or a local path as an absolute path; without a slash at the end."""
+    value = plain_s3_uri(value)
     if value.startswith("s3://"):
         bucket, _ = split_s3_uri(value)
         if not bucket:
@@ -191,9 +192,10 @@ def load_settings(kind: type[Kind]) -> Kind:
 
     A variable of the environment wins over its line in `.env`, unless it is empty. The lines of `.env`
     become part of the environment, because AWS's libraries, Dagster and Java read their variables there.
-    FRUITS_REGION becomes AWS_REGION, which S3's clients read.
+    FRUITS_REGION becomes AWS_REGION, which S3's clients read. Where a root is on S3, all S3 clients get the
+    credentials that boto3 finds.
 
-    Raises `FruitsError` with one sentence for each unusable value.
+    Raises `FruitsError` with one sentence for each unusable value, and where there are no credentials for S3.
     """
     for name, value in dotenv_values(".env").items():
         if value and not os.environ.get(name):
@@ -204,6 +206,10 @@ def load_settings(kind: type[Kind]) -> Kind:
         raise FruitsError("; ".join(_sentence(detail) for detail in error.errors())) from None
     if "region" in settings.model_fields_set:
         os.environ["AWS_REGION"] = settings.region
+    if any(getattr(settings, root, "").startswith("s3://") for root in ("images", "store")):
+        from resources.aws_credentials import provide_credentials
+
+        provide_credentials()
     return settings
 
 

@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 from pyspark.util import InheritableThread
 
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.s3_errors import explained
 from spark_jobs.wording import counted
 
 Work = TypeVar("Work")
@@ -92,7 +93,7 @@ def _task_error(asset: str, error: Py4JJavaError) -> FruitsError:
     message = str(error.java_exception.getMessage())
     trace = re.search(r"Traceback \(most recent call last\):\n(.*?)\n\n\s*at ", message, re.DOTALL)
     raised = re.split(r"\n(?=\S)", trace[1])[-1] if trace else message.partition("\n")[0]
-    return FruitsError(f"{asset}: a Spark task failed: {raised}")
+    return explained(raised) or FruitsError(f"{asset}: a Spark task failed: {raised}")
 
 
 class _Sum(AccumulatorParam[int]):

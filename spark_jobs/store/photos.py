@@ -61,10 +61,13 @@ def list_photos(uri: str) -> Listing:
         )
     listing = Listing()
     classes: dict[str, list[Photo]] = defaultdict(list)
-    for photo in _walk(root, listing.skipped):
+    # A dictionary, so that a listing that returns an object twice counts it once.
+    for photo in {photo.path: photo for photo in _walk(root, listing.skipped)}.values():
         folder, _, name = photo.path.rpartition("/")
         hidden = next((part for part in photo.path.split("/") if part.startswith((".", "_"))), None)
-        if hidden is not None:
+        if not {"", ".", ".."}.isdisjoint(photo.path.split("/")):
+            listing.skipped[photo.path] = "has a part without a name, or the part . or .., in its path"
+        elif hidden is not None:
             listing.skipped[photo.path[: photo.path.index(hidden)] + hidden] = "begins with . or _"
         elif not folder:
             listing.skipped[name] = "is in no folder, so it has no label"

@@ -8,15 +8,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+
+from spark_jobs.errors import FruitsError
 
 # Concurrent requests. Latency, not bandwidth, limits the reading of small objects. At a latency of 15 ms,
 # 32 threads read 4 times as fast as 8 threads; more threads gain little.
 IO_THREADS = 32
 
 DEFAULT_REGION = "eu-west-3"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 
@@ -31,6 +35,12 @@ class Root:
     fs: pafs.FileSystem
     is_local: bool
 
+    def inside(self, path: str) -> str:
+        """The path itself. Raises `FruitsError` if it leads out of this root."""
+        if "\0" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
+            raise FruitsError(f"{path!r} is not the path of a file inside {self.uri}")
+        return path
+
     def uri_of(self, path: str) -> str:
         """The full name of a file under this root, for Spark and pandas."""
         return f"{self.uri}/{path}"
@@ -40,11 +50,11 @@ class Root:
 
     def has(self, path: str) -> bool:
         """Whether a file of this name exists."""
-        return bool(self.fs.get_file_info(path).type == pafs.FileType.File)
+        return bool(self.fs.get_file_info(self.inside(path)).type == pafs.FileType.File)
 
     def read(self, path: str) -> bytes:
         """The content of one file. Raises `FileNotFoundError`, `PermissionError` or `OSError`."""
-        with self.fs.open_input_stream(path) as stream:
+        with self.fs.open_input_stream(self.inside(path)) as stream:
             return bytes(stream.read())
 
     def read_many(self, paths: Iterable[str]) -> list[bytes]:
@@ -62,10 +72,10 @@ class Root:
 
     def _write(self, path: str, content: bytes) -> None:
         if not self.is_local:
-            with self.fs.open_output_stream(path) as stream:
+            with self.fs.open_output_stream(self.inside(path)) as stream:
                 stream.write(content)
             return
-        target = Path(self.uri) / path
+        target = Path(self.uri) / self.inside(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{uuid.uuid4().hex}"
         try:
@@ -88,8 +98,8 @@ class Root:
     def create(self, path: str) -> pa.NativeFile:
         """A stream to a new file. No reader may open the file before it is closed and published."""
         if self.is_local:
-            self.fs.create_dir(path.rpartition("/")[0], recursive=True)
-        return self.fs.open_output_stream(path)
+            self.fs.create_dir(self.inside(path).rpartition("/")[0], recursive=True)
+        return self.fs.open_output_stream(self.inside(path))
 
     def sync(self, path: str) -> None:
         """Makes a finished file outlast a power failure: on disk an fsync. S3 has stored it already."""
@@ -115,7 +125,7 @@ class Root:
         if self.is_local:
             self._write(target, self.read(source))
         else:
-            self.fs.copy_file(source, target)
+            self.fs.copy_file(self.inside(source), self.inside(target))
 
     def copy_many(self, copies: Iterable[tuple[str, str]]) -> None:
         """`copy` for several (source, target), concurrently."""
@@ -127,7 +137,7 @@ class Root:
     def remove_file(self, path: str) -> None:
         """Removes a file. A missing file is no error: another run may remove it at the same time."""
         with suppress(FileNotFoundError):
-            self.fs.delete_file(path)
+            self.fs.delete_file(self.inside(path))
 
     def remove_files(self, paths: Iterable[str]) -> None:
         """`remove_file` for several files, concurrently, and removes folders on disk that become empty."""
@@ -150,7 +160,7 @@ class Root:
         A missing directory is no error: another run may remove it at the same time.
         """
         with suppress(FileNotFoundError):
-            self.fs.delete_dir(path)
+            self.fs.delete_dir(self.inside(path))
         if self.is_local:
             self._remove_empty(Path(path).parent)
 
@@ -173,6 +183,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def plain_s3_uri(uri: str) -> str:
+    """`s3a://`, the name that Hadoop's connector gives to S3, as `s3://`."""
+    return uri.replace("s3a://", "s3://", 1) if uri.startswith("s3a://") else uri
+
+
 def split_s3_uri(uri: str) -> tuple[str, str]:
     """The bucket and the key (or prefix) of `s3://bucket/key`."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -180,17 +195,42 @@ def split_s3_uri(uri: str) -> tuple[str, str]:
 
 
 def s3_endpoint() -> str | None:
-    """The address of an S3 server other than AWS, from the environment variables of AWS's own tools."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    """The address of an S3 server other than AWS, from the environment variables of AWS's own tools.
+
+    Raises `FruitsError` where photos would cross a network unencrypted.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and not endpoint.startswith("https://") and urlsplit(endpoint).hostname not in _LOOPBACK:
+        raise FruitsError(
+            f"AWS_ENDPOINT_URL={endpoint} is not encrypted. Give an address with https://; http:// is only "
+            "for a server on this machine."
+        )
+    return endpoint
+
+
+@lru_cache(maxsize=16)
+def s3_region(bucket: str) -> str:
+    """The region of a bucket: that of the environment; if it names none, AWS is asked; else Paris."""
+    named = next(filter(None, map(os.environ.get, _REGION_VARIABLES)), None)
+    if named or s3_endpoint():
+        return named or DEFAULT_REGION
+    try:
+        return str(pafs.resolve_s3_region(bucket))
+    except OSError:  # the first request to the bucket then tells the reason
+        return DEFAULT_REGION
 
 
 def delta_options(uri: str) -> dict[str, str]:
-    """deltalake's options for a table below a root; S3 needs a region, and an endpoint other than AWS."""
+    """deltalake's options for the tables of a root.
+
+    deltalake finds credentials in AWS's environment variables, and on a machine of AWS. `provide_credentials`
+    of `resources` serves credentials from other places.
+    """
     if not uri.startswith("s3://"):
         return {}
-    options = {"aws_region": next(filter(None, map(os.environ.get, _REGION_VARIABLES)), DEFAULT_REGION)}
+    options = {"aws_region": s3_region(split_s3_uri(uri)[0])}
     if endpoint := s3_endpoint():
-        options |= {"aws_endpoint": endpoint, "allow_http": "true"}
+        options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
     return options
 
 
@@ -198,17 +238,16 @@ def delta_options(uri: str) -> dict[str, str]:
 def open_root(uri: str) -> Root:
     """The root at a local path or an `s3://bucket/prefix`, opened once per process.
 
-    Credentials and the endpoint come from AWS's own environment variables and files. The region comes from
-    `AWS_REGION` or `AWS_DEFAULT_REGION`; the default is Paris.
+    Credentials and the endpoint come from AWS's own environment variables and files.
     """
-    uri = uri.rstrip("/") or "/"
+    uri = plain_s3_uri(uri).rstrip("/") or "/"
     if not uri.startswith("s3://"):
         uri = os.path.abspath(uri)
         return Root(uri, pafs.SubTreeFileSystem(uri, pafs.LocalFileSystem()), is_local=True)
     # pyarrow lists in its own threads, 8 by default.
     pa.set_io_thread_count(IO_THREADS)
     s3 = pafs.S3FileSystem(
-        region=next(filter(None, map(os.environ.get, _REGION_VARIABLES)), DEFAULT_REGION),
+        region=s3_region(split_s3_uri(uri)[0]),
         # pyarrow reads the environment variables only in `FileSystem.from_uri`.
         endpoint_override=s3_endpoint(),
         # With this, a small file is one PUT, which is atomic and cheaper than a multipart upload.

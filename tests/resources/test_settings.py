@@ -51,6 +51,13 @@ def test_a_bad_value_is_refused_with_variable_value_and_remedy(
         load_settings(Settings)
 
 
+@pytest.fixture(autouse=True)
+def aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings with a root on S3 need credentials."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+
+
 def test_one_error_names_every_bad_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRUITS_IMAGES", "s3://")
     monkeypatch.setenv("FRUITS_KEEP_HOURS", "soon")

@@ -105,7 +105,7 @@ def test_a_key_with_an_empty_folder_name_hides_no_other_photo(prefix: str, s3: A
     s3.put_object(Bucket="fruits", Key=f"{prefix.rpartition('/')[2]}//2.jpg")
     listing = list_photos(prefix)
     assert [photo.path for photo in listing.classes["Kiwi"]] == ["Kiwi/1.jpg"]
-    assert list(listing.skipped.values()) == ["is in no folder, so it has no label"]
+    assert list(listing.skipped.values()) == ["has a part without a name, or the part . or .., in its path"]
 
 
 @pytest.mark.parametrize("uri", ["s3://fruits/no-such-prefix", "s3://no-such-bucket/photos"])

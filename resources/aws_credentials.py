@@ -1,0 +1,114 @@
+"""Serves the credentials that boto3 finds to the other S3 clients of this process and of its children.
+
+pyarrow, deltalake and Spark's S3A look for credentials by themselves, and know fewer places than boto3:
+deltalake reads no profile, and none of them assumes the role of a profile. All of them ask the address in
+AWS_CONTAINER_CREDENTIALS_FULL_URI, as in a container of Amazon ECS
+(https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html). So a server on the
+loopback address gives them boto3's credentials, which boto3 renews.
+"""
+
+import atexit
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spark_jobs.errors import FruitsError
+
+if TYPE_CHECKING:
+    from botocore.credentials import Credentials
+
+_URI, _TOKEN = "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"
+# Where a client finds credentials in one of these places, it does not ask the server.
+_OTHER_PLACES = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+)
+_FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+
+# boto3's names of places from which every client takes credentials, and renews them, by itself.
+_KNOWN_TO_ALL = ("env", "container-role", "iam-role")
+
+# A client asks again when credentials without an end are this old.
+_LIFETIME = timedelta(minutes=15)
+
+
+def provide_credentials() -> None:
+    """Gives boto3's credentials to all S3 clients, through environment variables that children inherit.
+
+    It changes nothing where all clients find the same credentials by themselves. The region of a profile
+    becomes AWS_REGION.
+
+    Raises `FruitsError` where boto3 finds no credentials.
+    """
+    import botocore.session
+    from botocore.exceptions import BotoCoreError
+
+    session = botocore.session.Session()
+    try:
+        credentials = session.get_credentials()
+        region = session.get_config_variable("region")
+    except BotoCoreError as error:
+        raise FruitsError(f"The AWS credentials cannot be used: {error}. Check AWS_PROFILE.") from error
+    if credentials is None:
+        raise FruitsError("There are no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID.")
+    if credentials.method in _KNOWN_TO_ALL:
+        return
+    token = secrets.token_urlsafe(32)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(credentials, token))
+    threading.Thread(target=server.serve_forever, name="AWS credentials", daemon=True).start()
+    if region:
+        os.environ.setdefault("AWS_REGION", region)
+    for name in _OTHER_PLACES:
+        os.environ.pop(name, None)
+    os.environ.update(dict.fromkeys(_FILES, os.devnull))
+    os.environ[_URI] = f"http://127.0.0.1:{server.server_port}/credentials"
+    os.environ[_TOKEN] = token
+    # deltalake reads the token from a file only.
+    folder = tempfile.mkdtemp(prefix="fruits-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = Path(folder) / "token"
+    file.touch(mode=0o600)
+    file.write_text(token)
+    os.environ[f"{_TOKEN}_FILE"] = str(file)
+
+
+def _handler(credentials: "Credentials", token: str) -> type[BaseHTTPRequestHandler]:
+    """The handler of requests for credentials, which refuses requests without the token."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            authorized = secrets.compare_digest(self.headers.get("Authorization", ""), token)
+            status, answer = (200, _answer(credentials)) if authorized else (403, {})
+            content = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """Logs nothing: the terminal is for the run."""
+
+    return Handler
+
+
+def _answer(credentials: "Credentials") -> dict[str, str | None]:
+    """The present credentials; botocore renews them first, if they end soon."""
+    frozen = credentials.get_frozen_credentials()
+    end = getattr(credentials, "_expiry_time", None) or datetime.now(UTC) + _LIFETIME
+    return {
+        "AccessKeyId": frozen.access_key,
+        "SecretAccessKey": frozen.secret_key,
+        "Token": frozen.token,
+        "Expiration": end.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
