@@ -93,7 +93,7 @@ def _version(store: Root, table: str, label: str, files: Sequence[TableFile]) ->
             raise FruitsError(
                 f"the log of {store.uri_of(table)} names the class {label!r}, which is no folder"
             )
-        parts = [_part(store, table, file) for file in files]
+        parts = [part_of(store, table, file) for file in files]
     except FruitsError as error:
         known = [Part(f"{table}/{file.path}", [file.rows], file.bytes) for file in files]
         damage = f"{error}. {_DAMAGED.format(table=table)}"
@@ -125,7 +125,8 @@ def class_version(table: str, label: str, parts: Iterable[Part]) -> Version:
     )
 
 
-def _part(store: Root, table: str, file: TableFile) -> Part:
+def part_of(store: Root, table: str, file: TableFile) -> Part:
+    """What a file of a table says of itself. Raises `FruitsError` where it is missing, damaged or outside."""
     if not all(_is_name(name) and name not in (".", "..") for name in file.path.split("/")):
         raise FruitsError(
             f"the log of {store.uri_of(table)} names {file.path!r}, which lies outside the table"
