@@ -21,6 +21,7 @@ from spark_jobs.store.schemas import MOBILENET_FEATURES, QUARANTINED_IMAGES, RAW
 from spark_jobs.store.sweep import sweep_table
 from spark_jobs.store.tables import CHECKPOINT_INTERVAL, LOG, current, open_table, replace_classes
 from spark_jobs.store.versions import Part
+from tests.s3_server import s3_bucket
 
 DAY = timedelta(hours=24)
 
@@ -224,6 +225,24 @@ def test_a_time_before_the_log_is_refused_with_the_earliest_time_that_works(root
     [oldest] = [entry["run"] for entry in opened.history()][-1:]
     restore_classes(root, ["Kiwi"], "restore-2", earliest)
     assert names_in(root, "Kiwi") == everywhere(f"{oldest.removeprefix('run-')}.jpg")
+
+
+def test_a_class_is_forgotten_and_comes_back_on_s3(tmp_path: Path) -> None:
+    with s3_bucket(tmp_path) as bucket:
+        root = open_root(f"{bucket}/store")
+        write_class(root, "Kiwi", ["1.jpg"], "run-1")
+        write_class(root, "Kiwi", ["2.jpg"], "run-2")
+        assert forget_classes(root, ["Kiwi"], "forget-1", DAY) == set()
+        assert holdings(root) == {}
+        restore_classes(root, ["Kiwi"], "restore-1", "run-1")
+        assert names_in(root, "Kiwi") == everywhere("1.jpg")
+        for info in root.list(f"{RAW_IMAGES}/run-2"):
+            root.remove_file(info.path)
+        with pytest.raises(
+            FruitsError, match=r"'Kiwi' cannot be restored .*s3://fruits/store/raw_images/run-2/"
+        ):
+            restore_classes(root, ["Kiwi"], "restore-2", "run-2")
+        assert names_in(root, "Kiwi") == everywhere("1.jpg")
 
 
 def log_of(root: Root, table: str) -> list[str]:
