@@ -36,23 +36,26 @@ def forget(labels: Sequence[str], yes: bool, as_json: bool) -> None:
     if as_json and not yes:
         raise click.UsageError("--json needs --yes: a question is no JSON.")
     labels = list(dict.fromkeys(labels))
+    import dagster as dg
+
     from fruits_assets import forget as forgetting
     from resources.settings import Settings, load_settings
 
     settings = load_settings(Settings)
     set_dagster_home()
-    held = forgetting.held(settings, labels)
-    if not as_json:
-        echo_table([(label, forgetting.described(holding)) for label, holding in held.items()])
-        classes = counted(len(held), "class", "classes")
-        echo(
-            f"This takes {classes} out of {settings.store} and out of Dagster's partitions. For "
-            f"FRUITS_KEEP_HOURS={settings.keep_hours:g}, `fruits restore` can bring back all of it. A later "
-            "run then removes the files."
-        )
-    if not yes:
-        click.confirm("Take them out?", abort=True)
-    forgotten = forgetting.forget(settings, labels)
+    with dg.DagsterInstance.get() as instance:
+        held = forgetting.held(settings, instance, labels)
+        if not as_json:
+            echo_table([(label, forgetting.described(holding)) for label, holding in held.items()])
+            classes = counted(len(held), "class", "classes")
+            echo(
+                f"This takes {classes} out of {settings.store} and out of Dagster's partitions. For "
+                f"FRUITS_KEEP_HOURS={settings.keep_hours:g}, `fruits restore` can bring back all of it. A "
+                "later run then removes the files."
+            )
+        if not yes:
+            click.confirm("Take them out?", abort=True)
+        forgotten = forgetting.forget(settings, instance, labels)
     if as_json:
         click.echo(
             json.dumps(

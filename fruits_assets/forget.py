@@ -33,7 +33,7 @@ class Forgotten:
     writing_runs: Sequence[str]
 
 
-def held(settings: Settings, labels: Sequence[str]) -> dict[str, Holding]:
+def held(settings: Settings, instance: dg.DagsterInstance, labels: Sequence[str]) -> dict[str, Holding]:
     """What the store holds of the classes to forget, by label.
 
     Raises `FruitsError` for a class that has photos, or may have them, and for one that neither the store
@@ -42,19 +42,17 @@ def held(settings: Settings, labels: Sequence[str]) -> dict[str, Holding]:
     store = open_root(settings.store)
     refuse_old_store(store)
     in_store = holdings(store)
-    with dg.DagsterInstance.get() as instance:
-        _refuse_unknown(labels, sorted({*in_store, *known_classes(instance)}))
-        _refuse_busy(instance, labels)
+    _refuse_unknown(labels, sorted({*in_store, *known_classes(instance)}))
+    _refuse_busy(instance, labels)
     _refuse_photos(settings.images, labels)
     return {label: in_store.get(label, Holding(0, 0, 0, 0)) for label in labels}
 
 
-def forget(settings: Settings, labels: Sequence[str]) -> Forgotten:
+def forget(settings: Settings, instance: dg.DagsterInstance, labels: Sequence[str]) -> Forgotten:
     """Takes classes out of all tables, the CSVs and the partitions."""
     at, keep = datetime.now().astimezone(), timedelta(hours=settings.keep_hours)
     writing = forget_classes(open_root(settings.store), labels, f"forget-{uuid.uuid4()}", keep)
-    with dg.DagsterInstance.get() as instance:
-        unregister_classes(instance, labels)
+    unregister_classes(instance, labels)
     return Forgotten(at=at, restorable_until=at + keep, writing_runs=sorted(writing))
 
 

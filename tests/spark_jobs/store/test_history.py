@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def names_in(root: Root, label: str) -> dict[str, list[str]]:
     }
 
 
-def everywhere(*names: str) -> Mapping[str, list[str]]:
+def everywhere(*names: str) -> dict[str, list[str]]:
     return {table: list(names) for table in TABLES}
 
 
