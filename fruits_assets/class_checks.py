@@ -15,7 +15,7 @@ def classes_behind(
     source: str,
     other_inputs: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The classes of `sources` whose result is missing, damaged, out of date, or has another number of rows.
+    """The classes whose result is missing, damaged, out of date, without a source, or has other rows.
 
     A result is up to date if it was made from the current version of its class in the table `source`, and
     from `other_inputs` as {asset: data version}.
@@ -23,10 +23,11 @@ def classes_behind(
     shared = (other_inputs or {}).items()
     return [
         label
-        for label, version in sources.items()
+        for label in sorted({*sources, *results})
         if label not in results
-        or results[label].rows != version.rows
-        or results[label].inputs.get(source) != version.data_version
+        or label not in sources
+        or results[label].rows != sources[label].rows
+        or results[label].inputs.get(source) != sources[label].data_version
         or not shared <= results[label].inputs.items()
     ]
 

@@ -2,29 +2,22 @@
 
 import gc
 import json
-import os
 import shutil
-import signal
-import socket
 import sys
-import textwrap
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
+from fruits_assets.cli_store import forget, restore
+from fruits_assets.terminal import Command, echo, echo_table, set_dagster_home
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.wording import counted
 
 # The functions import Dagster and Spark, so that --help and a mistyped option answer at once.
 
-INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give to a command that SIGINT ends
 UI_ADDRESS = "http://127.0.0.1:3000"
 
 COMPLETION = """\b
@@ -33,42 +26,17 @@ Completion in Bash (else zsh_source or fish_source):
 """
 
 
-class _Command(click.Command):
-    """A command that ends with a sentence: status 1 for a `FruitsError`, status 130 for Ctrl-C."""
-
-    grace = 3.0  # seconds that the command has for its end after a signal
-    after_interruption = ""  # what holds then, as a sentence
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            with _ended_by_signals(self.grace):
-                return super().invoke(ctx)
-        except FruitsError as error:
-            _fail(ctx, str(error), 1)
-        except OSError as error:
-            from spark_jobs.store.s3_errors import explained
-
-            if fault := explained(str(error)):
-                _fail(ctx, str(fault), 1)
-            raise
-        except (KeyboardInterrupt, click.Abort) as error:
-            # A prompt turns Ctrl-C into an Abort; the answer "no" is an Abort too.
-            if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
-                raise
-            _fail(ctx, f"interrupted. {self.after_interruption}".rstrip(), INTERRUPTED)
-
-
-class _RunCommand(_Command):
+class _RunCommand(Command):
     grace = 60.0  # Spark cancels its tasks; on EMR the step and the cluster end
     after_interruption = "Finished assets stay current, and the others keep their last versions."
 
 
-class _DeployCommand(_Command):
+class _DeployCommand(Command):
     after_interruption = "AWS finishes the changes that it has begun. Run the command again to check."
 
 
 class _Group(click.Group):
-    command_class = _Command
+    command_class = Command
     group_class = type
 
 
@@ -101,7 +69,7 @@ def samples(folder: Path, images: int) -> None:
 
     labels = copy_samples(folder, images)
     classes, photos = counted(len(labels), "class", "classes"), counted(images, "photo", "photos")
-    _echo(f"Copied {classes} with {photos} each to {folder}")
+    echo(f"Copied {classes} with {photos} each to {folder}")
 
 
 @main.command(cls=_RunCommand)
@@ -128,8 +96,8 @@ def run(labels: Sequence[str], components: int | None, variance: float | None, a
     from resources.settings import Settings, load_settings
 
     settings = load_settings(Settings)
-    _set_dagster_home()
-    _echo(
+    set_dagster_home()
+    echo(
         f"Photos {settings.images}, store {settings.store}, weights {settings.weights}, "
         f"environment {settings.env}",
         err=True,
@@ -143,9 +111,13 @@ def run(labels: Sequence[str], components: int | None, variance: float | None, a
     if as_json:
         click.echo(json.dumps(asdict(summary)))
     else:
-        _echo_table([*summary.lines, ("UI", f"`make ui` opens Dagster's UI on {UI_ADDRESS}")])
+        echo_table([*summary.lines, ("UI", f"`make ui` opens Dagster's UI on {UI_ADDRESS}")])
     gc.freeze()  # else Python looks for garbage for a quarter of a second before the process ends
     sys.exit(1 if summary.failed else 0)
+
+
+main.add_command(forget)
+main.add_command(restore)
 
 
 @main.command()
@@ -191,7 +163,7 @@ def plan(images: int, nodes: int, instance_type: str | None, as_json: bool) -> N
             "Name another store, or check its credentials."
         ) from None
     for path in bad:
-        _echo(f"fruits plan: {path} in the store is not a record of a run. It is ignored.", err=True)
+        echo(f"fruits plan: {path} in the store is not a record of a run. It is ignored.", err=True)
     core_type = instance_type or settings.emr_core_type
     projection = project(
         images=images,
@@ -213,13 +185,13 @@ def plan(images: int, nodes: int, instance_type: str | None, as_json: bool) -> N
         }
         click.echo(json.dumps(figures))
         return
-    _echo_table(list(described(projection, prices)))
+    echo_table(list(described(projection, prices)))
     click.echo("\nAssumptions:")
     for sentence in assumptions(projection):
-        _echo(f"- {sentence}", indent="  ")
+        echo(f"- {sentence}", indent="  ")
     if not allowed:
         click.echo()
-        _echo(
+        echo(
             f"This cluster does not start: it costs {projection.hour_usd:.3f} USD an hour, and "
             f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost}. Raise the limit to start it."
         )
@@ -284,7 +256,7 @@ def deploy(
     if wheelhouse is False and account.makes_network(parameters):
         raise click.UsageError("--index needs --subnet: the stack's own subnet reaches no package index.")
     hour = account.idle_hour(parameters, prices)
-    _echo(
+    echo(
         f"The stack {settings.emr_stack} in {settings.region} costs {hour:.3f} USD an hour "
         f"({hour * account.HOURS_A_MONTH:.2f} a month) while no cluster runs. Stored data cost "
         f"{prices.s3_gb_month} USD a GB and month. Prices of {prices.region}, {prices.date}."
@@ -292,8 +264,8 @@ def deploy(
     if not yes:
         click.confirm("Create or update it?", abort=True)
     stack = account.deploy(settings, parameters)
-    _echo(f"Attach {stack.operator_policy_arn} to the user or role that runs Dagster.")
-    _echo(f"Attach {stack.erasure_policy_arn} to the user or role that may erase photos and outputs.")
+    echo(f"Attach {stack.operator_policy_arn} to the user or role that runs Dagster.")
+    echo(f"Attach {stack.erasure_policy_arn} to the user or role that may erase photos and outputs.")
     click.echo("Put these lines into .env:")
     for name, value in {
         "FRUITS_ENV": "emr",
@@ -316,7 +288,7 @@ def destroy(yes: bool) -> None:
     settings = load_settings(AccountSettings)
     stack = stack_outputs(settings, to_remove=True)
     found = teardown.contents(settings, stack)
-    _echo(
+    echo(
         f"This removes the stack {settings.emr_stack} in {settings.region}: its network, roles and "
         f"policies, and the bucket {stack.bucket} with {counted(found.objects, 'object', 'objects')} and "
         f"{counted(found.old_versions, 'old version', 'old versions')} ({found.bytes / 1e9:.2f} GB). "
@@ -326,67 +298,3 @@ def destroy(yes: bool) -> None:
         click.confirm("Remove it?", abort=True)
     teardown.destroy(settings, stack)
     click.echo("Removed.")
-
-
-@contextmanager
-def _ended_by_signals(grace: float) -> Iterator[None]:
-    """Raises `KeyboardInterrupt` for SIGINT and SIGTERM, and ends the process where that is too slow.
-
-    SIGTERM ends a container or a service, and a shell lets a script's background jobs ignore SIGINT. Python
-    calls a handler only between two of its own instructions: where pyarrow waits for S3, that takes minutes.
-    `set_wakeup_fd` reports a signal at once, so a thread waits `grace` seconds after it and ends the process.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    previous = signal.set_wakeup_fd(writer.fileno())
-
-    def end_after_signal() -> None:
-        with reader:
-            while received := reader.recv(1):  # the number of a signal; nothing once the writer is closed
-                if received[0] in (signal.SIGINT, signal.SIGTERM):
-                    time.sleep(grace)
-                    os._exit(INTERRUPTED)
-
-    threading.Thread(target=end_after_signal, daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(previous)
-        writer.close()
-
-
-def _fail(ctx: click.Context, message: str, status: int) -> NoReturn:
-    """Prints a message on stderr after the name of the command, and ends the process."""
-    _echo(f"{click.style(ctx.command_path, fg='red')}: {message}", err=True)
-    sys.exit(status)
-
-
-def _echo(text: str, indent: str = "", err: bool = False) -> None:
-    """Prints text. On a terminal it wraps between words, and lines after the first begin with `indent`."""
-    if (sys.stderr if err else sys.stdout).isatty():
-        width = shutil.get_terminal_size().columns
-        text = textwrap.fill(
-            text,
-            width,
-            subsequent_indent=indent,
-            replace_whitespace=False,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    click.echo(text, err=err)
-
-
-def _echo_table(lines: Sequence[tuple[str, str]]) -> None:
-    """Prints (name, value) lines, with the names in a column; failures are red on a terminal."""
-    width = max(len(name) for name, _ in lines)
-    for name, value in lines:
-        label = click.style(f"{name:>{width}}", fg="red" if name == "failed" else None)
-        _echo(f"{label}  {value}", indent=" " * (width + 2))
-
-
-def _set_dagster_home() -> None:
-    """Sets DAGSTER_HOME to ./.dagster where the environment names none, and makes the folder."""
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").absolute())))
-    home.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,9 @@ _USER_PROVIDED = "dagster/data_version_is_user_provided"
 # Dagster's values for an input without materializations or observations.
 _NO_VERSION, _NO_EVENT = "INITIAL", "NULL"
 
+# The materializations of a class among which an earlier data version is looked for.
+_EARLIER = 1000
+
 
 def provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
     """The tags that name the current code version of an asset and the current version of each input.
@@ -38,3 +41,19 @@ def provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
         tags[_INPUT_VERSION + key.to_user_string()] = version
         tags[_INPUT_EVENT + key.to_user_string()] = event
     return tags
+
+
+def earlier_provenance(
+    instance: dg.DagsterInstance, key: dg.AssetKey, label: str, data_version: str
+) -> dict[str, str]:
+    """The tags of the last materialization that gave a class this data version.
+
+    A class that is restored has the inputs of that time. Where Dagster does not know that materialization,
+    the tags name no inputs.
+    """
+    records = dg.AssetRecordsFilter(key, asset_partitions=[label])
+    for record in instance.fetch_materializations(records, limit=_EARLIER).records:
+        tags = dict(record.asset_materialization.tags or {}) if record.asset_materialization else {}
+        if tags.get(DATA_VERSION) == data_version:
+            return tags
+    return {_USER_PROVIDED: "true"}

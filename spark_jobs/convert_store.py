@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.images import PREPROCESSING
+from spark_jobs.store.classes import TABLES
 from spark_jobs.store.csv_copies import sha256_of
 from spark_jobs.store.leases import Lease, held_lease
 from spark_jobs.store.parquet import PartWriter, read_row_groups
@@ -24,20 +25,11 @@ from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
     MOBILENET_FEATURES,
     PCA_FEATURES_CSV,
-    QUARANTINED_IMAGES,
-    RAW_IMAGES,
     SCHEMAS,
 )
 from spark_jobs.store.tables import Change, TableFile, commit
 from spark_jobs.store.versions import Part, Version, class_key
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
-
-_TABLES = (QUARANTINED_IMAGES, RAW_IMAGES, MOBILENET_FEATURES)
-
-
-def old_classes(store: Root) -> set[str]:
-    """The classes of a store that is still to convert."""
-    return {str(version.label) for table in _TABLES for version in _old_versions(store, table)}
 
 
 @contextmanager
@@ -54,7 +46,7 @@ def convert_store(spark: SparkSession, store: Root, lease: Lease, report: Report
 
     A class with a file that is missing or damaged is left out: its photos are ingested again.
     """
-    for table in _TABLES:
+    for table in TABLES:
         _convert_table(spark, store, table, lease, report)
     _convert_csvs(store, lease)
 

@@ -20,6 +20,7 @@ from spark_jobs.dimensions import FEATURES, IMAGE_SIDE
 from spark_jobs.errors import FruitsError
 from spark_jobs.images import PREPROCESSING, decode, model_input
 from spark_jobs.inference import Extractor, load_extractor
+from spark_jobs.store.classes import FORGOTTEN, forgotten
 from spark_jobs.store.parquet import (
     PartWriter,
     RowGroup,
@@ -105,9 +106,16 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
                     parts[label].append(result)
         extracted = {label: files for label, files in parts.items() if label not in failed}
         replace_classes(store, MOBILENET_FEATURES, extracted, lease)
+        if gone := forgotten(store, extracted, RAW_IMAGES):
+            replace_classes(store, MOBILENET_FEATURES, dict.fromkeys(gone, ()), lease)
+            failed |= dict.fromkeys(gone, FORGOTTEN)
         compact_table(spark, store, MOBILENET_FEATURES, lease, report)
         sweep_table(store, MOBILENET_FEATURES, timedelta(hours=params.keep_hours), lease)
-    versions = {label: class_version(MOBILENET_FEATURES, label, files) for label, files in extracted.items()}
+    versions = {
+        label: class_version(MOBILENET_FEATURES, label, files)
+        for label, files in extracted.items()
+        if label not in failed
+    }
     return ExtractReport(
         classes={
             label: ClassFeatures(

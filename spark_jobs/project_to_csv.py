@@ -18,9 +18,10 @@ from pyspark.sql import SparkSession
 from spark_jobs.convert_store import prepared_store
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import read_components
+from spark_jobs.store.classes import FORGOTTEN, forgotten
 from spark_jobs.store.csv_copies import copy_csvs
 from spark_jobs.store.parquet import read_row_groups, vectors_in
-from spark_jobs.store.pointers import new_directory, publish
+from spark_jobs.store.pointers import new_directory, publish, withdraw
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import FORMULA_START, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
 from spark_jobs.store.sweep import sweep_versions
@@ -103,6 +104,9 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
         versions = {csv.label: _version(csv, features[csv.label], params.model_version) for csv in written}
         lease.check()
         publish(store, PCA_FEATURES_CSV, versions.values())
+        if gone := forgotten(store, versions, MOBILENET_FEATURES):
+            withdraw(store, PCA_FEATURES_CSV, gone)
+            failed |= dict.fromkeys(gone, FORGOTTEN)
         paths = copy_csvs(store)
         sweep_versions(store, PCA_FEATURES_CSV, timedelta(hours=params.keep_hours), lease)
     return ProjectReport(
@@ -115,6 +119,7 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
                 head=csv.head,
             )
             for csv in written
+            if csv.label not in failed
         },
         failed=failed,
     )

@@ -5,7 +5,9 @@ import dagster as dg
 from fruits_assets.decorators import GROUP, errors_end_the_step
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
 from resources.settings import Settings
+from spark_jobs.store.classes import holdings, old_classes
 from spark_jobs.store.photos import list_photos
+from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FRUIT_PHOTOS
 
 # A message or an event lists this many names. With names of 255 bytes each, an event stays below 30 KB.
@@ -18,9 +20,9 @@ SHOWN = 20
     group_name=GROUP,
     tags={"dagster/kind/file": ""},  # this decorator has neither `kinds` nor `owners`
     description=(
-        "The folders of labelled photos under FRUITS_IMAGES. An observation registers each class as a "
-        "partition and computes its data version from the names, sizes and times of its files. It deletes "
-        "nothing."
+        "The folders of labelled photos under FRUITS_IMAGES. An observation registers each class of the "
+        "photos and of the store as a partition. It computes the data version of each class with photos from "
+        "the names, sizes and times of its files. It deletes nothing."
     ),
 )
 @errors_end_the_step
@@ -28,9 +30,9 @@ def fruit_photos(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.DataVersionsByPartition:
     listing = list_photos(settings.images)
-    known = known_classes(context.instance)
-    new = sorted(listing.classes.keys() - set(known))
-    gone = sorted(set(known) - listing.classes.keys())
+    store, known = open_root(settings.store), set(known_classes(context.instance))
+    everywhere = {*known, *listing.classes, *holdings(store), *old_classes(store)}
+    new, gone = sorted(everywhere - known), sorted(everywhere - listing.classes.keys())
     register_classes(context.instance, new)
     for name, reason in listing.refused.items():
         context.log.warning(f"Refused the folder {name!r}: its name {reason}. Rename it.")
@@ -39,12 +41,12 @@ def fruit_photos(
     if gone:
         context.log.warning(
             f"Classes without photos: {len(gone)} ({', '.join(gone[:SHOWN])}). Their last versions stay "
-            "current. To exclude them from the next model, delete their partitions in Dagster."
+            "current. This takes a class out of the store: fruits forget CLASS"
         )
     images = sum(len(photos) for photos in listing.classes.values())
     context.log.info(
-        f"{images:,} photos in {len(listing.classes):,} classes, {len(new):,} of them new, "
-        f"under {settings.images}"
+        f"{images:,} photos in {len(listing.classes):,} classes under {settings.images}. "
+        f"New partitions: {len(new):,}"
     )
     context.log_event(
         dg.AssetObservation(

@@ -43,14 +43,14 @@ class Listing:
         )
 
 
-def list_photos(uri: str) -> Listing:
+def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
     """Lists a root of photos, with one folder for each class, at any depth.
 
     The label of a photo is the name of its folder; all folders of the same name are one class. A file or
     folder is skipped if its name begins with a dot or an underscore, if it is in no folder, or if it is a
     link that leads out of the root. A folder name that cannot be a Dagster partition is refused.
 
-    Raises `FruitsError` if the root does not exist or holds no photo in any folder.
+    Raises `FruitsError` if the root does not exist, or holds no photo in any folder and may not be empty.
     """
     root = open_root(uri)
     if not root.exists():
@@ -78,7 +78,7 @@ def list_photos(uri: str) -> Listing:
                 listing.refused[label] = reason
             else:
                 classes[label].append(photo)
-    if not classes:
+    if not classes and not may_be_empty:
         skipped = f"{counted(len(listing.skipped), 'entry was', 'entries were')} skipped, "
         refused = f"{counted(len(listing.refused), 'class name was', 'class names were')} refused"
         raise FruitsError(

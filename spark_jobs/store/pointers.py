@@ -44,6 +44,11 @@ def publish(store: Root, output: str, versions: Iterable[Version]) -> None:
     )
 
 
+def withdraw(store: Root, output: str, labels: Iterable[str]) -> None:
+    """Removes the pointers of classes, which then have no version. A class without a pointer is no error."""
+    store.remove_files(pointer_path(output, label) for label in labels)
+
+
 def current_by_class(store: Root, output: str, labels: Iterable[str] | None = None) -> dict[str, Version]:
     """The current version of every class of an output, or of each given class that has a version, by label.
 

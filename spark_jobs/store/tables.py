@@ -90,7 +90,7 @@ def _version(store: Root, table: str, label: str, files: Sequence[TableFile]) ->
     try:
         if not _is_name(label):
             raise FruitsError(f"the log of {store.uri_of(table)} names the class {label!r}, which is no name")
-        parts = [_part(store, table, file) for file in files]
+        parts = [part_of(store, table, file) for file in files]
     except FruitsError as error:
         known = [Part(f"{table}/{file.path}", [file.rows], file.bytes) for file in files]
         damage = f"{error}. {_DAMAGED.format(table=table)}"
@@ -122,7 +122,8 @@ def class_version(table: str, label: str, parts: Iterable[Part]) -> Version:
     )
 
 
-def _part(store: Root, table: str, file: TableFile) -> Part:
+def part_of(store: Root, table: str, file: TableFile) -> Part:
+    """What a file of a table says of itself. Raises `FruitsError` where it is missing, damaged or outside."""
     if not all(_is_name(name) and name not in (".", "..") for name in file.path.split("/")):
         raise FruitsError(f"the log of {store.uri_of(table)} names {file.path!r}, which is not in it")
     return read_part(store.uri, f"{table}/{file.path}", file.bytes)

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from fruits_assets.cli import _Command
+from fruits_assets.terminal import Command
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 from spark_jobs.store.versions import Version
 from tests.shell import BY_CLASS, PATIENCE, Shell
@@ -244,7 +244,7 @@ def test_a_plan_on_a_terminal_wraps_between_words(tmp_path: Path, columns: int) 
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_ctrl_c_at_a_prompt_gives_status_130_and_a_refusal_1(interrupted: bool) -> None:
-    @click.command(cls=_Command)
+    @click.command(cls=Command)
     def ask() -> None:
         try:  # as click's prompt does
             raise KeyboardInterrupt if interrupted else EOFError

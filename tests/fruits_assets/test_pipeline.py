@@ -117,21 +117,6 @@ def test_classes_that_lost_all_photos_stay_in_the_model(platform: Platform, run_
     assert platform.metadata("pca_model")["classes"] == len(CLASSES)
 
 
-def test_a_class_without_photos_and_partition_is_excluded_everywhere(
-    platform: Platform, run_platform: Run
-) -> None:
-    shutil.rmtree(platform.photos / "Huckleberry")
-    platform.instance.delete_dynamic_partition("fruit_class", "Huckleberry")
-    lines = run_platform(components=3)
-    remaining = [label for label in CLASSES if label != "Huckleberry"]
-    assert lines["classes"] == [f"{len(remaining)} done"]
-    assert platform.metadata("pca_model")["classes"] == len(remaining)
-    # An older model made the CSV of Huckleberry, and no check names it.
-    for check in ("one_model", "one_row_per_feature", "one_feature_per_image", "counts_reconcile"):
-        assert platform.failing_classes(check) == []
-    assert platform.out_of_sync(*BY_CLASS) == []
-
-
 def test_an_unknown_class_is_refused_with_the_known_classes(platform: Platform, run_platform: Run) -> None:
     before = current_pointers(platform)
     with pytest.raises(FruitsError, match=r"--class 'Durian'.*no such class.*Apple Red 1, Banana"):

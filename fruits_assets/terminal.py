@@ -1,0 +1,109 @@
+"""How each command behaves in a terminal: sentences for errors, signals, wrapped text."""
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from spark_jobs.errors import FruitsError
+
+INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give to a command that SIGINT ends
+
+
+class Command(click.Command):
+    """A command that ends with a sentence: status 1 for a `FruitsError`, status 130 for Ctrl-C."""
+
+    grace = 3.0  # seconds that the command has for its end after a signal
+    after_interruption = ""  # what holds then, as a sentence
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            with _ended_by_signals(self.grace):
+                return super().invoke(ctx)
+        except FruitsError as error:
+            _fail(ctx, str(error), 1)
+        except OSError as error:
+            from spark_jobs.store.s3_errors import explained  # here, because it imports pyarrow
+
+            if fault := explained(str(error)):
+                _fail(ctx, str(fault), 1)
+            raise
+        except (KeyboardInterrupt, click.Abort) as error:
+            # A prompt turns Ctrl-C into an Abort; the answer "no" is an Abort too.
+            if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            _fail(ctx, f"interrupted. {self.after_interruption}".rstrip(), INTERRUPTED)
+
+
+@contextmanager
+def _ended_by_signals(grace: float) -> Iterator[None]:
+    """Raises `KeyboardInterrupt` for SIGINT and SIGTERM, and ends the process where that is too slow.
+
+    SIGTERM ends a container or a service, and a shell lets a script's background jobs ignore SIGINT. Python
+    calls a handler only between two of its own instructions: where pyarrow waits for S3, that takes minutes.
+    `set_wakeup_fd` reports a signal at once, so a thread waits `grace` seconds after it and ends the process.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    previous = signal.set_wakeup_fd(writer.fileno())
+
+    def end_after_signal() -> None:
+        with reader:
+            while received := reader.recv(1):  # the number of a signal; nothing once the writer is closed
+                if received[0] in (signal.SIGINT, signal.SIGTERM):
+                    time.sleep(grace)
+                    os._exit(INTERRUPTED)
+
+    threading.Thread(target=end_after_signal, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        writer.close()
+
+
+def _fail(ctx: click.Context, message: str, status: int) -> NoReturn:
+    """Prints a message on stderr after the name of the command, and ends the process."""
+    echo(f"{click.style(ctx.command_path, fg='red')}: {message}", err=True)
+    sys.exit(status)
+
+
+def echo(text: str, indent: str = "", err: bool = False) -> None:
+    """Prints text. On a terminal it wraps between words, and lines after the first begin with `indent`."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(
+            text,
+            width,
+            subsequent_indent=indent,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    click.echo(text, err=err)
+
+
+def echo_table(lines: Sequence[tuple[str, str]]) -> None:
+    """Prints (name, value) lines, with the names in a column; failures are red on a terminal."""
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        label = click.style(f"{name:>{width}}", fg="red" if name == "failed" else None)
+        echo(f"{label}  {value}", indent=" " * (width + 2))
+
+
+def set_dagster_home() -> None:
+    """Sets DAGSTER_HOME to ./.dagster where the environment names none, and makes the folder."""
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").absolute())))
+    home.mkdir(parents=True, exist_ok=True)
