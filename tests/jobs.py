@@ -87,10 +87,17 @@ def project(spark: SparkSession, store: str, classes: Iterable[str]) -> ProjectR
     return project_to_csv(spark, params, quiet)
 
 
-def run_jobs(spark: SparkSession, images: Path, store: str, extractor: Path, classes: Iterable[str]) -> None:
+def run_jobs(
+    spark: SparkSession,
+    images: Path,
+    store: str,
+    extractor: Path,
+    classes: Iterable[str],
+    max_bad_share: float = 0.1,
+) -> None:
     """Runs every job once, from photos to CSVs, in a new store."""
     publish_extractor(store, extractor)
-    ingest(spark, images, store, classes)
+    ingest(spark, images, store, classes, max_bad_share=max_bad_share)
     extract(spark, store, classes)
     fit(spark, store)
     project(spark, store, classes)

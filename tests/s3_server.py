@@ -18,7 +18,7 @@ from tests.support import wait_for
 def s3_bucket(folder: Path, name: str = "fruits") -> Iterator[str]:
     """The URI of an empty bucket. AWS's variables point to its server; `folder` has no AWS configuration.
 
-    The server is a process of its own: deltalake holds Python's lock while it sets properties of a table.
+    The server is a process of its own: deltalake holds Python's lock in some calls while it waits for S3.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

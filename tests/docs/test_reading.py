@@ -1,0 +1,200 @@
+"""The documentation's words about reading the outputs: each example runs, on disk and on S3."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow.fs as pafs
+import pytest
+from deltalake import DeltaTable
+from duckdb_extensions import import_extension
+from pyspark.sql import DataFrame, SparkSession
+
+from fruits_assets.readers import list_files, read_arrow, read_pandas, spark_model
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.schemas import SCHEMAS
+from tests.docs.conftest import LABELS, NAMES
+from tests.s3_server import s3_bucket
+from tests.support import REPOSITORY, current_files
+
+PAGES = ("README.md", "docs/outputs.md")
+TABLES = ("raw_images", "quarantined_images", "mobilenet_features")
+COUNTS = dict.fromkeys(LABELS, len(NAMES))
+
+
+def examples(language: str) -> dict[str, str]:
+    """The code blocks of the pages about a store, by page and number."""
+    found = {}
+    for page in PAGES:
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)):
+            found[f"{page} {number}"] = block
+    return found
+
+
+# The long tests run the example with Delta Lake's connector.
+PYTHON = {
+    name: block
+    for name, block in examples("python").items()
+    if "/data/store" in block and 'format("delta")' not in block
+}
+SQL = {name: block for name, block in examples("sql").items() if "delta_scan" in block}
+
+
+def test_the_pages_have_examples_for_each_reader() -> None:
+    text = "\n".join([*examples("python").values(), *examples("sql").values()])
+    for reader in (
+        "read_pandas",
+        "read_delta",
+        "to_pandas",
+        "delta_scan",
+        "spark.read.csv",
+        "EXTERNAL TABLE",
+    ):
+        assert reader in text
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_each_example_in_python_runs_on_a_store_on_disk(
+    spark: SparkSession, store_of_real_names: str, name: str
+) -> None:
+    variables: dict[str, Any] = {"spark": spark}
+    exec(PYTHON[name].replace("/data/store", store_of_real_names), variables)
+    check_counts(variables)
+
+
+def check_counts(variables: dict[str, Any]) -> None:
+    """Each table in a variable of an example has all rows of each class, under its true name."""
+    for name in ("features", "images", "components", "csvs"):
+        rows = variables.get(name)
+        if isinstance(rows, pl.DataFrame):
+            rows = rows.to_pandas()
+        elif isinstance(rows, DataFrame):
+            rows = rows.select("label").toPandas()
+        if isinstance(rows, pd.DataFrame):
+            assert Counter(label.removeprefix("'") for label in rows["label"]) == COUNTS
+
+
+@pytest.mark.parametrize("name", SQL)
+def test_each_example_in_sql_runs_on_a_store_on_disk(store_of_real_names: str, name: str) -> None:
+    import_extension("delta")  # instead of INSTALL, which downloads it
+    statements = SQL[name].replace("/data/store", store_of_real_names).split(";")
+    results = [duckdb.sql(text) for text in statements if text.strip() and "INSTALL" not in text]
+    tables = [result.df() for result in results if result is not None]
+    assert dict(zip(tables[0]["label"], tables[0]["images"], strict=True)) == COUNTS
+    assert Counter(label.removeprefix("'") for label in tables[1]["label"]) == COUNTS
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A bucket, and the environment variables of its S3 server."""
+    before = dict(os.environ)
+    with s3_bucket(tmp_path_factory.mktemp("s3")) as uri:
+        yield uri, {name: value for name, value in os.environ.items() if before.get(name) != value}
+
+
+@pytest.fixture
+def store_on_s3(
+    bucket: tuple[str, dict[str, str]], store_of_real_names: str, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """A copy of the store on a local S3 server."""
+    uri, environment = bucket
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # for readers without this project; AWS itself has TLS
+    source, target = open_root(store_of_real_names), open_root(f"{uri}/store")
+    if not target.exists():
+        pafs.copy_files("", "", source_filesystem=source.fs, destination_filesystem=target.fs)
+    return target.uri
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, block in PYTHON.items() if "spark." not in block and "glob" not in block]
+)
+def test_each_example_in_python_runs_on_a_store_on_s3(store_on_s3: str, name: str) -> None:
+    variables: dict[str, Any] = {}
+    exec(PYTHON[name].replace("/data/store", store_on_s3), variables)
+    check_counts(variables)
+
+
+@pytest.fixture(params=["disk", "S3"])
+def store(request: pytest.FixtureRequest) -> str:
+    uri: str = request.getfixturevalue("store_of_real_names" if request.param == "disk" else "store_on_s3")
+    return uri
+
+
+@pytest.mark.parametrize("output", [*TABLES, "pca_features_csv"])
+def test_pandas_and_arrow_get_the_same_rows_with_labels_as_text(store: str, output: str) -> None:
+    rows = read_pandas(store, output)
+    assert read_arrow(store, output).num_rows == len(rows)
+    expected = {"001": 1} if output == "quarantined_images" else COUNTS
+    assert rows.groupby("label").size().to_dict() == expected
+    assert set(rows["path"]) <= {f"{label}/{name}" for label in LABELS for name in [*NAMES, "bad.jpg"]}
+
+
+def test_a_csv_and_the_features_join_by_path_and_label(store: str) -> None:
+    components, features = (read_pandas(store, name) for name in ("pca_features_csv", "mobilenet_features"))
+    assert len(components.merge(features, on=["path", "label"])) == len(features) == len(LABELS) * len(NAMES)
+
+
+def test_classes_and_columns_can_be_chosen(store: str) -> None:
+    for output in ("mobilenet_features", "pca_features_csv"):
+        rows = read_pandas(store, output, classes=["None", "001"], columns=["label", "path"])
+        assert list(rows.columns) == ["label", "path"]
+        assert rows.groupby("label").size().to_dict() == {"001": len(NAMES), "None": len(NAMES)}
+
+
+def test_a_table_can_be_read_at_an_earlier_version(store: str) -> None:
+    rows = read_arrow(store, "mobilenet_features", classes=["NA"], version=1)
+    assert rows.schema.names == SCHEMAS["mobilenet_features"].names
+    assert rows.num_rows == len(NAMES)
+    assert read_arrow(store, "mobilenet_features", version=0).num_rows == 0
+    with pytest.raises(FruitsError, match=r"Version 99 of .* cannot be read .*FRUITS_KEEP_HOURS"):
+        read_arrow(store, "mobilenet_features", version=99)
+
+
+def test_the_files_of_a_table_are_its_current_files(store: str, store_of_real_names: str) -> None:
+    files = list_files(store, "raw_images")
+    expected = current_files(store_of_real_names, "raw_images")
+    assert [file.removeprefix(store) for file in files] == [
+        file.removeprefix(store_of_real_names) for file in expected
+    ]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_readers_without_this_project_see_the_same_rows(store: str, table: str) -> None:
+    rows = read_pandas(store, table)
+    uri = f"{store}/{table}"
+    others = [DeltaTable(uri).to_pandas(), pl.read_delta(uri).to_pandas()]
+    for other in others:
+        assert sorted(zip(other["label"], other["path"], strict=True)) == sorted(
+            zip(rows["label"], rows["path"], strict=True)
+        )
+
+
+def test_an_unknown_output_class_or_store_is_named_with_the_known_names(store: str) -> None:
+    with pytest.raises(FruitsError, match=r"no output 'features'. The outputs are raw_images, "):
+        read_arrow(store, "features")
+    with pytest.raises(FruitsError, match=r"has no class 'Kiwi'. Its classes are: -5 Kiwi, 001, NA"):
+        list_files(store, "raw_images", ["Kiwi"])
+    with pytest.raises(FruitsError, match=r"nowhere does not exist. Name the value of FRUITS_STORE"):
+        read_pandas(f"{store}/nowhere", "raw_images")
+    with pytest.raises(FruitsError, match="has no pca_model yet"):
+        spark_model(f"{store}/raw_images")
+
+
+def test_a_damaged_class_is_named(store_of_real_names: str, tmp_path: Path) -> None:
+    root: Root = open_root(str(tmp_path / "copy"))
+    pafs.copy_files(store_of_real_names, root.uri)
+    [file] = list_files(root.uri, "raw_images", ["NA"])
+    os.truncate(file, 100)
+    with pytest.raises(FruitsError, match=f"{file} cannot be read"):
+        read_arrow(root.uri, "raw_images")
+    assert read_arrow(root.uri, "raw_images", classes=["None"]).num_rows == len(NAMES)
