@@ -181,9 +181,9 @@ def _earlier(
     try:
         opened = DeltaTable(root.uri_of(table), storage_options=delta_options(root.uri))
         opened.load_as_version(version)
-        partitions = [("label", "in", list(classes))] if classes is not None else None
+        chosen = [("label", "in", list(classes))] if classes is not None else None
         names = list(columns) if columns else SCHEMAS[table].names
-        return opened.to_pyarrow_table(partitions=partitions, columns=names)
+        return opened.to_pyarrow_table(filters=chosen, columns=names)
     except (DeltaError, FileNotFoundError) as error:
         raise FruitsError(
             f"Version {version} of {root.uri_of(table)} cannot be read ({error}). Runs remove versions after "

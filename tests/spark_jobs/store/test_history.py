@@ -1,5 +1,6 @@
 """Classes that come back as the tables had them at an earlier time, or after a run."""
 
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -210,10 +211,12 @@ def test_a_time_before_the_log_is_refused_with_the_earliest_time_that_works(root
     first = write_class(root, "Kiwi", ["0.jpg"], "run-0")
     for number in range(1, 2 * CHECKPOINT_INTERVAL):
         write_class(root, "Kiwi", [f"{number}.jpg"], f"run-{number}")
-        if number == 1:
-            with held_lease(root, "sweeper") as lease:
-                for table in TABLES:
-                    sweep_table(root, table, timedelta(seconds=0), lease)
+    with held_lease(root, "sweeper") as lease:
+        for table in TABLES:
+            for path in (Path(root.uri) / table / "_delta_log").iterdir():
+                if path.name[:20] <= f"{CHECKPOINT_INTERVAL:020}":
+                    os.utime(path, (0, 0))
+            sweep_table(root, table, timedelta(hours=1), lease)
     assert log_of(root, RAW_IMAGES)[0] > f"{0:020}.json"
     with pytest.raises(
         FruitsError, match=r"does not reach back to .* earliest time .* is (\S+)\.$"
