@@ -77,7 +77,7 @@ def check_counts(variables: dict[str, Any]) -> None:
         if isinstance(rows, pl.DataFrame):
             rows = rows.to_pandas()
         elif isinstance(rows, DataFrame):
-            rows = rows.select("label").toPandas()
+            rows = pd.DataFrame({"label": [row.label for row in rows.select("label").collect()]})
         if isinstance(rows, pd.DataFrame):
             assert Counter(label.removeprefix("'") for label in rows["label"]) == COUNTS
 
