@@ -9,11 +9,13 @@ loopback address gives them boto3's credentials, which boto3 renews.
 
 import atexit
 import json
+import math
 import os
 import secrets
 import shutil
 import tempfile
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -83,13 +85,26 @@ def provide_credentials() -> None:
 
 
 def _handler(credentials: "Credentials", token: str) -> type[BaseHTTPRequestHandler]:
-    """The handler of requests for credentials, which refuses requests without the token."""
+    """The handler of requests for credentials, which refuses requests without the token.
+
+    Many threads ask at once when credentials end soon. Within a second they get the same answer, so that
+    botocore does not renew the credentials for each of them.
+    """
+    lock = threading.Lock()
+    answered, answer = -math.inf, dict[str, str | None]()
+
+    def current() -> dict[str, str | None]:
+        nonlocal answered, answer
+        with lock:
+            if time.monotonic() > answered + 1:
+                answer, answered = _answer(credentials), time.monotonic()
+            return answer
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             authorized = secrets.compare_digest(self.headers.get("Authorization", ""), token)
-            status, answer = (200, _answer(credentials)) if authorized else (403, {})
-            content = json.dumps(answer).encode()
+            status, shown = (200, current()) if authorized else (403, {})
+            content = json.dumps(shown).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))

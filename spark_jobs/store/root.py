@@ -55,7 +55,10 @@ class Root:
     def read(self, path: str) -> bytes:
         """The content of one file. Raises `FileNotFoundError`, `PermissionError` or `OSError`."""
         with self.fs.open_input_stream(self.inside(path)) as stream:
-            return bytes(stream.read())
+            try:
+                return bytes(stream.read())
+            except OSError as error:  # pyarrow's text does not name the object
+                raise OSError(f"When reading {self.uri_of(path)}: {error}") from error
 
     def read_many(self, paths: Iterable[str]) -> list[bytes]:
         """The contents of several files, in the order of `paths`. It reads them concurrently."""

@@ -158,6 +158,8 @@ def _place(text: str) -> tuple[str, str]:
     """The bucket and the key that a text names; empty texts if it names none."""
     if named := re.search(r"(?:key '(?P<key>.*?)' in )?bucket '(?P<bucket>[^']*)'", text):
         return named["bucket"], named["key"] or ""
+    if named := re.match(r"When reading s3://(?P<bucket>[^/]+)/(?P<key>.*?): AWS", text):
+        return named["bucket"], named["key"]
     if request := re.search(r"https?://(?P<host>[^/\s]+)/(?P<path>[^\s?]*)", text):
         if virtual := re.match(r"(.+)\.s3[.-]", request["host"]):
             return virtual[1], request["path"]

@@ -1,0 +1,221 @@
+"""Each fault of S3 is one sentence that names the object or bucket, the cause and the remedy."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from py4j.protocol import Py4JJavaError
+
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
+from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
+from spark_jobs.store.tables import open_table
+from spark_jobs.tasks import _task_error
+from tests.s3_proxy import (
+    ARCHIVED,
+    DENIED,
+    EXPIRED,
+    NO_BUCKET,
+    OTHER_REGION,
+    SLOW_DOWN,
+    UNKNOWN_KEY,
+    WRONG_SECRET,
+    Refusal,
+    s3_proxy,
+)
+from tests.s3_server import s3_bucket
+
+
+@pytest.fixture(autouse=True)
+def aws_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "eu-west-3",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield
+    open_root.cache_clear()
+
+
+REQUESTS: dict[str, Callable[[Root], object]] = {
+    "look": lambda root: root.has("a photo.jpg"),
+    "read": lambda root: root.read("a photo.jpg"),
+    "list": lambda root: root.list("folder"),
+    "write": lambda root: root.write("a photo.jpg", b"content"),
+    "table": lambda root: open_table(root, "raw_images"),
+}
+
+SENTENCES = {
+    EXPIRED: "the AWS credentials have expired. Renew them, for instance by: aws sso login.",
+    UNKNOWN_KEY: "AWS does not know the credentials. Check AWS_PROFILE, or AWS_ACCESS_KEY_ID and ",
+    WRONG_SECRET: "the secret key is wrong. Check AWS_PROFILE or AWS_SECRET_ACCESS_KEY.",
+    DENIED: "AWS denies the access. Allow it in a policy of the user or role.",
+    OTHER_REGION: "the bucket is in another region. Set FRUITS_REGION to eu-west-1.",
+}
+
+
+@pytest.mark.parametrize("refusal", SENTENCES, ids=lambda refusal: refusal.code)
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_refusal_names_the_place_the_cause_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, refusal: Refusal, request_: str
+) -> None:
+    with s3_proxy(lambda *_: refusal) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        root = open_root("s3://fruits/store")
+        with pytest.raises(FruitsError) as raised, s3_errors_explained():
+            REQUESTS[request_](root)
+    assert str(raised.value).startswith("s3://fruits")
+    assert SENTENCES[refusal] in str(raised.value)
+    assert not raised.value.retry_helps
+    if request_ in ("look", "read", "write"):
+        assert str(raised.value).startswith("s3://fruits/store/a photo.jpg: ")
+
+
+def test_a_write_to_a_missing_bucket_names_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_proxy(lambda *_: NO_BUCKET) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        root = open_root("s3://fruits/store")
+        with (
+            pytest.raises(FruitsError, match=r"the bucket does not exist. Correct"),
+            s3_errors_explained(),
+        ):
+            root.write("file", b"content")
+
+
+def test_an_archived_object_is_named_with_the_command_that_restores_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def only_reads(method: str, path: str, key: str) -> Refusal | None:
+        return ARCHIVED if method == "GET" and path.endswith("a photo.jpg") else None
+
+    with s3_bucket(tmp_path) as uri:
+        open_root(uri).write("a photo.jpg", b"content" * 1000)
+        with s3_proxy(only_reads, s3_endpoint()) as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            open_root.cache_clear()
+            with (
+                pytest.raises(FruitsError, match=r"a photo.jpg: it is archived in Glacier. Restore"),
+                s3_errors_explained(),
+            ):
+                open_root(uri).read("a photo.jpg")
+
+
+def test_a_server_that_does_not_answer_is_named_and_a_retry_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_proxy(lambda *_: DENIED) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    with (
+        pytest.raises(FruitsError, match="S3 cannot be reached") as raised,
+        s3_errors_explained(),
+    ):
+        open_root("s3://fruits/store").has("file")
+    assert raised.value.retry_helps
+
+
+def test_a_busy_server_is_asked_again_until_it_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock, refused = threading.Lock(), 0
+
+    def busy_at_first(method: str, path: str, key: str) -> Refusal | None:
+        nonlocal refused
+        with lock:
+            if refused == 20:
+                return None
+            refused += 1
+        return SLOW_DOWN
+
+    with s3_bucket(tmp_path) as uri:
+        open_root(uri).write("a photo.jpg", b"content")
+        with s3_proxy(busy_at_first, s3_endpoint()) as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            open_root.cache_clear()
+            with (
+                pytest.raises(FruitsError, match="S3 is too busy to answer"),
+                s3_errors_explained(),
+            ):
+                open_root(uri).read("a photo.jpg")
+            assert 0 < refused < 20
+            assert read_patiently(open_root(uri), "a photo.jpg") == b"content"
+            assert refused == 20
+
+
+def test_patience_passes_on_other_errors_at_once(store: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_patiently(open_root(store), "none")
+
+
+def test_an_error_of_the_disk_is_no_fault_of_s3() -> None:
+    assert explained("[Errno 28] No space left on device") is None
+    with pytest.raises(PermissionError), s3_errors_explained():
+        raise PermissionError(13, "Permission denied", "/data/store")
+
+
+def test_a_failed_task_says_the_fault_of_s3() -> None:
+    class JavaError:
+        def getMessage(self) -> str:
+            return (
+                "Job aborted.\nTraceback (most recent call last):\n  File x\n"
+                "OSError: When reading information for key 'Kiwi/1.jpg' in bucket 'photos': AWS Error "
+                "SLOW_DOWN during GetObject operation: Please reduce your request rate.\n\n\tat org.apache"
+            )
+
+    error = Py4JJavaError.__new__(Py4JJavaError)
+    error.java_exception = JavaError()
+    fault = _task_error("raw_images", error)
+    assert str(fault) == "s3://photos/Kiwi/1.jpg: S3 is too busy to answer. Try again later."
+    assert fault.retry_helps
+
+
+@pytest.mark.parametrize("address", ["http://s3.example.org", "http://10.0.0.1:9000"])
+def test_an_address_without_encryption_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    with pytest.raises(FruitsError, match=rf"AWS_ENDPOINT_URL={address} is not encrypted"):
+        open_root("s3://fruits/store")
+
+
+@pytest.mark.parametrize("address", ["https://s3.example.org", "http://127.0.0.1:1", "http://localhost:1"])
+def test_an_encrypted_address_and_this_machine_are_accepted(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    assert s3_endpoint() == address
+
+
+def test_the_region_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    s3_region.cache_clear()
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    assert s3_region("fruits") == "eu-north-1"
+    s3_region.cache_clear()
+
+
+def test_s3a_is_another_name_of_s3() -> None:
+    assert open_root("s3a://fruits/store").uri == "s3://fruits/store"
+
+
+OUTSIDE = ["/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/.", "", "a\0b"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_no_path_leads_out_of_a_root(store: str, path: str) -> None:
+    root = open_root(store)
+    calls: list[Callable[[], object]] = [
+        lambda: root.read(path),
+        lambda: root.write(path, b""),
+        lambda: root.create(path),
+        lambda: root.copy(path, "copy"),
+        lambda: root.copy("original", path),
+        lambda: root.remove(path),
+        lambda: root.remove_file(path),
+        lambda: root.has(path),
+    ]
+    root.write("original", b"")
+    for call in calls:
+        with pytest.raises(FruitsError, match="is not the path of a file inside"):
+            call()
+    assert sorted(os.listdir(store)) == ["original"]
