@@ -211,7 +211,7 @@ def emr() -> None:
 @click.option(
     "--retention-days",
     type=click.IntRange(min=0),
-    help="Erase photos and outputs after this number of days, 0 for never.  [default: 0]",
+    help="Delete photos after this number of days, 0 for never.  [default: 0]",
 )
 @click.option("--subnet", metavar="ID", help="Use this private subnet. Without it, the stack has its own.")
 @click.option(

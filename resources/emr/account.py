@@ -77,7 +77,7 @@ class Stack(NamedTuple):
 class Deployment(NamedTuple):
     """The options of a deployment. None keeps the value of the stack, or the template's default.
 
-    `subnet` is an existing private subnet, used instead of a new one. Photos and results are erased after
+    `subnet` is an existing private subnet, used instead of a new one. S3 deletes photos after
     `retention_days`; 0 keeps them.
     """
 

@@ -40,7 +40,18 @@ def test_objects_in_the_bucket_expire() -> None:
     assert rules["logs"]["Prefix"] == "logs/" and rules["logs"]["ExpirationInDays"] > 0
     assert rules["spark-events"]["Prefix"] == {"Fn::Sub": f"${{StorePrefix}}/{EVENT_LOGS}/"}
     assert rules["spark-events"]["ExpirationInDays"] == KEEP_DAYS
-    for name, prefix in (("photos-are-lent", "PhotosPrefix"), ("results-are-lent", "StorePrefix")):
-        assert rules[name]["Prefix"] == {"Fn::Sub": f"${{{prefix}}}/"}
-        assert rules[name]["ExpirationInDays"] == {"Ref": "RetentionDays"}
-        assert rules[name]["condition"] == "EndData"
+    assert rules["photos-are-lent"]["Prefix"] == {"Fn::Sub": "${PhotosPrefix}/"}
+    assert rules["photos-are-lent"]["ExpirationInDays"] == {"Ref": "RetentionDays"}
+    assert rules["photos-are-lent"]["condition"] == "EndData"
+
+
+def test_no_rule_deletes_current_objects_of_tables_models_or_csvs() -> None:
+    for rule in _bucket()["LifecycleConfiguration"]["Rules"]:
+        chosen = rule["Fn::If"][1] if "Fn::If" in rule else rule
+        if "ExpirationInDays" in chosen:
+            prefix = chosen["Prefix"]
+            assert prefix in (
+                "logs/",
+                {"Fn::Sub": "${PhotosPrefix}/"},
+                {"Fn::Sub": f"${{StorePrefix}}/{EVENT_LOGS}/"},
+            )
