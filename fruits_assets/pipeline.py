@@ -7,6 +7,7 @@ from shlex import quote
 from typing import Any
 
 from fruits_assets.dagster_runs import Runs, dagster_runs
+from fruits_assets.free_space import check_free_space
 from resources.emr.residency import check_residency
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
@@ -86,7 +87,9 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: Mapping[
     started = time.monotonic()
     with dagster_runs(settings) as runs:
         check_residency(settings)
-        present = list(list_photos(settings.images).classes)
+        listed = list_photos(settings.images).classes
+        check_free_space(settings, {label: listed.get(label, []) for label in labels or listed})
+        present = list(listed)
         runs.materialize([FRUIT_PHOTOS])
         store = open_root(settings.store)
         _check_classes(settings, store, labels, present)

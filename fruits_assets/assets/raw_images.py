@@ -8,9 +8,11 @@ import dagster as dg
 from fruits_assets.assets.fruit_photos import fruit_photos
 from fruits_assets.by_class import ClassJob, class_asset
 from fruits_assets.class_checks import check_classes
+from fruits_assets.free_space import check_free_space
 from fruits_assets.plots import embed_image
 from resources.settings import Settings
 from spark_jobs.ingest_images import ClassIngest, IngestParams, ingest_images
+from spark_jobs.store.photos import list_photos
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
@@ -32,6 +34,8 @@ from spark_jobs.store.tables import rows_by_class
     },
 )
 def raw_images(context: dg.AssetExecutionContext, settings: Settings) -> ClassJob[IngestParams, ClassIngest]:
+    listed = list_photos(settings.images).classes
+    check_free_space(settings, {label: listed.get(label, []) for label in context.partition_keys})
     return ClassJob(
         run=ingest_images,
         params=IngestParams(
