@@ -52,12 +52,12 @@ def stale_copies(store: Root) -> list[str]:
 
 
 def _stale(store: Root, versions: Mapping[str, Version], paths: Mapping[str, str]) -> dict[str, Version]:
-    """The versions, of the given versions, whose copy at the path of the class is not the same file."""
+    """The versions, of the given versions, whose copy at the path of the class may be another file."""
     sizes = {info.path: info.size for info in store.list(PCA_FEATURES_CSV)}
 
     def is_stale(label: str) -> bool:
         path, version = paths[label], versions[label]
-        return sizes.get(path) != version.bytes or sha256_of(store, path) != version.details["sha256"]
+        return sizes.get(path) != version.bytes or sha256_of(store, path) != version.details.get("sha256")
 
     with ThreadPoolExecutor(IO_THREADS) as pool:
         stale = pool.map(is_stale, versions)
@@ -79,7 +79,7 @@ def copy_csvs(store: Root) -> dict[str, str]:
         store.copy_many(
             (version.parts[0].path, paths[label])
             for label, version in _stale(store, changed, paths).items()
-            if store.has(version.parts[0].path)
+            if version.parts and store.has(version.parts[0].path)
         )
         copied = versions
     paths = csv_paths(copied)

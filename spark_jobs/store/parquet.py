@@ -1,6 +1,7 @@
 """Writes and reads the Parquet files of the tables: small row groups, and checksums that are verified."""
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,12 +94,28 @@ def read_part(store_uri: str, path: str, size: int) -> Part:
     store = open_root(store_uri)
     with _open(store, path) as file:
         metadata = file.metadata
-        said = json.loads((metadata.metadata or {}).get(_FOOTER, b"{}"))
-        if not said.keys() >= _SAID:
+        said = _parsed((metadata.metadata or {}).get(_FOOTER, b""))
+        if said is None:
             raise FruitsError(f"{store.uri_of(path)} was not written by this platform")
-        int(said["digest"], 16)
         groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        return Part(path, groups, size, **{name: said[name] for name in _SAID})
+        return Part(path, groups, size, **said)
+
+
+def _parsed(footer: bytes) -> dict[str, Any] | None:
+    """What a footer says of its file, without fields that this release does not know.
+
+    It is None for a footer that `PartWriter` did not write.
+    """
+    try:
+        said = json.loads(footer)
+        right = (
+            re.fullmatch(r"[0-9a-f]{64}", said["digest"])
+            and all(isinstance(text, str) for text in (said["first"], *said["made_with"].values()))
+            and all(isinstance(count, int) for count in said["counts"].values())
+        )
+        return {name: said[name] for name in _SAID} if right else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def read_row_groups(

@@ -16,7 +16,7 @@ from typing import Any
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import VERSION_FOLDERS
-from spark_jobs.store.versions import Part, Version, class_key
+from spark_jobs.store.versions import Part, Version, class_key, is_name
 
 
 def folder_of(output: str) -> str:
@@ -97,13 +97,17 @@ def parse_pointer(path: str, content: bytes) -> Version:
         version = Version(**_known(Version, said) | {"parts": parts})
         folder = path.partition("/")[0]
         name = "current.json" if version.label is None else f"current/{class_key(version.label)}.json"
-        files = [f"{version.directory}/", *(part.path for part in parts)]
-        inside = all(file.startswith(f"{folder}/") and ".." not in file.split("/") for file in files)
+        inside = all(
+            file.startswith(f"{folder}/") and all(map(is_name, file.split("/")))
+            for file in (version.directory, *(part.path for part in parts))
+        )
         texts = [version.data_version, *version.inputs.values()]
         sizes = [part.bytes + part.rows for part in parts]
         right = (
             path == f"{folder}/{name}"
             and inside
+            and (version.label is None or is_name(version.label))
+            and isinstance(version.details, dict)
             and all(isinstance(text, str) for text in texts)
             and sum(sizes) >= 0
         )

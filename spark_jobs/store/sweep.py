@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from urllib.parse import unquote
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.leases import Lease, live_runs
+from spark_jobs.store.leases import LIFETIME, Lease, live_runs
 from spark_jobs.store.pointers import class_pointers, folder_of, parse_pointer, pointer_path
 from spark_jobs.store.root import IO_THREADS, Root
 from spark_jobs.store.tables import LOG, open_table, table_files
@@ -31,7 +31,8 @@ def sweep_table(store: Root, table: str, keep: timedelta, lease: Lease) -> int:
     opened = open_table(store, table)
     if opened is None:
         return 0
-    _expire_log(store, table, now - keep)
+    # A run needs the entries of the version that it has opened until it has committed.
+    _expire_log(store, table, now - max(keep, LIFETIME))
     needed = {file.path for file in table_files(opened)} | _replaced_after(store, table, now - keep)
     unneeded = [
         name for name in names if not name.startswith(LOG) and name not in needed and _run(name) not in alive

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -28,7 +29,7 @@ from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import read_part
 from spark_jobs.store.root import IO_THREADS, Root, delta_options
 from spark_jobs.store.schemas import COLUMNS_VERSION, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
-from spark_jobs.store.versions import Part, Version, combined_version, photos_version
+from spark_jobs.store.versions import Part, Version, combined_version, is_name, photos_version
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -49,7 +50,10 @@ _DAMAGED = "Materialize {table} for it again"
 
 
 class TableFile(NamedTuple):
-    """A file of a table as its log names it: path relative to the table, class, rows and size in bytes."""
+    """A file of a table as its log names it: path relative to the table, class, rows and size in bytes.
+
+    The log of another writer may give a file no class, or no number of rows: they are "" and 0.
+    """
 
     path: str
     label: str
@@ -88,7 +92,7 @@ def rows_by_class(store: Root, table: str) -> dict[str, int]:
 def _version(store: Root, table: str, label: str, files: Sequence[TableFile]) -> Version:
     """The version of one class, put together from what its files say of themselves."""
     try:
-        if not _is_name(label):
+        if not is_name(label):
             raise FruitsError(f"the log of {store.uri_of(table)} names the class {label!r}, which is no name")
         parts = [part_of(store, table, file) for file in files]
     except FruitsError as error:
@@ -124,14 +128,9 @@ def class_version(table: str, label: str, parts: Iterable[Part]) -> Version:
 
 def part_of(store: Root, table: str, file: TableFile) -> Part:
     """What a file of a table says of itself. Raises `FruitsError` where it is missing, damaged or outside."""
-    if not all(_is_name(name) and name not in (".", "..") for name in file.path.split("/")):
+    if not all(map(is_name, file.path.split("/"))):
         raise FruitsError(f"the log of {store.uri_of(table)} names {file.path!r}, which is not in it")
     return read_part(store.uri, f"{table}/{file.path}", file.bytes)
-
-
-def _is_name(text: str) -> bool:
-    """Whether a text can be the name of one file or folder."""
-    return bool(text) and text not in (".", "..") and not re.search(r"[/\0]", text)
 
 
 def open_table(store: Root, table: str) -> "DeltaTable | None":
@@ -195,10 +194,14 @@ def _is_whole(entry: bytes) -> bool:
 def table_files(opened: "DeltaTable") -> list[TableFile]:
     """The current files of a table."""
     added = pa.table(opened.get_add_actions(flatten=True))
-    columns = ("path", "partition.label", "num_records", "size_bytes")
     if not added.num_rows:
         return []
-    return list(map(TableFile, *(added.column(name).to_pylist() for name in columns)))
+    columns = ("path", "partition.label", "num_records", "size_bytes")
+    return [
+        # A path is percent-encoded in the log; deltalake encodes what it writes, and decodes nothing here.
+        TableFile(unquote(path), label or "", rows or 0, size)
+        for path, label, rows, size in zip(*(added.column(name).to_pylist() for name in columns), strict=True)
+    ]
 
 
 class Change(NamedTuple):

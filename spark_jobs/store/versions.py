@@ -72,6 +72,11 @@ def photos_version(parts: list[Part]) -> str:
     return digest_text(sum(int(part.digest, 16) for part in parts))[:16]
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of one file or folder."""
+    return bool(text) and text not in (".", "..") and not re.search(r"[/\0]", text)
+
+
 def class_key(label: str) -> str:
     """A name for a class without characters that file systems, Spark or globs treat specially.
 

@@ -1,5 +1,6 @@
 """The copies of the current CSVs: they follow the pointers, whatever is killed and whoever writes."""
 
+import json
 import shutil
 import unicodedata
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_jobs.store.csv_copies import copy_csvs, csv_paths, stale_copies
+from spark_jobs.store.pointers import pointer_path
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import PCA_FEATURES_CSV
 from spark_jobs.store.versions import class_key
@@ -111,6 +113,19 @@ def test_a_lost_version_leaves_its_copy_stale_and_does_not_stop_the_others(copie
     copy_csvs(open_root(copied))
     assert banana.exists()
     assert stale_copies(open_root(copied)) == ["Kiwi"]
+
+
+@pytest.mark.parametrize("changes", [{"details": {}}, {"details": {"sha256": 5}}, {"parts": []}], ids=str)
+def test_a_pointer_that_does_not_tell_its_csv_does_not_stop_the_others(
+    copied: str, changes: dict[str, Any]
+) -> None:
+    root, path = open_root(copied), pointer_path(PCA_FEATURES_CSV, "Kiwi")
+    root.write(path, json.dumps(json.loads(root.read(path)) | changes).encode())
+    before = copies(copied)
+    root.remove_file("pca_features_csv/Banana.csv")
+    copy_csvs(root)
+    assert copies(copied) == before
+    assert stale_copies(root) == ["Kiwi"]
 
 
 def test_other_files_in_the_folder_of_copies_are_removed(copied: str) -> None:

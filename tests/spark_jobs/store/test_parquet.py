@@ -21,7 +21,9 @@ from spark_jobs.store.parquet import (
     vectors_in,
 )
 from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Part, Version
+from tests.spark_jobs.store.written import TABLE, commit_class
 
 SCHEMA = pa.schema([("path", pa.string()), ("label", pa.string()), ("sha256", pa.string())])
 
@@ -80,6 +82,40 @@ def test_a_file_of_other_origin_is_refused_by_name(root: Root, store: str) -> No
     pq.write_table(pa.table({"path": ["a"]}), Path(store) / "raw/foreign.parquet")
     with pytest.raises(FruitsError, match=r"raw/foreign\.parquet was not written by this platform"):
         read_part(root.uri, "raw/foreign.parquet", 1)
+
+
+SAID = {"first": "a", "digest": "0" * 64, "made_with": {}, "counts": {}}
+
+FOOTERS = {
+    "empty": "",
+    "half": json.dumps(SAID)[:20],
+    "a list": "[]",
+    "null": "null",
+    "nested deeply": "[" * 100_000,
+    "not UTF-8": b"\xff\xfe",
+    "no digest": json.dumps({"first": "a", "made_with": {}, "counts": {}}),
+    "a digest that is a number": json.dumps(SAID | {"digest": 5}),
+    "a negative digest": json.dumps(SAID | {"digest": f"-{'0' * 63}"}),
+    "a long digest": json.dumps(SAID | {"digest": "0" * 100_000}),
+    "a first photo that is a number": json.dumps(SAID | {"first": 5}),
+    "versions in a list": json.dumps(SAID | {"made_with": []}),
+    "a version that is a number": json.dumps(SAID | {"made_with": {"model": 5}}),
+    "no counts": json.dumps(SAID | {"counts": None}),
+    "a count that is a text": json.dumps(SAID | {"counts": {"constant": "2"}}),
+}
+
+
+@pytest.mark.parametrize("footer", FOOTERS.values(), ids=FOOTERS)
+def test_a_file_whose_footer_says_something_else_damages_its_class_alone(
+    root: Root, footer: str | bytes
+) -> None:
+    commit_class(root, "Banana", ["a"])
+    part = commit_class(root, "Kiwi", ["a"])
+    rows = pq.ParquetFile(root.uri_of(part.path)).read()
+    pq.write_table(rows.replace_schema_metadata({b"fruits": footer}), root.uri_of(part.path))
+    versions = current(root, TABLE)
+    assert not versions["Banana"].damage
+    assert f"{part.path} was not written by this platform" in versions["Kiwi"].damage
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>not found</html>", bytes(1000)])

@@ -170,6 +170,11 @@ UNREADABLE = {
     "a URI": raw_pointer(parts=[FILE | {"path": "s3://bucket/raw/part.csv"}]),
     "a size that is a text": raw_pointer(parts=[FILE | {"bytes": "2"}]),
     "a version that is a number": raw_pointer(data_version=5),
+    "no details": raw_pointer(details=None),
+    "details in a list": raw_pointer(details=[]),
+    "a folder without a name": raw_pointer(directory="raw//x"),
+    "a file in the same folder": raw_pointer(parts=[FILE | {"path": "raw/./part.csv"}]),
+    "NUL in a name": raw_pointer(directory="raw/\0"),
 }
 
 
@@ -180,6 +185,13 @@ def test_a_pointer_that_cannot_be_read_is_left_out_for_its_class_alone(store: st
     root.write(pointer_path("raw", "Kiwi"), content)
     assert list(current_by_class(root, "raw")) == ["Lemon"]
     assert list(current_by_class(root, "raw", ["Kiwi"])) == []
+
+
+@pytest.mark.parametrize("label", ["../Kiwi", "a/b", "..", "", "Ki\0wi"])
+def test_a_pointer_whose_label_is_no_name_is_left_out(store: str, label: str) -> None:
+    root = open_root(store)
+    publish(root, "raw", [long_pointer("Lemon", "1"), long_pointer(label, "1")])
+    assert list(current_by_class(root, "raw")) == ["Lemon"]
 
 
 @pytest.mark.parametrize("name", ["._Kiwi.json", "_Kiwi.json", ".DS_Store"])

@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from spark_jobs.store.leases import held_lease
 from spark_jobs.store.pointers import new_directory, pointer_path, publish
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.sweep import sweep_table, sweep_versions
 from spark_jobs.store.versions import Part, Version, class_key
+from tests.spark_jobs.store.test_pointers import UNREADABLE
 from tests.spark_jobs.store.written import TABLE, commit_class, rows_of, write_part
 
 DAY = timedelta(hours=24)
@@ -145,13 +148,24 @@ def test_concurrent_sweeps_do_not_fail(store: str) -> None:
     assert str(left.relative_to(store)) == kept.parts[0].path
 
 
-def test_nothing_is_removed_while_a_pointer_cannot_be_read(store: str) -> None:
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
+def test_nothing_is_removed_while_a_pointer_cannot_be_read(store: str, content: bytes) -> None:
     root = open_root(store)
-    old, _ = published(store), published(store)
-    root.write(pointer_path("raw", "Banana"), b"")
+    old, _ = published(store, "Lemon"), published(store, "Lemon")
+    root.write(pointer_path("raw", "Kiwi"), content)
     age(store, "raw", hours=25)
     assert sweep(root, "raw", DAY) == 0
     assert exists(store, old)
+
+
+@pytest.mark.parametrize("name", ["._Kiwi.json", ".DS_Store"])
+def test_a_file_of_the_system_beside_pointers_stops_no_sweep(store: str, name: str) -> None:
+    root = open_root(store)
+    old, _ = published(store), published(store)
+    root.write(f"raw/current/{name}", b"\0\5\x16\7")
+    age(store, "raw", hours=25)
+    assert sweep(root, "raw", DAY) == 1
+    assert not exists(store, old)
 
 
 def test_files_of_a_table_that_no_version_names_are_removed(store: str) -> None:

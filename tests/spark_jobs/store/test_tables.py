@@ -5,22 +5,26 @@ import multiprocessing
 import os
 import random
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import count
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
-from deltalake.transaction import AddAction
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.leases import held_lease
+from spark_jobs.store.parquet import read_column
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import COLUMNS_VERSION
 from spark_jobs.store.sweep import sweep_table
@@ -148,10 +152,13 @@ def test_a_log_that_cannot_be_read_is_named(root: Root) -> None:
 
 FOREIGN = [
     "/etc/passwd",
+    "file:///etc/passwd",
     "../raw_images/part.parquet",
     "a/../../b.parquet",
+    "a%2F..%2F..%2Fb.parquet",
     "s3://bucket/part.parquet",
     "a//b",
+    "a%00b",
 ]
 
 
@@ -159,25 +166,71 @@ FOREIGN = [
 def test_a_file_outside_the_table_damages_its_class_alone(root: Root, path: str) -> None:
     commit_class(root, "Banana", ["a"])
     commit_class(root, "Kiwi", ["a"])
-    forge(root, path, "Kiwi")
+    forge(root, path=path)
     versions = current(root, TABLE)
     assert not versions["Banana"].damage
-    assert f"the log of {root.uri_of(TABLE)} names {path!r}, which is not in it" in versions["Kiwi"].damage
+    named = f"the log of {root.uri_of(TABLE)} names {unquote(path)!r}, which is not in it"
+    assert named in versions["Kiwi"].damage
 
 
 @pytest.mark.parametrize("label", ["../Kiwi", "a/b", "..", "Ki\0wi"])
 def test_a_label_that_is_no_name_damages_its_class_alone(root: Root, label: str) -> None:
-    part = commit_class(root, "Banana", ["a"])
-    forge(root, part.path.removeprefix(f"{TABLE}/"), label)
+    commit_class(root, "Banana", ["a"])
+    forge(root, partitionValues={"label": label})
     versions = current(root, TABLE)
+    assert not versions["Banana"].damage
     assert f"names the class {label!r}, which is no name" in versions[label].damage
 
 
-def forge(root: Root, path: str, label: str) -> None:
-    """Adds a file to the log that this project would not write."""
-    table = DeltaTable(root.uri_of(TABLE))
-    action = AddAction(path, 1, {"label": label}, 0, True, json.dumps({"numRecords": 1}))
-    table.create_write_transaction([action], "append", table.schema(), partition_by=["label"])
+@pytest.mark.parametrize("values", [{"label": None}, {"label": ""}, {}], ids=["null", "empty", "none"])
+def test_a_file_without_a_class_damages_no_class_and_can_be_taken_out(
+    root: Root, values: dict[str, str | None]
+) -> None:
+    commit_class(root, "Banana", ["a"])
+    forge(root, partitionValues=values)
+    versions = current(root, TABLE)
+    assert not versions["Banana"].damage
+    assert "names the class '', which is no name" in versions[""].damage
+    assert rows_by_class(root, TABLE) == {"": 1, "Banana": 1}
+    with held_lease(root, "run") as lease:
+        replace_classes(root, TABLE, {"": []}, lease)
+    assert rows_of(root) == {"Banana": 1}
+
+
+@pytest.mark.parametrize("stats", [None, "", "{", "null", "{}"])
+def test_a_file_without_a_number_of_rows_damages_its_class_alone(root: Root, stats: str | None) -> None:
+    commit_class(root, "Banana", ["a"])
+    forge(root, stats=stats)
+    versions = current(root, TABLE)
+    assert not versions["Banana"].damage
+    assert "part.parquet cannot be read" in versions["Kiwi"].damage
+    assert rows_by_class(root, TABLE) == {"Banana": 1, "Kiwi": 0}
+
+
+def forge(root: Root, **changes: Any) -> None:
+    """Writes an entry of the log by hand, which adds a file of the class `Kiwi` with some fields changed."""
+    opened = open_table(root, TABLE)
+    assert opened is not None
+    fields = {"path": "part.parquet", "partitionValues": {"label": "Kiwi"}, "size": 1, "dataChange": True}
+    fields |= {"modificationTime": 0, "stats": json.dumps({"numRecords": 1})} | changes
+    entry = f"{json.dumps({'add': fields})}\n{json.dumps({'commitInfo': {}})}\n"
+    root.write(log_entry(TABLE, opened.version() + 1), entry.encode())
+
+
+def test_files_of_a_folder_that_the_log_encodes_are_read_kept_and_replaced(root: Root) -> None:
+    run = "run #1: 100 %, 2%20 + é"
+    part = commit_class(root, "Kiwi", ["a", "b"], run)
+    commit_class(root, "Lemon", ["a"], run)
+    assert not any(version.damage for version in current(root, TABLE).values())
+    with held_lease(root, "sweeping") as lease:
+        assert sweep_table(root, TABLE, timedelta(0), lease) == 0
+    commit_class(root, "Kiwi", ["c"])
+    assert rows_of(root) == {"Kiwi": 1, "Lemon": 1}
+    with held_lease(root, "sweeping") as lease:
+        assert sweep_table(root, TABLE, timedelta(hours=1), lease) == 0
+        assert sweep_table(root, TABLE, timedelta(0), lease) == 1
+    assert not root.has(part.path)
+    assert not any(version.damage for version in current(root, TABLE).values())
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "foreign"])
@@ -235,10 +288,13 @@ def test_threads_that_write_different_classes_lose_no_commit(root: Root) -> None
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda label: commit_class(root, label, [label], f"run of {label}"), labels))
     assert rows_of(root) == dict.fromkeys(sorted(labels), 1)
+    assert not any(version.damage for version in current(root, TABLE).values())
 
 
 ROUNDS = 20
 CLASSES = [f"class {number}" for number in range(8)]
+# Classes of the first writer only, of both, and of the second only: each commit holds a group or none of it.
+GROUPS = (CLASSES[:2], CLASSES[2:6], CLASSES[6:])
 
 
 def write_rounds(together: Barrier, store: str, name: str, labels: Sequence[str]) -> None:
@@ -258,22 +314,38 @@ def write_rounds(together: Barrier, store: str, name: str, labels: Sequence[str]
             sweep_table(root, TABLE, timedelta(hours=1), lease)
 
 
+def mixed(paths: Mapping[str, Sequence[str]]) -> list[str]:
+    """The groups of classes that do not hold the three rows of one round of one writer for each class."""
+    faults = []
+    for labels in GROUPS:
+        rounds = {path.rpartition(" ")[0] for label in labels for path in paths[label]}
+        if len(rounds) != 1 or any(len(paths[label]) != 3 for label in labels):
+            faults.append(str({label: paths[label] for label in labels}))
+    return faults
+
+
 def read_until(store: str, finished: Event, seen: "SimpleQueue[tuple[int, list[str]]]") -> None:
-    """Puts the number of looks into `seen`, and each look in which a class was not one writer's round."""
-    looks, faults = 0, []
-    while not (finished.is_set() and looks):
-        rows = DeltaTable(f"{store}/{TABLE}").to_pyarrow_table().to_pylist()
-        looks += 1
-        for label in CLASSES:
-            of_class = [row["path"] for row in rows if row["label"] == label]
-            writers = {path.rpartition(" ")[0] for path in of_class}
-            if len(of_class) != 3 or len(writers) != 1:
-                faults.append(f"{label}: {of_class}")
+    """Puts the number of looks into `seen`, and what was wrong in them.
+
+    It looks by three ways: a table that delta-rs opens, one that follows the log, and the reader of the jobs.
+    """
+    root, looks, faults = open_root(store), 0, []
+    try:
+        following = DeltaTable(root.uri_of(TABLE))
+        while not (finished.is_set() and looks):
+            following.update_incremental()
+            for table in (DeltaTable(root.uri_of(TABLE)), following):
+                faults += mixed(by_class(table.to_pyarrow_table().to_pylist()))
+            versions = current(root, TABLE)
+            faults += mixed({label: read_column(root, versions[label], "path") for label in CLASSES})
+            looks += 1
+    except Exception as error:
+        faults.append(repr(error))
     seen.put((looks, faults))
     os._exit(0)  # pyarrow's threads can abort a process that ends right after it has read a dataset
 
 
-def test_two_writers_on_overlapping_classes_and_a_reader_see_whole_classes_only(root: Root) -> None:
+def test_two_writers_on_overlapping_classes_and_a_reader_see_whole_commits_only(root: Root) -> None:
     with held_lease(root, "first") as lease:
         first = {
             label: [write_part(root, label, ["first 0 0", "first 0 1", "first 0 2"])] for label in CLASSES
@@ -301,20 +373,52 @@ def test_two_writers_on_overlapping_classes_and_a_reader_see_whole_classes_only(
     opened = open_table(root, TABLE)
     assert opened is not None
     assert opened.version() == 1 + 2 * ROUNDS  # each commit was made once
-    last = {label: read[0].rpartition(" ")[0] for label, read in paths_by_class(root).items()}
+    last = {label: read[0].rpartition(" ")[0] for label, read in by_class(plain_rows(root)).items()}
     assert {last[label] for label in CLASSES[:2]} == {f"one {ROUNDS - 1}"}
     assert {last[label] for label in CLASSES[6:]} == {f"two {ROUNDS - 1}"}
     assert len({last[label] for label in CLASSES[2:6]}) == 1
 
 
-def paths_by_class(root: Root) -> dict[str, list[str]]:
-    rows = plain_rows(root)
+def by_class(rows: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """The paths of the rows of each of the classes."""
     return {label: [row["path"] for row in rows if row["label"] == label] for label in CLASSES}
 
 
-def test_a_commit_that_meets_another_commit_is_made_again_on_top_of_it(
-    root: Root, monkeypatch: pytest.MonkeyPatch
+def write_forever(store: str, ready: Event) -> None:
+    """Replaces all classes again and again; each row holds the round."""
+    root = open_root(store)
+    for number in count():
+        with held_lease(root, f"round-{number}") as lease:
+            paths = [f"run {number} {row}" for row in range(3)]
+            parts = {label: [write_part(root, label, paths, lease.run)] for label in CLASSES}
+            replace_classes(root, TABLE, parts, lease)
+            sweep_table(root, TABLE, timedelta(hours=1), lease)
+        ready.set()
+
+
+def test_after_kills_at_any_moment_all_classes_are_of_one_round_and_the_next_run_commits(root: Root) -> None:
+    spawn, chance = multiprocessing.get_context("spawn"), random.Random(1)
+    for _ in range(8):
+        ready = spawn.Event()
+        process = spawn.Process(target=write_forever, args=(root.uri, ready))
+        process.start()
+        assert ready.wait(120)
+        time.sleep(chance.uniform(0, 0.2))  # a round takes about as long
+        process.kill()
+        process.join()
+        paths = by_class(plain_rows(root))
+        assert len({path.rpartition(" ")[0] for read in paths.values() for path in read}) == 1
+        assert {len(read) for read in paths.values()} == {3}
+        assert not any(version.damage for version in current(root, TABLE).values())
+    commit_class(root, CLASSES[0], ["after"])
+    assert by_class(plain_rows(root))[CLASSES[0]] == ["after"]
+
+
+@pytest.mark.parametrize("commits", [1, 2 * CHECKPOINT_INTERVAL + 1])
+def test_a_commit_that_meets_other_commits_is_made_again_on_top_of_them(
+    root: Root, commits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The other run sweeps after each of its commits, and keeps nothing."""
     commit_class(root, "Kiwi", ["a"])
     opened_by_first, go_on = threading.Event(), threading.Event()
     create = DeltaTable.create_write_transaction
@@ -329,7 +433,10 @@ def test_a_commit_that_meets_another_commit_is_made_again_on_top_of_it(
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(commit_class, root, "Kiwi", ["of the first"], "first")
         assert opened_by_first.wait(60)
-        commit_class(root, "Kiwi", ["of the second", "and more"], "second")
+        for number in range(commits):
+            commit_class(root, "Kiwi", [f"of the second {number}", "and more"], "second")
+            with held_lease(root, "second") as lease:
+                sweep_table(root, TABLE, timedelta(0), lease)
         go_on.set()
         first.result()
     assert [row["path"] for row in plain_rows(root)] == ["of the first"]
