@@ -40,9 +40,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_store_without_room_for_the_photos_is_named(small_disk: Path, elsewhere: None) -> None:
     settings = Settings(images="/photos", store=str(small_disk / "new" / "store"))
     check_free_space(settings, kiwis(10))
-    with pytest.raises(
-        FruitsError, match=rf"^FRUITS_STORE={small_disk}/new/store: 1\d MB are free.* 2\d MB"
-    ):
+    with pytest.raises(FruitsError, match=rf"^FRUITS_STORE={small_disk}/new/store: 1\d MB are free.* 2\d MB"):
         check_free_space(settings, kiwis(100))
 
 
