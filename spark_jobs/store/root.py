@@ -60,6 +60,12 @@ class Root:
             except OSError as error:  # pyarrow's text does not name the object
                 raise OSError(f"When reading {self.uri_of(path)}: {error}") from error
 
+    def ends_with(self, path: str, end: bytes) -> bool:
+        """Whether a file ends with some bytes. It reads no more of it."""
+        with self.fs.open_input_file(self.inside(path)) as file:
+            file.seek(max(0, file.size() - len(end)))
+            return bytes(file.read()) == end
+
     def read_many(self, paths: Iterable[str]) -> list[bytes]:
         """The contents of several files, in the order of `paths`. It reads them concurrently."""
         with ThreadPoolExecutor(IO_THREADS) as pool:

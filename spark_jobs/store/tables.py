@@ -174,8 +174,8 @@ def _set_torn_entry_aside(store: Root, table: str) -> None:
         with suppress(FileNotFoundError):  # another process renames it at the same time
             (log / entries[-1]).rename(log / f"{entries[-1]}.torn")
     for checkpoint in sorted(log.glob("*.checkpoint.parquet"))[-1:]:
-        if not checkpoint.read_bytes().endswith(b"PAR1"):
-            with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # a sweep removes it, or another process renames it
+            if not store.ends_with(f"{table}/{LOG}/{checkpoint.name}", b"PAR1"):
                 (log / "_last_checkpoint").unlink(missing_ok=True)
                 checkpoint.rename(f"{checkpoint}.torn")
 
