@@ -1,6 +1,6 @@
 """A store of release 0.1 (commit 27477b8): the first job that meets it converts it, and loses nothing.
 
-`store_27477b8.tar.gz` holds such a store, without its extractor, after two runs of that commit on 17 drawn
+`store_27477b8.zip` holds such a store, without its extractor, after two runs of that commit on 17 drawn
 photos. Before the second run, the photos of the class `Gone` were removed; a photo of `Kiwi` is bad. Beside
 it, `expected.json` holds the rows of each table as that commit wrote them: path, SHA-256, and the sum of the
 features.
@@ -8,7 +8,7 @@ features.
 
 import json
 import shutil
-import tarfile
+import zipfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,15 @@ from tests.jobs import extract, fit, ingest, project, quiet, table
 from tests.spark_jobs.store.written import rows_of
 from tests.support import publish_extractor
 
-ARCHIVE = Path(__file__).with_name("store_27477b8.tar.gz")
+ARCHIVE = Path(__file__).with_name("store_27477b8.zip")
 TABLES = (RAW_IMAGES, QUARANTINED_IMAGES, MOBILENET_FEATURES)
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> str:
     """The store of release 0.1."""
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(tmp_path)
     return str(tmp_path / "store")
 
 
