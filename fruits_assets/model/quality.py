@@ -62,10 +62,14 @@ class Quality:
 
 
 def read_sample(store: Root, features: dict[str, Version]) -> Sample:
-    """Reads at most 2,000 images of at most 100 classes, spread evenly, from the first file of each class."""
-    labels = list(features)[:: max(1, -(-len(features) // SAMPLE_CLASSES))]
+    """Reads at most 2,000 images of at most 100 classes, spread evenly, from the first file of each class.
+
+    Damaged classes are left out.
+    """
+    whole = [label for label, version in features.items() if not version.damage]
+    labels = whole[:: max(1, -(-len(whole) // SAMPLE_CLASSES))]
     share = max(8, SAMPLE_IMAGES // max(1, len(labels)))
-    vectors, names, parts = [], [], []
+    vectors, names, parts = [np.empty((0, FEATURES), np.float32)], [], [split_class(0)]
     for label in labels:
         file = features[label].parts[0]
         needed = int(np.searchsorted(np.cumsum(file.row_groups), share)) + 1

@@ -145,7 +145,7 @@ def read_column(store: Root, version: Version, column: str) -> list[Any]:
 def _open(store: Root, path: str) -> Iterator[pq.ParquetFile]:
     """An open Parquet file, whose errors become a `FruitsError` with its name."""
     try:
-        with store.fs.open_input_file(path) as source:
+        with store.fs.open_input_file(store.inside(path)) as source:
             yield pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         # pyarrow names a failure of S3 by these words. Spark then repeats the task.

@@ -1,5 +1,7 @@
 """How well features separate the classes: the sample, the accuracies and the verdict."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -49,6 +51,26 @@ def test_the_sample_is_bounded_and_equal_for_all_classes(store: str) -> None:
     assert len(counts) == 4
     assert len(sample.labels) <= 2000
     assert counts.min() == counts.max() >= 300
+
+
+@pytest.mark.parametrize("path", ["../elsewhere.parquet", "lost.parquet"])
+def test_a_damaged_class_is_not_in_the_sample(store: str, path: str) -> None:
+    root = open_root(store)
+    publish_features(store, clusters(3, 40))
+    versions = current_versions(root, "mobilenet_features")
+    [part] = versions["class 1"].parts
+    root.copy(part.path, "elsewhere.parquet")
+    damaged = replace(part, path=f"mobilenet_features/{path}")
+    versions["class 1"] = replace(versions["class 1"], parts=[damaged], damage="it is damaged")
+    assert set(read_sample(root, versions).labels) == {"class 0", "class 2"}
+
+
+def test_a_store_whose_classes_are_all_damaged_has_an_empty_sample(store: str) -> None:
+    publish_features(store, clusters(2, 40))
+    versions = current_versions(open_root(store), "mobilenet_features")
+    damaged = {label: replace(version, damage="it is damaged") for label, version in versions.items()}
+    with pytest.raises(FruitsError, match=r"The sample has 0 classes and 0 images\."):
+        assess(read_sample(open_root(store), damaged), np.eye(FEATURES)[:, :2])
 
 
 def test_distant_classes_are_separated_without_error() -> None:

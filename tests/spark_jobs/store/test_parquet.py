@@ -125,6 +125,14 @@ def test_a_damaged_file_is_refused_by_name(root: Root, content: bytes) -> None:
         read_part(root.uri, "raw/damaged.parquet", len(content))
 
 
+@pytest.mark.parametrize("path", ["../outside.parquet", "raw/../../outside.parquet", "raw//part.parquet"])
+def test_a_path_that_leads_out_of_the_store_is_not_read(root: Root, path: str) -> None:
+    part = write(root, [["a"]])
+    (Path(root.uri).parent / "outside.parquet").write_bytes(root.read(part.path))
+    with pytest.raises(FruitsError, match=f"{path}' is not the path of a file inside {root.uri}"):
+        list(read_row_groups(root, path, [0], ["path"]))
+
+
 def test_a_missing_file_is_refused_by_name(root: Root) -> None:
     with pytest.raises(FruitsError, match=r"raw/missing\.parquet cannot be read.*was removed or changed"):
         read_part(root.uri, "raw/missing.parquet", 1)
