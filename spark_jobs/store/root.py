@@ -19,6 +19,9 @@ from spark_jobs.errors import FruitsError
 # 32 threads read 4 times as fast as 8 threads; more threads gain little.
 IO_THREADS = 32
 
+# pyarrow makes a request to S3 this many times, for about a minute in all.
+S3_ATTEMPTS = 8
+
 DEFAULT_REGION = "eu-west-3"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
@@ -263,6 +266,6 @@ def open_root(uri: str) -> Root:
         allow_delayed_open=True,
         connect_timeout=10,
         request_timeout=30,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=8),
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
     )
     return Root(uri, pafs.SubTreeFileSystem(uri.removeprefix("s3://"), s3), is_local=False)

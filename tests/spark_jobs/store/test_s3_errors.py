@@ -43,6 +43,12 @@ def aws_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     open_root.cache_clear()
 
 
+@pytest.fixture
+def two_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyarrow makes each request twice, not for a minute."""
+    monkeypatch.setattr("spark_jobs.store.root.S3_ATTEMPTS", 2)
+
+
 REQUESTS: dict[str, Callable[[Root], object]] = {
     "look": lambda root: root.has("a photo.jpg"),
     "read": lambda root: root.read("a photo.jpg"),
@@ -106,6 +112,7 @@ def test_an_archived_object_is_named_with_the_command_that_restores_it(
                 open_root(uri).read("a photo.jpg")
 
 
+@pytest.mark.usefixtures("two_attempts")
 def test_a_server_that_does_not_answer_is_named_and_a_retry_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_proxy(lambda *_: DENIED) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -117,6 +124,7 @@ def test_a_server_that_does_not_answer_is_named_and_a_retry_helps(monkeypatch: p
     assert raised.value.retry_helps
 
 
+@pytest.mark.usefixtures("two_attempts")
 def test_a_busy_server_is_asked_again_until_it_answers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -125,7 +133,7 @@ def test_a_busy_server_is_asked_again_until_it_answers(
     def busy_at_first(method: str, path: str, key: str) -> Refusal | None:
         nonlocal refused
         with lock:
-            if refused == 20:
+            if refused == 5:
                 return None
             refused += 1
         return SLOW_DOWN
@@ -140,9 +148,9 @@ def test_a_busy_server_is_asked_again_until_it_answers(
                 s3_errors_explained(),
             ):
                 open_root(uri).read("a photo.jpg")
-            assert 0 < refused < 20
+            assert refused == 2
             assert read_patiently(open_root(uri), "a photo.jpg") == b"content"
-            assert refused == 20
+            assert refused == 5
 
 
 def test_patience_passes_on_other_errors_at_once(store: str) -> None:
