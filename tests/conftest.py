@@ -51,13 +51,17 @@ def clean_environment() -> Iterator[None]:
 def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs every test in a directory of its own, without `.env`, and restores the environment after it.
 
-    `load_settings` adds the lines of a `.env` to the environment.
+    `load_settings` adds the lines of a `.env` to the environment. Only a variable that differs is written:
+    C's getenv, which threads of pyarrow and deltalake call, is not safe beside setenv.
     """
     monkeypatch.chdir(tmp_path)
     environment = dict(os.environ)
     yield
-    os.environ.clear()
-    os.environ.update(environment)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")
