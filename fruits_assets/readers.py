@@ -13,12 +13,12 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.fs as pafs
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import SPARK_MODEL
@@ -153,7 +153,7 @@ def _read_csv(root: Root, part: Part, columns: Sequence[str] | None) -> pa.Table
         ) from error
     text = pyarrow.csv.ConvertOptions(column_types={"path": pa.string(), "label": pa.string()})
     rows = pyarrow.csv.read_csv(
-        BytesIO(content),
+        pa.BufferReader(content),
         # A file name may contain a line break.
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
         convert_options=text,
@@ -183,7 +183,9 @@ def _earlier(
         opened.load_as_version(version)
         chosen = [("label", "in", list(classes))] if classes is not None else None
         names = list(columns) if columns else SCHEMAS[table].names
-        return opened.to_pyarrow_table(filters=chosen, columns=names)
+        # With deltalake's own file system, Python may abort at its end: https://github.com/apache/arrow/issues/34314
+        files = pafs.SubTreeFileSystem(table, root.fs)
+        return opened.to_pyarrow_table(filters=chosen, columns=names, filesystem=files)
     except (DeltaError, FileNotFoundError) as error:
         raise FruitsError(
             f"Version {version} of {root.uri_of(table)} cannot be read ({error}). Runs remove versions after "
