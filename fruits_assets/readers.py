@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import SPARK_MODEL
 from spark_jobs.store.parquet import read_row_groups
-from spark_jobs.store.pointers import current_by_class, current_one
+from spark_jobs.store.pointers import class_pointers, current_by_class, current_one, pointer_path
 from spark_jobs.store.root import IO_THREADS, Root, delta_options, open_root, plain_s3_uri
 from spark_jobs.store.s3_errors import s3_errors_explained
 from spark_jobs.store.schemas import FORMULA_START, PCA_FEATURES_CSV, PCA_MODEL, SCHEMAS
@@ -136,6 +136,12 @@ def _versions(root: Root, output: str, classes: Collection[str] | None) -> dict[
     for label, version in versions.items():
         if version.damage:
             raise FruitsError(f"The class {label!r}: {version.damage}.")
+    if output == PCA_FEATURES_CSV and classes is None:
+        known_pointers = {pointer_path(output, label) for label in versions}
+        for path in set(class_pointers(root, output)) - known_pointers:
+            raise FruitsError(
+                f"The pointer {root.uri_of(path)} is damaged. Run all classes again: fruits run"
+            )
     return versions
 
 

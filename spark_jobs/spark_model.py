@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.parquet import read_row_groups
 from spark_jobs.store.root import Root, open_root
 
 SPARK_MODEL = "spark"  # the folder of these files in the directory of a model
@@ -43,7 +45,8 @@ def write_spark_model(
     ]
     types = {"org.apache.spark.sql.parquet.row.metadata": schema.json()}
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(values, schema=arrow.with_metadata(types)), sink)
+    table = pa.table(values, schema=arrow.with_metadata(types))
+    pq.write_table(table, sink, write_page_checksum=True)
     parameters = {
         "class": "org.apache.spark.ml.feature.PCAModel",
         "timestamp": int(time.time() * 1000),
@@ -59,11 +62,20 @@ def write_spark_model(
 
 @lru_cache(maxsize=1)
 def read_components(store_uri: str, model_directory: str) -> NDArray[np.float64]:
-    """The components of a saved model: (1280, k) float64. The last model is cached per process."""
+    """The components of a saved model: (1280, k) float64. The last model is cached per process.
+
+    Raises `FruitsError` where a file of the model is missing or damaged.
+    """
     store = open_root(store_uri)
-    data = store.list(f"{model_directory}/{SPARK_MODEL}/data")
-    [path] = [info.path for info in data if info.path.endswith(".parquet")]
-    matrix = pq.read_table(path, filesystem=store.fs, columns=["pc"]).column("pc")[0].as_py()
+    directory = f"{model_directory}/{SPARK_MODEL}/data"
+    paths = [info.path for info in store.list(directory) if info.path.endswith(".parquet")]
+    if not paths:
+        raise FruitsError(f"{store.uri_of(directory)} has no file of the model. Materialize pca_model again.")
+    try:
+        [rows] = read_row_groups(store, paths[0], [0], ["pc"])
+    except FruitsError as error:
+        raise FruitsError(f"{error}. Materialize pca_model again.") from error
+    matrix = rows.column("pc")[0].as_py()
     values = np.array(matrix["values"], np.float64)
     shape = matrix["numRows"], matrix["numCols"]
     return values.reshape(shape) if matrix["isTransposed"] else values.reshape(shape[::-1]).T

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,14 +13,18 @@ from fruits_assets.decorators import pipeline_asset
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
 from fruits_assets.model.weights import find_weights
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
 from spark_jobs.store.pointers import current_one, new_directory, publish
-from spark_jobs.store.root import open_root
+from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR
 from spark_jobs.store.versions import Version, combined_version
 
 # Largest allowed difference between a feature of OpenVINO and of Keras; float32 rounding gives 1e-5.
 MAX_DIFFERENCE = 1e-4
+
+# The details of the extractor's version.
+_DETAILS = {"weights", "weights_sha256", "trained", "ir_sha256", "max_abs_difference", "versions"}
 
 
 @pipeline_asset(
@@ -43,7 +48,7 @@ def feature_extractor(
     store = open_root(settings.store)
     versions = converter_versions()
     data_version = combined_version(weights.sha256, json.dumps(versions, sort_keys=True))
-    current = current_one(store, FEATURE_EXTRACTOR)
+    current = _whole_extractor(store)
     if current is None or current.data_version != data_version:
         context.log.info(f"Converting MobileNetV2 with the weights {weights.name!r} to OpenVINO IR")
         with TemporaryDirectory() as folder:
@@ -79,6 +84,18 @@ def feature_extractor(
             ),
         ],
     )
+
+
+def _whole_extractor(store: Root) -> Version | None:
+    """The current extractor; None if there is none, or if its pointer or a file of it is lost or damaged."""
+    with suppress(FruitsError, FileNotFoundError):
+        if current := current_one(store, FEATURE_EXTRACTOR):
+            xml, weights_bin = (store.read(f"{current.directory}/{name}") for name in (MODEL_XML, MODEL_BIN))
+            if current.details.keys() >= _DETAILS and current.details["ir_sha256"] == sha256_of(
+                xml, weights_bin
+            ):
+                return current
+    return None
 
 
 def _convert(setting: str, out: Path) -> tuple[bytes, bytes, float]:

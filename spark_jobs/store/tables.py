@@ -147,9 +147,10 @@ def open_table(store: Root, table: str) -> "DeltaTable | None":
     except TableNotFoundError:
         return None
     except DeltaError as error:
+        reason = str(error).partition("\n")[0]  # without deltalake's stack trace
         raise FruitsError(
-            f"The log of the table {store.uri_of(table)} cannot be read: {error}. Restore {LOG} from a copy, "
-            "or move the folder of the table away and run everything again."
+            f"The log of the table {store.uri_of(table)} cannot be read: {reason}. Restore {LOG} from a "
+            "copy, or move the folder of the table away and run everything again."
         ) from error
     columns = opened.metadata().configuration.get(_COLUMNS, "")
     if not columns.isdecimal() or int(columns) > COLUMNS_VERSION:

@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from fruits_assets.readers import list_files, read_arrow, read_pandas, spark_model
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.pointers import pointer_path
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import SCHEMAS
 from tests.docs.conftest import LABELS, NAMES
@@ -226,3 +227,15 @@ def test_a_damaged_class_is_named(store_of_real_names: str, tmp_path: Path) -> N
     with pytest.raises(FruitsError, match=f"{file} cannot be read"):
         read_arrow(root.uri, "raw_images")
     assert read_arrow(root.uri, "raw_images", classes=["None"]).num_rows == len(NAMES)
+
+
+def test_a_class_whose_pointer_is_damaged_is_not_left_out_without_a_word(
+    store_of_real_names: str, tmp_path: Path
+) -> None:
+    root: Root = open_root(str(tmp_path / "copy"))
+    pafs.copy_files(store_of_real_names, root.uri)
+    pointer = root.uri_of(pointer_path("pca_features_csv", "NA"))
+    os.truncate(pointer, 100)
+    with pytest.raises(FruitsError, match=f"The pointer {pointer} is damaged"):
+        read_arrow(root.uri, "pca_features_csv")
+    assert read_arrow(root.uri, "pca_features_csv", classes=["None"]).num_rows == len(NAMES)

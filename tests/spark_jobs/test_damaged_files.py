@@ -30,7 +30,8 @@ def flip_a_bit(file: Path) -> None:
     group = pq.ParquetFile(file).metadata.row_group(0)
     columns = map(group.column, range(group.num_columns))
     column = max(columns, key=lambda column: column.total_compressed_size)  # the photos, or the features
-    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    start = column.dictionary_page_offset or column.data_page_offset
+    content[start + column.total_compressed_size // 2] ^= 1
     file.write_bytes(content)
 
 
@@ -103,6 +104,21 @@ def test_a_damaged_file_of_features_is_named_by_the_fit(
     cut(file)
     with pytest.raises(FruitsError, match=f"{file} cannot be read"):
         fit(spark, store)
+
+
+@DAMAGE
+def test_a_damaged_model_is_named_and_projects_no_class(
+    spark: SparkSession, photos: Path, store: str, extractor: Path, damage: Callable[[Path], None]
+) -> None:
+    run_jobs(spark, photos, store, extractor, CLASSES)
+    before = pointers(store, PCA_FEATURES_CSV)
+    fitted = fit(spark, store)
+    [file] = (Path(store) / fitted.directory).rglob("*.parquet")
+    damage(file)
+    with pytest.raises(FruitsError, match=r"Materialize pca_model again") as raised:
+        project(spark, store, CLASSES)
+    assert str(file.parent) in str(raised.value)
+    assert pointers(store, PCA_FEATURES_CSV) == before
 
 
 def test_each_page_carries_a_checksum_that_readers_verify(

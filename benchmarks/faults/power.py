@@ -1,0 +1,78 @@
+"""Power cuts: jobs write to a file system on a loop device, whose image is copied at the moment of the cut.
+
+The copy holds what the disk has received. Data in the page cache of the mounted file system, which a killed
+process would leave to be written, is not in it. Mounting needs root.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults.check import torn
+from benchmarks.faults.jobs import versions
+from benchmarks.faults.workplace import Workplace, kill_all, start
+
+IMAGE_BYTES = 400_000_000
+JOBS = 4
+# The seconds between the end of a job and the cut.
+PAUSES = (0.0, 1.0)
+
+
+def power_cut(place: Workplace, number: int, command: list[str]) -> dict[str, Any]:
+    """What the disk holds after a cut. A run of the four jobs serves eight rounds, and the first runs it."""
+    moment = number % (JOBS * len(PAUSES))
+    if moment == 0:
+        _run_and_copy(place, command)
+    image = place.folder / f"moment-{moment}.img"
+    said: dict[str, Any] = json.loads(image.with_suffix(".json").read_text())
+    mounted = place.folder / "after"
+    with _mounted(image, mounted):
+        found, kept = torn(str(mounted / "store")), versions(str(mounted / "store"))
+    lost = [
+        f"{output}, {label}"
+        for output, classes in said["versions"].items()
+        for label, version in classes.items()
+        if kept.get(output, {}).get(label) != version
+    ]
+    image.unlink()
+    return {"job": said["job"], "seconds after": said["pause"], "torn": found, "lost": lost}
+
+
+def _run_and_copy(place: Workplace, command: list[str]) -> None:
+    """Runs the jobs on a new file system, and copies its image twice after each job."""
+    image, disk = place.folder / "disk.img", place.folder / "disk"
+    image.unlink(missing_ok=True)
+    with image.open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    with _mounted(image, disk):
+        process = start(command)
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            for job in range(JOBS):
+                line = next(text for text in process.stdout if text.startswith("{"))
+                for number, pause in enumerate(PAUSES):
+                    time.sleep(pause)
+                    copy = place.folder / f"moment-{job * len(PAUSES) + number}.img"
+                    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+                    copy.with_suffix(".json").write_text(json.dumps({**json.loads(line), "pause": pause}))
+                process.stdin.write("\n")
+                process.stdin.flush()
+            process.wait()
+        finally:
+            kill_all(process)
+
+
+@contextmanager
+def _mounted(image: Path, folder: Path) -> Iterator[None]:
+    """The file system of an image, mounted with the defaults of ext4. Mounting replays its journal."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)

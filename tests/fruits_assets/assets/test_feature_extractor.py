@@ -1,0 +1,58 @@
+"""The current extractor is used again as long as it is whole."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from fruits_assets.assets.feature_extractor import _whole_extractor
+from spark_jobs.inference import MODEL_BIN, MODEL_XML
+from spark_jobs.store.pointers import current_one
+from spark_jobs.store.root import Root
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR
+from tests.fruits_assets.dagster_platform import Platform
+
+POINTER = f"{FEATURE_EXTRACTOR}/current.json"
+
+
+def directory(store: Root) -> str:
+    version = current_one(store, FEATURE_EXTRACTOR)
+    assert version
+    return version.directory
+
+
+def flip_a_bit_of_the_weights(store: Root) -> None:
+    path = f"{directory(store)}/{MODEL_BIN}"
+    content = bytearray(store.read(path))
+    content[len(content) // 2] ^= 1
+    store.write(path, bytes(content))
+
+
+def lose_the_topology(store: Root) -> None:
+    store.remove_files([f"{directory(store)}/{MODEL_XML}"])
+
+
+def cut_the_pointer(store: Root) -> None:
+    store.write(POINTER, store.read(POINTER)[:-10])
+
+
+def lose_a_detail(store: Root) -> None:
+    pointer = json.loads(store.read(POINTER))
+    del pointer["details"]["trained"]
+    store.write(POINTER, json.dumps(pointer).encode())
+
+
+DAMAGES = [flip_a_bit_of_the_weights, lose_the_topology, cut_the_pointer, lose_a_detail]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_extractor_is_not_used_again(untouched: Platform, damage: Callable[[Root], None]) -> None:
+    assert _whole_extractor(untouched.store)
+    damage(untouched.store)
+    assert _whole_extractor(untouched.store) is None
+
+
+def test_a_run_converts_a_damaged_extractor_again(untouched: Platform) -> None:
+    flip_a_bit_of_the_weights(untouched.store)
+    assert untouched.run(["feature_extractor"]).success
+    assert _whole_extractor(untouched.store)
