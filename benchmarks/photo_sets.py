@@ -25,7 +25,9 @@ def find_photos(given: Path | None, folder: Path) -> tuple[Path, str]:
         return given, f"the photos in {given.name}"
     if SHARED.exists():
         with tarfile.open(SHARED) as archive:
-            archive.extractall(folder, filter="data")
+            # Python before 3.11.4 has no filters.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(folder)
         return folder, "photos of Fruits-360"
     samples = folder / "samples"
     copy_samples(samples)

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from fruits_assets.free_space import full_disk_explained
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.s3_errors import s3_errors_explained
 
@@ -54,23 +55,23 @@ def errors_end_the_step(function: Callable[..., Any]) -> Callable[..., Any]:
 
         @wraps(function)
         def generate(context: dg.AssetExecutionContext, *args: Any, **resources: Any) -> Iterator[Any]:
-            with _errors_for_dagster(context):
+            with _errors_for_dagster(context, resources):
                 yield from function(context, *args, **resources)
 
         return generate
 
     @wraps(function)
     def call(context: dg.AssetExecutionContext, *args: Any, **resources: Any) -> Any:
-        with _errors_for_dagster(context):
+        with _errors_for_dagster(context, resources):
             return function(context, *args, **resources)
 
     return call
 
 
 @contextmanager
-def _errors_for_dagster(context: dg.AssetExecutionContext) -> Iterator[None]:
+def _errors_for_dagster(context: dg.AssetExecutionContext, resources: Mapping[str, Any]) -> Iterator[None]:
     try:
-        with s3_errors_explained():
+        with full_disk_explained(resources.get("settings")), s3_errors_explained():
             yield
     except FruitsError as error:
         if error.retry_helps and context.retry_number < MAX_RETRIES:

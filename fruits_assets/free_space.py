@@ -1,10 +1,12 @@
-"""Looks at the free space before a run begins, by what the run will write."""
+"""Free space: before a run, by what the run will write, and after an error that tells of a full disk."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,9 @@ _HOME_BYTES = 2_000_000
 # Spark keeps blocks in memory, and writes little more than its native libraries.
 _SPARK_BYTES = 5_000_000
 
+# How Python, Java and SQLite tell that a disk is full.
+_FULL = re.compile("No space left on device|Disk quota exceeded|database or disk is full", re.IGNORECASE)
+
 
 class _Need(NamedTuple):
     """A place that a run writes to: the name of its setting, its path, and the bytes that it will write."""
@@ -40,10 +45,13 @@ def check_free_space(settings: Settings, classes: Mapping[str, Sequence[Photo]])
     `classes` are the photos of the classes of the run, which are written anew. Old files remain beside them.
     """
     shared: dict[int, list[_Need]] = defaultdict(list)
+    free_bytes: dict[int, int] = {}
     for need in _needs(settings, classes):
-        shared[os.stat(_existing(need.path)).st_dev].append(need)
-    for needs in shared.values():
-        free = shutil.disk_usage(_existing(needs[0].path)).free
+        device, free = _disk(need.path)
+        shared[device].append(need)
+        free_bytes[device] = free
+    for device, needs in shared.items():
+        free = free_bytes[device]
         wanted = sum(need.bytes for need in needs)
         if free < wanted:
             places = " and ".join(f"{need.setting}={need.path}" for need in needs)
@@ -51,6 +59,32 @@ def check_free_space(settings: Settings, classes: Mapping[str, Sequence[Photo]])
                 f"{places}: {free / 1e6:,.0f} MB are free, and the run writes about {wanted / 1e6:,.0f} MB. "
                 "Make room, or name a folder on another disk."
             )
+
+
+@contextmanager
+def full_disk_explained(settings: Settings | None) -> Iterator[None]:
+    """Turns an error that tells of a full disk, or has that cause, into one that names the full place."""
+    try:
+        yield
+    except Exception as error:
+        if settings is not None and _tells_of_full_disk(error):
+            raise FruitsError(_full_place(settings)) from error
+        raise
+
+
+def _tells_of_full_disk(error: BaseException | None) -> bool:
+    return error is not None and (
+        bool(_FULL.search(str(error))) or _tells_of_full_disk(error.__cause__ or error.__context__)
+    )
+
+
+def _full_place(settings: Settings) -> str:
+    free = {need: _disk(need.path)[1] for need in _needs(settings, {})}
+    place = min(free, key=lambda need: free[need])
+    return (
+        f"{place.setting}={place.path} is full: {free[place] / 1e6:,.1f} MB are free. Make room, or name a "
+        "folder on another disk, and run again. Each class keeps its last whole version."
+    )
 
 
 def _needs(settings: Settings, classes: Mapping[str, Sequence[Photo]]) -> list[_Need]:
@@ -67,7 +101,8 @@ def _needs(settings: Settings, classes: Mapping[str, Sequence[Photo]]) -> list[_
     return needs
 
 
-def _existing(path: str) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
+def _disk(path: str) -> tuple[int, int]:
+    """The device of a path, or of the nearest folder above it that exists, and its free bytes."""
     folder = Path(path).absolute()
-    return next(candidate for candidate in (folder, *folder.parents) if candidate.exists())
+    existing = next(candidate for candidate in (folder, *folder.parents) if candidate.exists())
+    return os.stat(existing).st_dev, shutil.disk_usage(existing).free

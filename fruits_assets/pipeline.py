@@ -7,7 +7,7 @@ from shlex import quote
 from typing import Any
 
 from fruits_assets.dagster_runs import Runs, dagster_runs
-from fruits_assets.free_space import check_free_space
+from fruits_assets.free_space import check_free_space, full_disk_explained
 from resources.emr.residency import check_residency
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
@@ -82,10 +82,11 @@ def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: Mapping[
     is the configuration of the asset `pca_model`, which does not run where `labels` has a class.
 
     Raises `FruitsError` where there are no photos, a class of `labels` has no photos or there is no model
-    for it, and where an asset fails as a whole. Raises `KeyboardInterrupt` after SIGINT.
+    for it, where an asset fails as a whole, and where a disk is full. Raises `KeyboardInterrupt` after
+    SIGINT.
     """
     started = time.monotonic()
-    with dagster_runs(settings) as runs:
+    with full_disk_explained(settings), dagster_runs(settings) as runs:
         check_residency(settings)
         listed = list_photos(settings.images).classes
         check_free_space(settings, {label: listed.get(label, []) for label in labels or listed})

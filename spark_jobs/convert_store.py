@@ -44,7 +44,7 @@ def prepared_store(spark: SparkSession, uri: str, run: str, report: Reporter) ->
 def convert_store(spark: SparkSession, store: Root, lease: Lease, report: Reporter) -> None:
     """Converts the tables and CSVs of release 0.1, if there are any.
 
-    A class with a file that is missing or damaged is left out: its photos are ingested again.
+    A class whose pointer or file is missing or damaged is left out: its photos are ingested again.
     """
     for table in TABLES:
         _convert_table(spark, store, table, lease, report)
@@ -85,7 +85,7 @@ def _rewrite(store_uri: str, table: str, run: str, versions: list[Version]) -> l
     for version in versions:
         try:
             results.append((str(version.label), _rewrite_class(store, table, run, version)))
-        except FruitsError:
+        except (FruitsError, KeyError, TypeError, ValueError):  # of a pointer without what it should say
             continue
     return results
 
@@ -124,12 +124,13 @@ def _convert_csvs(store: Root, lease: Lease) -> None:
     sizes = {info.path: info.size for info in store.list(PCA_FEATURES_CSV)}
     known, directory = current_by_class(store, PCA_FEATURES_CSV), new_directory(PCA_FEATURES_CSV, lease.run)
     converted = []
-    for path, content in zip(paths, store.read_many(paths), strict=True):
+    for path, content in store.read_present(paths).items():
         try:
             version = parse_pointer(path, content)
-        except FruitsError:
+            old = version.parts[0]
+        except (FruitsError, IndexError):
             continue
-        label, old = str(version.label), version.parts[0]
+        label = str(version.label)
         if label in known or sizes.get(old.path) != old.bytes:
             continue
         part = Part(f"{directory}/{class_key(label)}/part.csv", old.row_groups, old.bytes)

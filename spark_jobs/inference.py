@@ -58,10 +58,16 @@ def compile_ir(xml: bytes, weights: bytes) -> Extractor:
 def load_extractor(store_uri: str, directory: str, sha256: str) -> Extractor:
     """The extractor in a directory of the store, read and compiled once per process.
 
-    Raises `FruitsError` if the SHA-256 of the files is not `sha256`.
+    Raises `FruitsError` if a file is missing, or if the SHA-256 of the files is not `sha256`.
     """
     store = open_root(store_uri)
-    xml, weights = store.read_many([f"{directory}/{MODEL_XML}", f"{directory}/{MODEL_BIN}"])
+    try:
+        xml, weights = (store.read(f"{directory}/{name}") for name in (MODEL_XML, MODEL_BIN))
+    except FileNotFoundError as error:
+        raise FruitsError(
+            f"The feature extractor in {store.uri_of(directory)} has lost a file. Materialize "
+            "feature_extractor again."
+        ) from error
     found = sha256_of(xml, weights)
     if found != sha256:
         raise FruitsError(

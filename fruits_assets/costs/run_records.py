@@ -104,7 +104,7 @@ def read_records(store: Root) -> tuple[list[RunRecord], list[str]]:
     """Returns all records, the oldest first, and the paths of the files that are not valid records."""
     paths = sorted(info.path for info in store.list(RUN_RECORDS) if info.path.endswith(".json"))
     records, invalid = [], []
-    for path, content in zip(paths, store.read_many(paths), strict=True):
+    for path, content in store.read_present(paths).items():
         try:
             records.append(parse_record(content))
         except ValueError:

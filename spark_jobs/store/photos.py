@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import IO_THREADS, Root, open_root
+from spark_jobs.store.root import IO_THREADS, Root, open_root, split_s3_uri
 from spark_jobs.store.versions import combined_version
 from spark_jobs.wording import counted
 
@@ -50,10 +50,11 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
     folder is skipped if its name begins with a dot or an underscore, if it is in no folder, or if it is a
     link that leads out of the root. A folder name that cannot be a Dagster partition is refused.
 
-    Raises `FruitsError` if the root does not exist, or holds no photo in any folder and may not be empty.
+    Raises `FruitsError` if the root does not exist, or holds no photo in any folder and may not be empty. On
+    S3, a prefix without objects does not exist, so a root that may be empty is any prefix of a bucket.
     """
     root = open_root(uri)
-    if not root.exists():
+    if not root.exists() and not (may_be_empty and _is_in_bucket(uri)):
         fault = "is a file" if root.is_local and os.path.isfile(uri) else "does not exist"
         raise FruitsError(
             f"FRUITS_IMAGES={uri} {fault}. Set it to the folder or s3:// prefix that holds one folder of "
@@ -89,6 +90,11 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
     return listing
 
 
+def _is_in_bucket(uri: str) -> bool:
+    """Whether a root is on S3, in a bucket that exists."""
+    return uri.startswith("s3://") and open_root(f"s3://{split_s3_uri(uri)[0]}").exists()
+
+
 def _unfit_for_partition(label: str) -> str | None:
     """The reason why a folder name cannot be a partition key, or None if it can."""
     if "..." in label:
@@ -111,7 +117,7 @@ def _walk(root: Root, skipped: dict[str, str]) -> Iterator[Photo]:
 def _list_by_folder(root: Root) -> list[pafs.FileInfo]:
     """Every file of a root on S3. It lists the folders concurrently: S3 returns 1,000 keys per request."""
     try:
-        top = root.fs.get_file_info(pafs.FileSelector(""))
+        top = root.fs.get_file_info(pafs.FileSelector("", allow_not_found=True))
     except pa.ArrowException:  # raised for a folder without a name, as in s3://bucket/photos//x.jpg
         return root.list("")
     folders = [info.path for info in top if info.type == pafs.FileType.Directory]

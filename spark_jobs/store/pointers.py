@@ -57,7 +57,7 @@ def current_by_class(store: Root, output: str, labels: Iterable[str] | None = No
     wanted = None if labels is None else {pointer_path(output, label) for label in labels}
     paths = [path for path in class_pointers(store, output) if wanted is None or path in wanted]
     versions: dict[str, Version] = {}
-    for path, content in zip(paths, store.read_many(paths), strict=True):
+    for path, content in store.read_present(paths).items():
         with suppress(FruitsError):
             version = parse_pointer(path, content)
             versions[str(version.label)] = version

@@ -69,10 +69,21 @@ class Root:
             file.seek(max(0, file.size() - len(end)))
             return bytes(file.read()) == end
 
-    def read_many(self, paths: Iterable[str]) -> list[bytes]:
-        """The contents of several files, in the order of `paths`. It reads them concurrently."""
+    def read_present(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """The contents of those of several files that exist, by path, in the order of `paths`.
+
+        Another run may have removed a file since it was listed. The files are read concurrently.
+        """
+
+        def content(path: str) -> bytes | None:
+            with suppress(FileNotFoundError):
+                return self.read(path)
+            return None
+
+        wanted = list(paths)
         with ThreadPoolExecutor(IO_THREADS) as pool:
-            return list(pool.map(self.read, paths))
+            read = zip(wanted, pool.map(content, wanted), strict=True)
+            return {path: found for path, found in read if found is not None}
 
     def write(self, path: str, content: bytes) -> None:
         """Writes one file as a whole or not at all. Readers see the old or the new content, never a part.

@@ -67,7 +67,8 @@ def _replaced_after(store: Root, table: str, cutoff: datetime) -> set[str]:
         for info in store.list(f"{table}/{LOG}")
         if info.path.endswith(".json") and info.mtime >= cutoff
     ]
-    actions = (json.loads(line) for entry in store.read_many(entries) for line in entry.splitlines())
+    present = store.read_present(entries)  # the sweep of a run that keeps less may have removed the others
+    actions = (json.loads(line) for content in present.values() for line in content.splitlines())
     return {unquote(action["remove"]["path"]) for action in actions if "remove" in action}
 
 
@@ -103,7 +104,7 @@ def sweep_versions(store: Root, output: str, keep: timedelta, lease: Lease) -> i
     if not old:
         return 0
     try:
-        named = {parse_pointer(path, content).directory for path, content in _pointers(store, output)}
+        named = {parse_pointer(path, content).directory for path, content in _pointers(store, output).items()}
     except FruitsError:
         return 0
     unreferenced = [path for path in old if path not in named]
@@ -112,8 +113,6 @@ def sweep_versions(store: Root, output: str, keep: timedelta, lease: Lease) -> i
     return len(unreferenced)
 
 
-def _pointers(store: Root, output: str) -> list[tuple[str, bytes]]:
-    """The path and the content of every pointer of an output."""
-    single = pointer_path(output, None)
-    paths = [*class_pointers(store, output), *([single] if store.has(single) else [])]
-    return list(zip(paths, store.read_many(paths), strict=True))
+def _pointers(store: Root, output: str) -> dict[str, bytes]:
+    """The content of every pointer of an output, by path."""
+    return store.read_present([*class_pointers(store, output), pointer_path(output, None)])

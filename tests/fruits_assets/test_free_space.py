@@ -1,28 +1,41 @@
-"""A run that has too little room says so before it begins."""
+"""A run that has too little room says so before it begins, or names the place that became full."""
 
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
-from fruits_assets.free_space import check_free_space
+from fruits_assets import free_space
+from fruits_assets.free_space import check_free_space, full_disk_explained
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import Photo
 
+SIZE = 16 * 1024**2
+
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB."""
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file system of 16 MB. Where no file system can be mounted, the answers of the system are replaced."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a file system")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+        real = free_space._disk
+
+        def stand_in(path: str) -> tuple[int, int]:
+            used = sum(file.stat().st_size for file in disk.rglob("*") if file.is_file())
+            return (-1, SIZE - used) if Path(path).is_relative_to(disk) else real(path)
+
+        monkeypatch.setattr(free_space, "_disk", stand_in)
+        yield disk
+    else:
+        yield disk
+        subprocess.run(["umount", disk], check=True)
 
 
 def kiwis(photos: int) -> dict[str, list[Photo]]:
@@ -70,3 +83,47 @@ def test_places_on_one_disk_are_added_up(
 
 def test_a_store_on_s3_needs_no_room_here(small_disk: Path, elsewhere: None) -> None:
     check_free_space(Settings(images="s3://b/photos", store="s3://b/store"), kiwis(100_000))
+
+
+def write_by_pyarrow() -> None:
+    with pafs.LocalFileSystem().open_output_stream("/dev/full", buffer_size=None) as stream:
+        stream.write(b"photo")
+
+
+def write_to_sqlite() -> None:
+    with sqlite3.connect(":memory:") as database:
+        database.execute("PRAGMA max_page_count = 2")
+        database.execute("CREATE TABLE events (text)")
+        database.execute("INSERT INTO events VALUES (zeroblob(100000))")
+
+
+def write_in_a_task() -> None:
+    try:
+        write_by_pyarrow()
+    except OSError as error:
+        raise FruitsError(f"raw_images: a Spark task failed: OSError: {error}") from None
+
+
+@pytest.mark.parametrize("write", [write_by_pyarrow, write_to_sqlite, write_in_a_task])
+@pytest.mark.parametrize("setting", ["DAGSTER_HOME", "SPARK_LOCAL_DIRS", "FRUITS_STORE"])
+def test_a_disk_that_becomes_full_is_named_with_the_remedy(
+    small_disk: Path,
+    elsewhere: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    write: Callable[[], None],
+) -> None:
+    store = small_disk if setting == "FRUITS_STORE" else tmp_path / "store"
+    monkeypatch.setenv(setting, str(small_disk))
+    settings = Settings(images="/photos", store=str(store))
+    (small_disk / "other").write_bytes(bytes(SIZE - 8192))
+    named = pytest.raises(FruitsError, match=rf"^{setting}={small_disk} is full: 0.0 MB are free. Make room")
+    with named, full_disk_explained(settings):
+        write()
+
+
+def test_another_error_passes_unchanged(elsewhere: None, tmp_path: Path) -> None:
+    settings = Settings(images="/photos", store=str(tmp_path))
+    with pytest.raises(ValueError, match="no photo"), full_disk_explained(settings):
+        raise ValueError("no photo")

@@ -155,6 +155,21 @@ def test_a_class_with_a_damaged_file_is_left_out_and_other_classes_are_kept(
     assert current_by_class(root, PCA_FEATURES_CSV).keys() == labels - {"Pear"}
 
 
+@pytest.mark.parametrize("lost", ["details", "inputs", "parts"])
+def test_a_pointer_that_does_not_say_everything_concerns_its_class_alone(
+    spark: SparkSession, old: str, expected: dict[str, Any], lost: str
+) -> None:
+    for name in (MOBILENET_FEATURES, PCA_FEATURES_CSV):
+        [pointer] = Path(old).glob(f"{name}/current/Pear-*.json")
+        said = json.loads(pointer.read_bytes())
+        pointer.write_text(json.dumps({**said, lost: type(said[lost])()}))
+    convert(spark, old)
+    labels = expected[RAW_IMAGES].keys()
+    assert current(open_root(old), MOBILENET_FEATURES).keys() == labels - {"Pear"}
+    csvs = current_by_class(open_root(old), PCA_FEATURES_CSV).keys()
+    assert csvs == (labels - {"Pear"} if lost == "parts" else labels)
+
+
 def test_a_conversion_never_replaces_a_class_that_a_run_has_written_since(
     spark: SparkSession, old: str, photos: Path
 ) -> None:

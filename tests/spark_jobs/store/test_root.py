@@ -44,10 +44,9 @@ def test_a_failed_write_leaves_no_temporary_file(store: str) -> None:
     assert [path.name for path in Path(store).iterdir()] == ["a folder"]
 
 
-def test_many_files_are_read_in_the_given_order(store: str) -> None:
+def test_many_files_are_read_in_the_given_order_without_files_that_are_gone(store: str) -> None:
     root = open_root(store)
-    contents = [(f"{number}", f"{number}".encode()) for number in range(100)]
-    root.write_many(contents)
-    assert root.read_many(path for path, _ in reversed(contents)) == [
-        content for _, content in contents[::-1]
-    ]
+    contents = {f"{number}": f"{number}".encode() for number in range(100)}
+    root.write_many(contents.items())
+    read = root.read_present([*reversed(contents), "gone"])
+    assert list(read.items()) == list(reversed(contents.items()))

@@ -80,6 +80,14 @@ def prefix(tmp_path: Path) -> str:
 # The store, in this process.
 
 
+def test_a_prefix_whose_last_photo_is_gone_may_be_empty(prefix: str) -> None:
+    assert list_photos(prefix, may_be_empty=True).classes == {}
+    with pytest.raises(FruitsError, match=f"FRUITS_IMAGES={prefix} does not exist"):
+        list_photos(prefix)
+    with pytest.raises(FruitsError, match="FRUITS_IMAGES=s3://no-such-bucket/photos does not exist"):
+        list_photos("s3://no-such-bucket/photos", may_be_empty=True)
+
+
 def test_photos_of_any_name_are_listed_by_class(prefix: str) -> None:
     root = open_root(prefix)
     paths = [f"{label}/1.jpg" for label in AWKWARD] + ["deep/er/a b/2.jpg"]

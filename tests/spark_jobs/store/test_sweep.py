@@ -13,6 +13,7 @@ from spark_jobs.store.leases import held_lease
 from spark_jobs.store.pointers import new_directory, pointer_path, publish
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.sweep import sweep_table, sweep_versions
+from spark_jobs.store.tables import CHECKPOINT_INTERVAL, LOG, log_entry
 from spark_jobs.store.versions import Part, Version, class_key
 from tests.spark_jobs.store.test_pointers import UNREADABLE
 from tests.spark_jobs.store.written import TABLE, commit_class, rows_of, write_part
@@ -191,3 +192,18 @@ def test_tables_of_release_0_1_are_not_touched_before_their_conversion(store: st
     with held_lease(root, "sweeping") as lease:
         assert sweep_table(root, TABLE, timedelta(0), lease) == 0
     assert root.has(f"{TABLE}/version=run/1/Kiwi/part.parquet")
+
+
+def test_a_log_entry_that_another_sweep_removes_meanwhile_is_no_error(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_root(store)
+    for number in range(CHECKPOINT_INTERVAL):
+        commit_class(root, "Kiwi", [str(number)])
+    log, listed = f"{TABLE}/{LOG}", Root.list
+    before = root.list(log)
+    root.remove_file(log_entry(TABLE, 2))
+    monkeypatch.setattr(Root, "list", lambda self, prefix: before if prefix == log else listed(self, prefix))
+    with held_lease(root, "sweeping") as lease:
+        assert sweep_table(root, TABLE, DAY, lease) == 1  # the file that only this entry names
+    assert rows_of(root) == {"Kiwi": 1}
