@@ -25,7 +25,7 @@ from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWrit
 from spark_jobs.store.photos import Photo, list_photos
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import IO_THREADS, Root, open_root
-from spark_jobs.store.s3_errors import ARCHIVED, DENIED, fault_of, read_patiently
+from spark_jobs.store.s3_errors import OF_AN_OBJECT, fault_of, read_patiently
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
 from spark_jobs.store.tables import current, replace_classes
@@ -299,6 +299,6 @@ def _read(root: Root, photo: Photo, max_bytes: int) -> bytes | BadImage:
         if root.is_local:
             return BadImage(f"cannot be read: {os.strerror(error.errno) if error.errno else error}")
         fault = fault_of(str(error))
-        if fault and fault.kind in (DENIED, ARCHIVED):
+        if fault and fault.kind in OF_AN_OBJECT:
             return BadImage(f"cannot be read: {fault.cause}. {fault.remedy}")
         raise

@@ -5,11 +5,12 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
 """
 
 import http.client
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 
@@ -111,6 +112,15 @@ def s3_proxy(judge: Judge, server: str | None = None) -> Iterator[str]:
 
     class Server(ThreadingHTTPServer):
         request_queue_size = 128  # 5 by default, which many threads of pyarrow exceed
+        open_connections: ClassVar[set[Any]] = set()
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            self.open_connections.add(request)
+            super().process_request(request, client_address)
+
+        def shutdown_request(self, request: Any) -> None:
+            self.open_connections.discard(request)
+            super().shutdown_request(request)
 
         def handle_error(self, *_: object) -> None:
             """Logs nothing where a client has ended its connection."""
@@ -122,3 +132,7 @@ def s3_proxy(judge: Judge, server: str | None = None) -> Iterator[str]:
     finally:
         proxy.shutdown()
         proxy.server_close()
+        # A client may keep a connection, and use it for the next server that gets the same port.
+        for connection in list(Server.open_connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

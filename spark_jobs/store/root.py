@@ -61,7 +61,21 @@ class Root:
             try:
                 return bytes(stream.read())
             except OSError as error:  # pyarrow's text does not name the object
-                raise OSError(f"When reading {self.uri_of(path)}: {error}") from error
+                told = self._told_again(path) or error if str(error).endswith("operation: ") else error
+                raise OSError(f"When reading {self.uri_of(path)}: {told}") from error
+
+    def _told_again(self, path: str) -> OSError | None:
+        """The error of a read into empty memory.
+
+        pyarrow gives S3's answer and the old bytes behind it in memory to the parser, which then finds no
+        reason in them.
+        """
+        try:
+            with self.fs.open_input_file(path) as file:
+                file.readinto(bytearray(min(file.size(), 65536)))
+        except OSError as error:
+            return error
+        return None
 
     def ends_with(self, path: str, end: bytes) -> bool:
         """Whether a file ends with some bytes. It reads no more of it."""

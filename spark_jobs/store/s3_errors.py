@@ -1,7 +1,8 @@
 """Errors of S3 as sentences: the object or bucket, the cause and the remedy.
 
-pyarrow and deltalake raise `OSError` with a text that names the operation and S3's error code. The answer to
-a HEAD request has no text, so S3 is asked once more where the code is missing.
+pyarrow and deltalake raise `OSError`, and Spark raises `Py4JJavaError`, with a text that names the operation
+and S3's error code. The answer to a HEAD request has no text, so S3 is asked once more where the code is
+missing.
 """
 
 import random
@@ -13,13 +14,20 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import NamedTuple
 
+import pyarrow.fs as pafs
+from py4j.protocol import Py4JJavaError
+
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.root import Root, open_root, s3_endpoint
 
 _PATIENCE_SECONDS = 600.0
+_UNCLEAR_SECONDS = 10.0
 _ALONE = threading.Lock()
 
-DENIED, ARCHIVED, BUSY = "denied", "archived", "busy"
+DENIED, ARCHIVED, BUSY, UNCLEAR, REFUSED = "denied", "archived", "busy", "unclear", "refused"
+_BUCKETS_REGION = "the region of the bucket"
+# Faults of one object, whose neighbours may well be readable.
+OF_AN_OBJECT = (DENIED, ARCHIVED, UNCLEAR, REFUSED)
 
 
 class Fault(NamedTuple):
@@ -39,6 +47,13 @@ class Fault(NamedTuple):
 # The fault is the first whose pattern a text contains: the codes of S3 as pyarrow, deltalake and Hadoop write
 # them, the kind of the fault, the cause and the remedy. `{region}` is the region of the bucket.
 _FAULTS = (
+    (
+        # pyarrow has room for an answer as long as the object, and loses the reason in a longer answer.
+        r"Failed to flush response stream|GetObject operation: $",
+        UNCLEAR,
+        "S3 refuses the request, and its reason was lost",
+        "Check the access, the storage class and the encryption of the object",
+    ),
     (
         r"ExpiredToken|TokenRefreshRequired|RequestExpired",
         "expired",
@@ -93,16 +108,24 @@ _FAULTS = (
         "S3 cannot be reached",
         "Check the network, and AWS_ENDPOINT_URL if it is set",
     ),
-    (r"", "refused", "S3 refuses the request", "Check the credentials and the name"),
+    (r"", REFUSED, "S3 refuses the request ({reason})", "Check the credentials and the name"),
+)
+
+# Parts of a text that hold names, which may look like a code: `500.jpg`, `AccessDenied/1.jpg`.
+_NAMES = (
+    (r"(?:key '.*?' in )?bucket '[^']*'", ""),
+    (r"When reading s3://.*: AWS Error", "AWS Error"),
+    (r"(?:https?|s3a?)://\S+", ""),
+    (r"<(Key|BucketName|Resource)>.*?</\1>", ""),
 )
 
 
 @contextmanager
 def s3_errors_explained() -> Iterator[None]:
-    """Turns an `OSError` of S3 into a `FruitsError`, and passes on other errors."""
+    """Turns an error of S3 into a `FruitsError`, and passes on other errors."""
     try:
         yield
-    except OSError as error:
+    except (OSError, Py4JJavaError) as error:
         raise explained(str(error)) or error from error
 
 
@@ -119,11 +142,18 @@ def fault_of(text: str) -> Fault | None:
     if not re.search("AWS Error|S3 error|AmazonS3|S3A|necessary privileges", text):
         return None
     bucket, key = _place(text)
-    if "No response body" in text and bucket and not re.search("status 50|is located in", text):
+    if "No response body" in text and bucket and not re.search(r"\(HTTP status 50|is located in", text):
         text = _asked_again(bucket) or text
     where = "s3://" + "/".join(part for part in (bucket, key) if part) if bucket else "S3"
-    kind, cause, remedy = next(rest for pattern, *rest in _FAULTS if re.search(pattern, text))
-    return Fault(kind, where, cause, remedy.format(region=_region(text)))
+    said = text
+    for names, instead in _NAMES:
+        said = re.sub(names, instead, said, flags=re.DOTALL)
+    kind, cause, remedy = next(rest for pattern, *rest in _FAULTS if re.search(pattern, said))
+    if kind == "region":
+        remedy = remedy.format(region=_region(text, bucket))
+    if kind == REFUSED:
+        cause = cause.format(reason=_reason(said))
+    return Fault(kind, where, cause, remedy)
 
 
 def read_patiently(root: Root, path: str) -> bytes:
@@ -134,23 +164,23 @@ def read_patiently(root: Root, path: str) -> bytes:
     try:
         return root.read(path)
     except OSError as error:
-        _raise_unless_busy(error)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+        _raise_unless_patient(error, 0)
+    begun = time.monotonic()
     with _ALONE:
         for pause in chain((1, 2, 4, 8, 16), repeat(30)):
             time.sleep(random.uniform(0.5, 1) * pause)
             try:
                 return root.read(path)
             except OSError as error:
-                if time.monotonic() > deadline:
-                    raise
-                _raise_unless_busy(error)
+                _raise_unless_patient(error, time.monotonic() - begun)
     raise AssertionError  # `repeat` never ends
 
 
-def _raise_unless_busy(error: OSError) -> None:
+def _raise_unless_patient(error: OSError, seconds: float) -> None:
+    """Raises the error unless a read that has been repeated for some seconds may still succeed."""
     fault = fault_of(str(error))
-    if fault is None or fault.kind != BUSY:
+    patience = {BUSY: _PATIENCE_SECONDS, UNCLEAR: _UNCLEAR_SECONDS}
+    if fault is None or seconds >= patience.get(fault.kind, 0):
         raise error
 
 
@@ -158,7 +188,9 @@ def _place(text: str) -> tuple[str, str]:
     """The bucket and the key that a text names; empty texts if it names none."""
     if named := re.search(r"(?:key '(?P<key>.*?)' in )?bucket '(?P<bucket>[^']*)'", text):
         return named["bucket"], named["key"] or ""
-    if named := re.match(r"When reading s3://(?P<bucket>[^/]+)/(?P<key>.*?): AWS", text):
+    if named := re.match(r"When reading s3://(?P<bucket>[^/]+)/(?P<key>.*): AWS Error", text, re.DOTALL):
+        return named["bucket"], named["key"]
+    if named := re.search(r"s3a://(?P<bucket>[^/\s:]+)/?(?P<key>[^\s:]*)", text):
         return named["bucket"], named["key"]
     if request := re.search(r"https?://(?P<host>[^/\s]+)/(?P<path>[^\s?]*)", text):
         if virtual := re.match(r"(.+)\.s3[.-]", request["host"]):
@@ -168,17 +200,26 @@ def _place(text: str) -> tuple[str, str]:
     return "", ""
 
 
-def _region(text: str) -> str:
-    found = re.search(r"(?:located in|expecting) '([a-z0-9-]+)'", text)
-    return found[1] if found else "the region of the bucket"
+def _region(text: str, bucket: str) -> str:
+    """The region of the bucket: from the text; else AWS is asked."""
+    if found := re.search(r"(?:located in|expecting) '([a-z0-9-]+)'", text):
+        return found[1]
+    try:
+        return str(pafs.resolve_s3_region(bucket)) if bucket and not s3_endpoint() else _BUCKETS_REGION
+    except OSError:
+        return _BUCKETS_REGION
+
+
+def _reason(said: str) -> str:
+    """S3's own words after the name of the operation, if there are any."""
+    found = re.search(r"operation: (?:Unable to parse ExceptionName: )?(.{,200})", said, re.DOTALL)
+    return found[1].replace(" Message:", ":").rstrip(" .") if found else "without a reason"
 
 
 def _asked_again(bucket: str) -> str:
     """The text of the error that a listing of the bucket raises, or an empty text."""
-    from pyarrow.fs import FileSelector
-
     try:
-        open_root(f"s3://{bucket}").fs.get_file_info(FileSelector(""))
+        open_root(f"s3://{bucket}").fs.get_file_info(pafs.FileSelector(""))
     except OSError as error:
         return str(error)
     return ""

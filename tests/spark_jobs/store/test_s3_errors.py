@@ -51,7 +51,7 @@ def two_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 REQUESTS: dict[str, Callable[[Root], object]] = {
     "look": lambda root: root.has("a photo.jpg"),
-    "read": lambda root: root.read("a photo.jpg"),
+    "read": lambda root: read_patiently(root, "a photo.jpg"),
     "list": lambda root: root.list("folder"),
     "write": lambda root: root.write("a photo.jpg", b"content"),
     "table": lambda root: open_table(root, "raw_images"),
@@ -109,7 +109,7 @@ def test_an_archived_object_is_named_with_the_command_that_restores_it(
                 pytest.raises(FruitsError, match=r"a photo.jpg: it is archived in Glacier. Restore"),
                 s3_errors_explained(),
             ):
-                open_root(uri).read("a photo.jpg")
+                read_patiently(open_root(uri), "a photo.jpg")
 
 
 @pytest.mark.usefixtures("two_attempts")
@@ -156,6 +156,78 @@ def test_a_busy_server_is_asked_again_until_it_answers(
 def test_patience_passes_on_other_errors_at_once(store: str) -> None:
     with pytest.raises(FileNotFoundError):
         read_patiently(open_root(store), "none")
+
+
+NAMES_LIKE_CODES = ["500.jpg", "AccessDenied/1.jpg", "status 301/SlowDown.jpg", "NoSuchBucket 503.jpg"]
+
+
+@pytest.mark.usefixtures("two_attempts")
+@pytest.mark.parametrize("name", NAMES_LIKE_CODES)
+@pytest.mark.parametrize("refusal", [WRONG_SECRET, EXPIRED], ids=lambda refusal: refusal.code)
+def test_a_name_that_looks_like_a_code_is_not_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, refusal: Refusal
+) -> None:
+    with s3_proxy(lambda *_: refusal) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        root = open_root("s3://fruits/503")
+        calls: list[Callable[[], object]] = [
+            lambda: read_patiently(root, name),
+            lambda: root.has(name),
+            lambda: root.write(name, b"content"),
+        ]
+        for call in calls:
+            with pytest.raises(FruitsError) as raised, s3_errors_explained():
+                call()
+            assert str(raised.value) == f"s3://fruits/503/{name}: {SENTENCES[refusal]}"
+
+
+OF_AN_OBJECT = {
+    Refusal(400, "KMS.DisabledException", "The key 1234 is disabled."): (
+        "S3 refuses the request (KMS.DisabledException: The key 1234 is disabled). Check"
+    ),
+    Refusal(400, "InvalidRequest", "The object was stored using another key."): (
+        "S3 refuses the request (The object was stored using another key). Check"
+    ),
+    ARCHIVED: "it is archived in Glacier. Restore it: aws s3api restore-object.",
+    DENIED: "AWS denies the access. Allow it in a policy of the user or role.",
+    Refusal(301, "PermanentRedirect", "Use the specified endpoint."): (
+        "the bucket is in another region. Set FRUITS_REGION to the region of the bucket."
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", OF_AN_OBJECT, ids=lambda refusal: refusal.code)
+def test_the_refusal_of_one_object_says_the_words_of_s3(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refusal: Refusal
+) -> None:
+    def only_reads(method: str, path: str, key: str) -> Refusal | None:
+        return refusal if method == "GET" and path.endswith(".jpg") else None
+
+    with s3_bucket(tmp_path) as uri:
+        open_root(uri).write_many([("1.jpg", b"content" * 1000), ("small.jpg", b"content")])
+        with s3_proxy(only_reads, s3_endpoint()) as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            open_root.cache_clear()
+            with pytest.raises(FruitsError) as raised, s3_errors_explained():
+                read_patiently(open_root(uri), "1.jpg")
+            assert str(raised.value).startswith(f"s3://fruits/1.jpg: {OF_AN_OBJECT[refusal]}")
+            monkeypatch.setattr("spark_jobs.store.s3_errors._UNCLEAR_SECONDS", 0)
+            with (
+                pytest.raises(FruitsError, match="its reason was lost"),
+                s3_errors_explained(),
+            ):
+                read_patiently(open_root(uri), "small.jpg")
+
+
+def test_an_error_of_sparks_connector_is_explained() -> None:
+    text = (
+        "An error occurred while calling o55.load.\n: java.nio.file.AccessDeniedException: "
+        "s3a://fruits/store/500: getFileStatus on s3a://fruits/store/500: software.amazon.awssdk.services.s3"
+        ".model.S3Exception: null (Service: S3, Status Code: 403, Request ID: 1):null\n"
+        "\tat org.apache.hadoop.fs.s3a.S3AUtils.translateException(S3AUtils.java:265)"
+    )
+    error = explained(text)
+    assert str(error).startswith("s3://fruits/store/500: AWS denies the access. Allow it in a policy")
 
 
 def test_an_error_of_the_disk_is_no_fault_of_s3() -> None:
