@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run demo run rehearse-emr ui history test test-emr test-all bench bench-full lint lock clean
+.PHONY: help setup setup-run demo run rehearse-emr ui history test test-emr test-all bench bench-full faults lint lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,7 @@ help:
 	@echo "make test-all      run lint, all tests, the rehearsal of EMR and the demo"
 	@echo "make bench         compare the speed with the notebook baseline on two classes"
 	@echo "make bench-full    the same on all classes; 40 minutes"
+	@echo "make faults        kill runs, cut the power and flip bits, and show what is lost; 40 minutes, as root"
 	@echo "make lock          upgrade all lock files; UPGRADE= keeps the versions that they have"
 	@echo "make clean         delete .venv and the outputs of the demo and the benchmarks"
 
@@ -86,6 +87,10 @@ bench: setup
 bench-full: setup
 	@python -m benchmarks --full $(BENCH)
 
+# ROW=kills runs one row. A call that was cut goes on after its last finished round.
+faults: setup
+	@python -m benchmarks.faults $(ROW)
+
 lint: setup
 	ruff check .
 	ruff format --check .
@@ -110,4 +115,4 @@ lock:
 		--constraint requirements-dev.lock emr_bootstrap/requirements.in -o emr_bootstrap/requirements.lock
 
 clean:
-	rm -rf .venv .demo .bench
+	rm -rf .venv .demo .bench .faults

@@ -16,6 +16,8 @@ import pytest
 
 from resources.aws_credentials import provide_credentials
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.root import s3_endpoint
+from tests.s3_proxy import DENIED, s3_proxy
 from tests.support import REPOSITORY
 
 
@@ -120,6 +122,71 @@ def test_a_profile_that_does_not_exist_is_named(profile: Path, monkeypatch: pyte
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(FruitsError, match=r"profile \(nobody\) could not be found. Check AWS_PROFILE"):
         provide_credentials()
+
+
+def test_credentials_that_cannot_be_renewed_are_named_at_the_start(profile: Path, tmp_path: Path) -> None:
+    profile.write_text("[profile team]\ncredential_process = false\n")
+    with pytest.raises(FruitsError, match=r"credentials cannot be used: .*custom-process.* renew them"):
+        provide_credentials()
+
+
+def test_a_role_that_cannot_be_assumed_is_named_at_the_start(
+    profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_proxy(lambda *_: DENIED) as address:
+        profile.write_text(
+            f"[profile team]\nrole_arn = arn:aws:iam::123456789012:role/x\nsource_profile = keys\n"
+            f"endpoint_url = {address}\nregion = eu-west-3\n"
+            "[profile keys]\naws_access_key_id = AKIA\naws_secret_access_key = secret\n"
+        )
+        with pytest.raises(
+            FruitsError, match=r"credentials cannot be used: .*AssumeRole.* Check AWS_PROFILE"
+        ):
+            provide_credentials()
+
+
+def test_a_renewal_that_fails_in_a_run_is_answered_with_its_reason(profile: Path, tmp_path: Path) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()
+    keys = json.loads((tmp_path / "keys.json").read_text())
+    (tmp_path / "keys.json").write_text(json.dumps(keys | {"Expiration": soon}))
+    provide_credentials()
+    (tmp_path / "keys.json").unlink()
+    with pytest.raises(HTTPError) as raised:
+        answer(os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"])
+    assert raised.value.code == 500
+    assert "keys.json" in json.load(raised.value)["Message"]
+
+
+@pytest.mark.parametrize("file", ["config", "credentials"])
+def test_keys_in_a_file_are_read_again_when_a_client_asks(
+    profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    section = "[profile team]" if file == "config" else "[team]"
+    text = f"{section}\naws_access_key_id = AKIA{{}}\naws_secret_access_key = secret\n"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    profile.write_text("[profile team]\n")
+    (tmp_path / file).write_text(text.format("OLD"))
+    provide_credentials()
+    (tmp_path / file).write_text(text.format("NEW"))
+    assert answer(os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"])["AccessKeyId"] == "AKIANEW"
+
+
+@pytest.mark.parametrize("keys", ["profile", "environment"])
+def test_the_s3_server_of_a_profile_is_that_of_all_clients(
+    profile: Path, monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    profile.write_text(f"{profile.read_text()}endpoint_url = https://s3.example.org\n")
+    if keys == "environment":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    provide_credentials()
+    assert s3_endpoint() == "https://s3.example.org"
+
+
+def test_no_proxy_is_asked_for_the_credentials(profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    provide_credentials()
+    assert os.environ["NO_PROXY"] == "example.org,127.0.0.1"
 
 
 CLIENTS = {
