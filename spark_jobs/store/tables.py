@@ -194,7 +194,8 @@ def _is_whole(entry: bytes) -> bool:
 
 def table_files(opened: "DeltaTable") -> list[TableFile]:
     """The current files of a table."""
-    added = pa.table(opened.get_add_actions(flatten=True))
+    # `pa.table` would import pandas.
+    added = pa.RecordBatchReader.from_stream(opened.get_add_actions(flatten=True)).read_all()
     if not added.num_rows:
         return []
     columns = ("path", "partition.label", "num_records", "size_bytes")
