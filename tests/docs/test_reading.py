@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -24,31 +23,12 @@ from spark_jobs.store.pointers import pointer_path
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import SCHEMAS
 from tests.docs.conftest import LABELS, NAMES
+from tests.docs.pages import PYTHON, SQL, examples
 from tests.s3_server import s3_bucket
 from tests.support import REPOSITORY, current_files
 
-PAGES = ("README.md", "docs/outputs.md")
 TABLES = ("raw_images", "quarantined_images", "mobilenet_features")
 COUNTS = dict.fromkeys(LABELS, len(NAMES))
-
-
-def examples(language: str) -> dict[str, str]:
-    """The code blocks of the pages about a store, by page and number."""
-    found = {}
-    for page in PAGES:
-        text = (REPOSITORY / page).read_text(encoding="utf-8")
-        for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)):
-            found[f"{page} {number}"] = block
-    return found
-
-
-# The long tests run the example with Delta Lake's connector.
-PYTHON = {
-    name: block
-    for name, block in examples("python").items()
-    if "/data/store" in block and 'format("delta")' not in block
-}
-SQL = {name: block for name, block in examples("sql").items() if "delta_scan" in block}
 
 
 def test_the_pages_have_examples_for_each_reader() -> None:

@@ -28,6 +28,7 @@ from spark_jobs.store.schemas import PCA_MODEL
 from spark_jobs.store.sweep import sweep_table, sweep_versions
 from spark_jobs.store.versions import Version, class_key
 from tests.conftest import CLASSES
+from tests.docs.pages import PYTHON
 from tests.spark_jobs.store.written import TABLE, commit_class, rows_of
 from tests.support import REPOSITORY, current_files, publish_extractor
 
@@ -190,24 +191,22 @@ def test_weights_on_s3_are_read_with_and_without_a_sha256(prefix: str, tmp_path:
 
 JOBS = """
 import json, sys
-from pyspark.ml.feature import PCAModel
 from resources.local.session import start_session
 from resources.settings import Settings, load_settings
 from spark_jobs.store.photos import list_photos
-from spark_jobs.store.root import open_root
 from tests.jobs import extract, fit, ingest, project
-from tests.support import current_files
 
 settings = load_settings(Settings)
 spark = start_session(settings)
 classes = list(list_photos(settings.images).classes)
 failed = [ingest(spark, settings.images, settings.store, classes).failed]
 failed.append(extract(spark, settings.store, classes).failed)
-report = fit(spark, settings.store, 2)
+fit(spark, settings.store, 2)
 failed.append(project(spark, settings.store, classes).failed)
-model = PCAModel.load(open_root(settings.store).uri_of(report.directory) + "/spark")
-rows = spark.read.parquet(*current_files(settings.store, "mobilenet_features")).count()
-print(json.dumps({"failed": failed, "pc": model.pc.toArray().tolist(), "rows": rows}))
+exec(sys.argv[1].replace("/data/store", settings.store))  # the documentation's example
+model = PCAModel.load(spark_model(settings.store))
+tables = [[row.label for row in table.collect()] for table in (features, components, csvs)]
+print(json.dumps({"failed": failed, "pc": model.pc.toArray().tolist(), "labels": tables}))
 """
 
 
@@ -218,8 +217,9 @@ def test_all_jobs_run_with_photos_and_store_on_s3(prefix: str, sample_photos: Pa
         for path in sorted((sample_photos / sample_class).iterdir())[:3]:
             open_root(images).write(f"{label}/{path.name}", path.read_bytes())
     publish_extractor(store, extractor)
+    [example] = [block for block in PYTHON.values() if "spark.read.parquet" in block]
     result = subprocess.run(
-        [sys.executable, "-c", JOBS],
+        [sys.executable, "-c", JOBS, example],
         env={
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
@@ -239,7 +239,8 @@ def test_all_jobs_run_with_photos_and_store_on_s3(prefix: str, sample_photos: Pa
     assert result.returncode == 0, output
     printed = json.loads(result.stdout.splitlines()[-1])
     assert printed["failed"] == [{}, {}, {}]
-    assert printed["rows"] == 9
+    for found in printed["labels"]:
+        assert sorted(label.removeprefix("'") for label in found) == sorted(labels * 3)
     model = current_one(open_root(store), PCA_MODEL)
     assert model is not None
     assert printed["pc"] == read_components(store, model.directory).tolist()
