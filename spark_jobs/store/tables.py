@@ -12,7 +12,6 @@ deltalake takes 0.2 s to import, so the functions import it. Spark's Python work
 import json
 import os
 import random
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -170,15 +169,16 @@ def _set_torn_entry_aside(store: Root, table: str) -> None:
     log = Path(store.uri) / table / LOG
     if not store.is_local or not log.is_dir():
         return
-    entries = sorted(name for name in os.listdir(log) if re.fullmatch(r"\d{20}\.json", name))
-    if entries and not _is_whole((log / entries[-1]).read_bytes()):
-        with suppress(FileNotFoundError):  # another process renames it at the same time
-            (log / entries[-1]).rename(log / f"{entries[-1]}.torn")
-    for checkpoint in sorted(log.glob("*.checkpoint.parquet"))[-1:]:
-        with suppress(FileNotFoundError):  # a sweep removes it, or another process renames it
-            if not store.ends_with(f"{table}/{LOG}/{checkpoint.name}", b"PAR1"):
-                (log / "_last_checkpoint").unlink(missing_ok=True)
-                checkpoint.rename(f"{checkpoint}.torn")
+    names = [name for name in os.listdir(log) if name[:1].isdigit()]
+    entry = max((name for name in names if name[20:] == ".json"), default=None)
+    checkpoint = max((name for name in names if name[20:] == ".checkpoint.parquet"), default=None)
+    with suppress(FileNotFoundError):  # another process renames it at the same time
+        if entry and not _is_whole((log / entry).read_bytes()):
+            (log / entry).rename(log / f"{entry}.torn")
+    with suppress(FileNotFoundError):  # a sweep removes it, or another process renames it
+        if checkpoint and not store.ends_with(f"{table}/{LOG}/{checkpoint}", b"PAR1"):
+            (log / "_last_checkpoint").unlink(missing_ok=True)
+            (log / checkpoint).rename(log / f"{checkpoint}.torn")
 
 
 def _is_whole(entry: bytes) -> bool:
