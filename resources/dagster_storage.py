@@ -1,10 +1,14 @@
-"""Dagster's event log in SQLite, with one open database for many events and one transaction for a batch.
+"""Dagster's storages in SQLite: created by one process at a time, and fast for many events.
 
-For each event, Dagster's own SQLite storage opens a database and compiles its statements five times, and
-waits for the disk twice. A run over 1,000 classes stores about 10,000 events. It takes 27-34 s with this
-storage, and 83-90 s with Dagster's own.
+Two processes that create Dagster's own run storage at once, as two first runs do, give its database two
+versions. No later process can open it then.
 
-Dagster's open issues about these writes are https://github.com/dagster-io/dagster/issues/19618 and
+The event log has one open database for many events and one transaction for a batch. For each event,
+Dagster's own SQLite storage opens a database and compiles its statements five times, and waits for the disk
+twice. A run over 1,000 classes stores about 10,000 events. It takes 27-34 s with this storage, and 83-90 s
+with Dagster's own.
+
+Dagster's open issues about the writes of events are https://github.com/dagster-io/dagster/issues/19618 and
 https://github.com/dagster-io/dagster/issues/19829. This module can be removed when Dagster's SQLite storage
 keeps its connections open and stores a batch of events in one transaction, and the run takes at most 35 s.
 """
@@ -18,8 +22,11 @@ from typing import Any
 
 from dagster import EventLogEntry, StringSource
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.schedules import SqliteScheduleStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
+from filelock import FileLock
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 # The largest number of events in a batch: planned events, or the events of one result for many partitions.
@@ -28,6 +35,43 @@ _BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "500")
 
 # The number of databases that stay open: the index and the runs used last. A webserver reads thousands.
 OPEN_DATABASES = 8
+
+
+def _created_alone(home: str) -> FileLock:
+    """The lock that a process holds while it opens or creates a storage of a Dagster home."""
+    Path(home).mkdir(parents=True, exist_ok=True)
+    return FileLock(Path(home) / ".storage.lock")
+
+
+class RunStorage(SqliteRunStorage):
+    """Dagster's own storage of runs, in its own file."""
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        return {"home": StringSource}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "RunStorage":
+        with _created_alone(config_value["home"]):
+            return cls.from_local(str(Path(config_value["home"]) / "history"), inst_data)
+
+
+class ScheduleStorage(SqliteScheduleStorage):
+    """Dagster's own storage of schedules and sensors, in its own file."""
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        return {"home": StringSource}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "ScheduleStorage":
+        with _created_alone(config_value["home"]):
+            folder = str(Path(config_value["home"]) / "schedules")
+            return cls.from_local(folder, inst_data)  # type: ignore[return-value]  # it returns a `cls`
 
 
 class EventLog(SqliteEventLogStorage):
@@ -55,7 +99,8 @@ class EventLog(SqliteEventLogStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "EventLog":
         os.environ.setdefault(*_BATCH_SIZE)
-        return cls(str(Path(config_value["home"]) / "history" / "runs"), inst_data)
+        with _created_alone(config_value["home"]):
+            return cls(str(Path(config_value["home"]) / "history" / "runs"), inst_data)
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:

@@ -1,7 +1,13 @@
 """The event log holds the events of Dagster's own storage, written in fewer transactions."""
 
 import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +17,7 @@ import pytest
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from resources.dagster_storage import OPEN_DATABASES, EventLog
-from tests.support import DAGSTER_YAML, wait_for
+from tests.support import DAGSTER_YAML, REPOSITORY, wait_for
 
 VERSION = "dagster/data_version"
 LABELS = [f"class {number}" for number in range(5)]
@@ -44,12 +50,53 @@ def test_a_dagster_yaml_with_the_old_name_of_the_storage_still_loads(
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "500")
-    names = DAGSTER_YAML.read_text()
-    assert "module: resources.dagster_storage" in names
-    old = names.replace("resources.dagster_storage", "resources.event_log")
-    (tmp_path / "dagster.yaml").write_text(old)
+    (tmp_path / "dagster.yaml").write_text(
+        "event_log_storage:\n"
+        "  module: resources.event_log\n"
+        "  class: EventLog\n"
+        "  config: {home: {env: DAGSTER_HOME}}\n"
+    )
     with dg.DagsterInstance.get() as instance:
         assert isinstance(instance.event_log_storage, EventLog)
+
+
+OPEN_WHEN_TOLD = """
+import dagster as dg
+from resources import dagster_storage
+print("ready", flush=True)
+input()
+with dg.DagsterInstance.get() as instance:
+    assert instance.get_runs() == []
+"""
+
+
+def test_processes_that_create_a_home_at_once_leave_one_that_opens(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        home = tmp_path / name
+        home.mkdir()
+        shutil.copy(DAGSTER_YAML, home)
+        with ExitStack() as stack:
+            processes = [
+                stack.enter_context(
+                    subprocess.Popen(
+                        [sys.executable, "-c", OPEN_WHEN_TOLD],
+                        env={**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": str(REPOSITORY)},
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                        bufsize=1,
+                    )
+                )
+                for _ in range(3)
+            ]
+            assert [process.stdout and process.stdout.readline() for process in processes] == ["ready\n"] * 3
+            for process in processes:
+                assert process.stdin
+                process.stdin.write("\n")
+        assert [process.returncode for process in processes] == [0, 0, 0]
+        for database in home.rglob("*.db"):
+            with closing(sqlite3.connect(database)) as connection:
+                assert len(connection.execute("SELECT * FROM alembic_version").fetchall()) == 1
 
 
 def run_all(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
