@@ -1,7 +1,7 @@
 """Dagster's storages in SQLite: created by one process at a time, and fast for many events.
 
 Two processes that create Dagster's own run storage at once, as two first runs do, give its database two
-versions. No later process can open it then.
+versions, and no later process can open it (https://github.com/dagster-io/dagster/issues/27390).
 
 The event log has one open database for many events and one transaction for a batch. For each event,
 Dagster's own SQLite storage opens a database and compiles its statements five times, and waits for the disk
