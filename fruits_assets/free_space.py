@@ -27,8 +27,10 @@ _HOME_BYTES = 2_000_000
 # Spark keeps blocks in memory, and writes little more than its native libraries.
 _SPARK_BYTES = 5_000_000
 
-# How Python, Java and SQLite tell that a disk is full.
+# How Python, Java and SQLite tell that a disk is full. SQLite may also tell of a mere error of the disk.
 _FULL = re.compile("No space left on device|Disk quota exceeded|database or disk is full", re.IGNORECASE)
+_PERHAPS_FULL = re.compile("disk I/O error|unable to open database file")
+_LEAST_BYTES = 1_000_000
 
 
 class _Need(NamedTuple):
@@ -67,23 +69,22 @@ def full_disk_explained(settings: Settings | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if settings is not None and _tells_of_full_disk(error):
-            raise FruitsError(_full_place(settings)) from error
+        if settings is None:
+            raise
+        free = {need: _disk(need.path)[1] for need in _needs(settings, {})}
+        place = min(free, key=lambda need: free[need])
+        if _tells(error, _FULL) or (free[place] < _LEAST_BYTES and _tells(error, _PERHAPS_FULL)):
+            raise FruitsError(
+                f"{place.setting}={place.path} is full: {free[place] / 1e6:,.1f} MB are free. Make room, or "
+                "name a folder on another disk, and run again. Each class keeps its last whole version."
+            ) from error
         raise
 
 
-def _tells_of_full_disk(error: BaseException | None) -> bool:
+def _tells(error: BaseException | None, words: re.Pattern[str]) -> bool:
+    """Whether an error or one of its causes has these words."""
     return error is not None and (
-        bool(_FULL.search(str(error))) or _tells_of_full_disk(error.__cause__ or error.__context__)
-    )
-
-
-def _full_place(settings: Settings) -> str:
-    free = {need: _disk(need.path)[1] for need in _needs(settings, {})}
-    place = min(free, key=lambda need: free[need])
-    return (
-        f"{place.setting}={place.path} is full: {free[place] / 1e6:,.1f} MB are free. Make room, or name a "
-        "folder on another disk, and run again. Each class keeps its last whole version."
+        bool(words.search(str(error))) or _tells(error.__cause__ or error.__context__, words)
     )
 
 

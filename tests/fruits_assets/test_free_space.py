@@ -104,7 +104,14 @@ def write_in_a_task() -> None:
         raise FruitsError(f"raw_images: a Spark task failed: OSError: {error}") from None
 
 
-@pytest.mark.parametrize("write", [write_by_pyarrow, write_to_sqlite, write_in_a_task])
+def write_a_journal_to_sqlite() -> None:
+    raise sqlite3.OperationalError("disk I/O error")  # as SQLite says where its journal finds no room
+
+
+WRITES = [write_by_pyarrow, write_to_sqlite, write_in_a_task, write_a_journal_to_sqlite]
+
+
+@pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("setting", ["DAGSTER_HOME", "SPARK_LOCAL_DIRS", "FRUITS_STORE"])
 def test_a_disk_that_becomes_full_is_named_with_the_remedy(
     small_disk: Path,
@@ -123,7 +130,8 @@ def test_a_disk_that_becomes_full_is_named_with_the_remedy(
         write()
 
 
-def test_another_error_passes_unchanged(elsewhere: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [ValueError("no photo"), sqlite3.OperationalError("disk I/O error")])
+def test_another_error_passes_unchanged(elsewhere: None, tmp_path: Path, error: Exception) -> None:
     settings = Settings(images="/photos", store=str(tmp_path))
-    with pytest.raises(ValueError, match="no photo"), full_disk_explained(settings):
-        raise ValueError("no photo")
+    with pytest.raises(type(error), match=str(error)), full_disk_explained(settings):
+        raise error
