@@ -10,10 +10,8 @@ from tests.support import REPOSITORY
 NOTEBOOK = REPOSITORY / "docs" / "read_outputs.ipynb"
 
 
-def test_the_example_notebook_reads_every_output(
-    store_of_real_names: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FRUITS_STORE", store_of_real_names)
+def test_the_example_notebook_reads_every_output(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRUITS_STORE", store)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
     shown = "\n".join(

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import SCHEMAS
 from tests.docs.conftest import LABELS, NAMES
 from tests.docs.pages import PYTHON, SQL, examples
-from tests.s3_server import s3_bucket
 from tests.support import REPOSITORY, current_files
 
 TABLES = ("raw_images", "quarantined_images", "mobilenet_features")
@@ -98,29 +96,6 @@ def test_each_example_in_sql_runs_on_a_store_on_disk(store_of_real_names: str, n
     assert Counter(label.removeprefix("'") for label in tables[1]["label"]) == COUNTS
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """A bucket, and the environment variables of its S3 server."""
-    before = dict(os.environ)
-    with s3_bucket(tmp_path_factory.mktemp("s3")) as uri:
-        yield uri, {name: value for name, value in os.environ.items() if before.get(name) != value}
-
-
-@pytest.fixture
-def store_on_s3(
-    bucket: tuple[str, dict[str, str]], store_of_real_names: str, monkeypatch: pytest.MonkeyPatch
-) -> str:
-    """A copy of the store on a local S3 server."""
-    uri, environment = bucket
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # for readers without this project; AWS itself has TLS
-    source, target = open_root(store_of_real_names), open_root(f"{uri}/store")
-    if not target.exists():
-        pafs.copy_files("", "", source_filesystem=source.fs, destination_filesystem=target.fs)
-    return target.uri
-
-
 @pytest.mark.parametrize(
     "name", [name for name, block in PYTHON.items() if "spark." not in block and "glob" not in block]
 )
@@ -156,12 +131,6 @@ def test_each_example_in_sql_runs_on_a_store_on_s3(store_on_s3: str, name: str) 
     counts, rows = in_own_process(f"SECRET, SQL = {SECRET!r}, {sql!r}\n{SQL_ON_S3}")
     assert dict(counts) == COUNTS
     assert Counter(label.removeprefix("'") for _, label in rows) == legible
-
-
-@pytest.fixture(params=["disk", "S3"])
-def store(request: pytest.FixtureRequest) -> str:
-    uri: str = request.getfixturevalue("store_of_real_names" if request.param == "disk" else "store_on_s3")
-    return uri
 
 
 @pytest.mark.parametrize("output", [*TABLES, "pca_features_csv"])
