@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, ClassVar
 
 from dagster import EventLogEntry, StringSource
 from dagster._core.storage.event_log import SqliteEventLogStorage
@@ -43,8 +43,10 @@ def _created_alone(home: str) -> FileLock:
     return FileLock(Path(home) / ".storage.lock")
 
 
-class RunStorage(SqliteRunStorage):
-    """Dagster's own storage of runs, in its own file."""
+class _InHome:
+    """A storage of Dagster whose file is in a folder of the Dagster home, where Dagster itself puts it."""
+
+    folder: ClassVar[str]
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -53,25 +55,21 @@ class RunStorage(SqliteRunStorage):
     @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> "RunStorage":
+    ) -> Any:
         with _created_alone(config_value["home"]):
-            return cls.from_local(str(Path(config_value["home"]) / "history"), inst_data)
+            return cls.from_local(str(Path(config_value["home"]) / cls.folder), inst_data)  # type: ignore[attr-defined]
 
 
-class ScheduleStorage(SqliteScheduleStorage):
-    """Dagster's own storage of schedules and sensors, in its own file."""
+class RunStorage(_InHome, SqliteRunStorage):
+    """Dagster's own storage of runs."""
 
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        return {"home": StringSource}
+    folder = "history"
 
-    @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> "ScheduleStorage":
-        with _created_alone(config_value["home"]):
-            folder = str(Path(config_value["home"]) / "schedules")
-            return cls.from_local(folder, inst_data)  # type: ignore[return-value]  # it returns a `cls`
+
+class ScheduleStorage(_InHome, SqliteScheduleStorage):
+    """Dagster's own storage of schedules and sensors."""
+
+    folder = "schedules"
 
 
 class EventLog(SqliteEventLogStorage):

@@ -1,4 +1,4 @@
-"""Disturbs the platform, and tells what is lost: kills, two writers, power cuts, flipped bits.
+"""Disturbs the platform, and shows the losses: kills, two writers, power cuts, flipped bits.
 
     python -m benchmarks.faults [ROW ...] [--out .faults]
 

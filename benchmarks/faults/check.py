@@ -30,9 +30,9 @@ TOLERANCE = 1e-9
 
 
 def torn(uri: str) -> list[str]:
-    """What a reader finds wrong now, also while runs write: files, rows, and CSVs that are not their model's.
+    """The faults that a reader finds now, also while runs write, in files, rows and CSVs.
 
-    A class may be behind its inputs. It may never disagree with what is said of it.
+    A class may be behind its inputs. It may never disagree with its own pointer or log.
     """
     store = open_root(uri)
     return [*_torn_tables(store), *_torn_csvs(store)]

@@ -23,7 +23,7 @@ PAUSES = (0.0, 1.0)
 
 
 def power_cut(place: Workplace, number: int, command: list[str]) -> dict[str, Any]:
-    """What the disk holds after a cut. A run of the four jobs serves eight rounds, and the first runs it."""
+    """The content of the disk after a cut. One run of the four jobs serves eight rounds."""
     moment = number % (JOBS * len(PAUSES))
     if moment == 0:
         _run_and_copy(place, command)

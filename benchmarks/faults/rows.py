@@ -119,7 +119,7 @@ def killed_csv_job(place: Workplace, number: int) -> Finding:
     process = start(_jobs_command(place, photos, store, "--repeat-csv"))
     try:
         pointers = store / "pca_features_csv_versions" / "current"
-        # The first projections mend what the last round left.
+        # The first projections mend the damage of the round before.
         for _ in range(1 + number % 2):
             before = _pointers(pointers)
             _wait(process, lambda: not before & _pointers(pointers), 300)  # noqa: B023
