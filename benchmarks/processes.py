@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -27,20 +28,24 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a measured process: `given`, and this process's variables but for `_SETTINGS`."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
+    return {**own, "PYTHONPATH": str(_REPOSITORY), **given}
+
+
 def run(command: list[str], env: dict[str, str] | None = None, cores: int | None = None) -> Figures:
     """Runs a command to its end, in an empty folder, and returns its figures.
 
     The figures are the JSON object of its last line of output, if any; `wall` in seconds; and `peak_mb`, the
     peak memory in MB by kind of process.
 
-    The command gets `env` and this process's environment, without the variables of the platform, Dagster,
-    Spark and AWS. With `cores`, the command and its child processes may use only the first `cores` cores, on
-    systems that support it.
+    The command gets `environment(env)`. With `cores`, the command and its child processes may use only the
+    first `cores` cores, on systems that support it.
 
     Raises `CalledProcessError`, with the command's stderr, for another exit status than 0. Kills the command
     if the calling thread is interrupted.
     """
-    own = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     peaks: dict[str, float] = defaultdict(float)
 
     def confine() -> None:
@@ -56,7 +61,7 @@ def run(command: list[str], env: dict[str, str] | None = None, cores: int | None
             stderr=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**own, "PYTHONPATH": str(_REPOSITORY), **(env or {})},
+            env=environment(env or {}),
             preexec_fn=confine,
             start_new_session=True,
         )

@@ -37,14 +37,11 @@ _BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "500")
 OPEN_DATABASES = 8
 
 
-def _created_alone(home: str) -> FileLock:
-    """The lock that a process holds while it opens or creates a storage of a Dagster home."""
-    Path(home).mkdir(parents=True, exist_ok=True)
-    return FileLock(Path(home) / ".storage.lock")
-
-
 class _InHome:
-    """A storage of Dagster whose file is in a folder of the Dagster home, where Dagster itself puts it."""
+    """A storage of Dagster whose files are in a folder of the Dagster home, where Dagster itself puts them.
+
+    A process holds the lock of the home while it opens or creates the storage.
+    """
 
     folder: ClassVar[str]
 
@@ -56,8 +53,10 @@ class _InHome:
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> Any:
-        with _created_alone(config_value["home"]):
-            return cls.from_local(str(Path(config_value["home"]) / cls.folder), inst_data)  # type: ignore[attr-defined]
+        home = Path(config_value["home"])
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / ".storage.lock"):
+            return cls.from_local(str(home / cls.folder), inst_data)  # type: ignore[attr-defined]
 
 
 class RunStorage(_InHome, SqliteRunStorage):
@@ -72,12 +71,14 @@ class ScheduleStorage(_InHome, SqliteScheduleStorage):
     folder = "schedules"
 
 
-class EventLog(SqliteEventLogStorage):
+class EventLog(_InHome, SqliteEventLogStorage):
     """Stores events in the files of Dagster's own storage, so that either storage can read a DAGSTER_HOME.
 
     In WAL mode, `synchronous=NORMAL` never corrupts a database (https://sqlite.org/pragma.html). A power
     failure, which ends the run anyway, may remove its last events.
     """
+
+    folder = "history/runs"
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: dict[str, Engine] = {}  # in the order of their last use
@@ -89,16 +90,9 @@ class EventLog(SqliteEventLogStorage):
         self._db_lock = RLock()  # type: ignore[assignment]
 
     @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        return {"home": StringSource}
-
-    @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> "EventLog":
+    def from_local(cls, base_dir: str, inst_data: ConfigurableClassData | None = None) -> "EventLog":
         os.environ.setdefault(*_BATCH_SIZE)
-        with _created_alone(config_value["home"]):
-            return cls(str(Path(config_value["home"]) / "history" / "runs"), inst_data)
+        return cls(base_dir, inst_data)
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:

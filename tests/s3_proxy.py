@@ -5,12 +5,11 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
 """
 
 import http.client
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 
@@ -69,13 +68,7 @@ def s3_proxy(judge: Judge, server: str | None = None) -> Iterator[str]:
             content = response.read()
             self.send_response(response.status)
             for name, value in response.getheaders():
-                if name.lower() not in (
-                    "content-length",
-                    "connection",
-                    "transfer-encoding",
-                    "date",
-                    "server",
-                ):
+                if name.lower() not in _OWN_HEADERS:
                     self.send_header(name, value)
             length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
             self.send_header("Content-Length", length or "0")
@@ -112,15 +105,6 @@ def s3_proxy(judge: Judge, server: str | None = None) -> Iterator[str]:
 
     class Server(ThreadingHTTPServer):
         request_queue_size = 128  # 5 by default, which many threads of pyarrow exceed
-        open_connections: ClassVar[set[Any]] = set()
-
-        def process_request(self, request: Any, client_address: Any) -> None:
-            self.open_connections.add(request)
-            super().process_request(request, client_address)
-
-        def shutdown_request(self, request: Any) -> None:
-            self.open_connections.discard(request)
-            super().shutdown_request(request)
 
         def handle_error(self, *_: object) -> None:
             """Logs nothing where a client has ended its connection."""
@@ -132,7 +116,3 @@ def s3_proxy(judge: Judge, server: str | None = None) -> Iterator[str]:
     finally:
         proxy.shutdown()
         proxy.server_close()
-        # A client may keep a connection, and use it for the next server that gets the same port.
-        for connection in list(Server.open_connections):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)

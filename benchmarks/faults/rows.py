@@ -1,4 +1,4 @@
-"""The rows of the table of faults: each disturbs the platform in rounds, and returns what a round found."""
+"""The rows of the table of faults. A round disturbs the platform once, and returns its findings."""
 
 import random
 import subprocess
@@ -22,9 +22,8 @@ Finding = dict[str, Any]
 
 
 class FaultRow(NamedTuple):
-    """A row of the table: its fault in words, the number of rounds, and a round by its number."""
+    """A row of the table: the number of rounds, and a round by its number."""
 
-    fault: str
     rounds: int
     round: Callable[[Workplace, int], Finding]
 
@@ -255,9 +254,9 @@ def power_cut_round(place: Workplace, number: int) -> Finding:
 
 
 ROWS = {
-    "kills": FaultRow("SIGKILL of a process of `fruits run`", 26, killed_run),
-    "csv-kills": FaultRow("SIGKILL of the CSV job right after its first pointer", 17, killed_csv_job),
-    "writers": FaultRow("two `fruits run` at once, and a reader", 16, two_writers),
-    "power": FaultRow("power cut after a job, 12 classes on ext4", 24, power_cut_round),
-    "flips": FaultRow("one flipped bit in a file of the store", 25, flipped_bit),
+    "kills": FaultRow(26, killed_run),
+    "csv-kills": FaultRow(17, killed_csv_job),
+    "writers": FaultRow(16, two_writers),
+    "power": FaultRow(24, power_cut_round),
+    "flips": FaultRow(25, flipped_bit),
 }

@@ -15,11 +15,10 @@ import psutil
 
 from benchmarks.bench import DAGSTER_YAML
 from benchmarks.photo_sets import equal_classes
-from benchmarks.processes import run
+from benchmarks.processes import environment, run
 from fruits_assets.samples import copy_samples
 
 FRUITS = Path(sys.executable).with_name("fruits")
-REPOSITORY = Path(__file__).parents[2]
 
 
 class Workplace:
@@ -87,15 +86,10 @@ class Workplace:
 
 def start(command: list[str], **variables: str | Path) -> "subprocess.Popen[str]":
     """Starts a command of the platform in a session of its own, with these variables alone."""
-    own = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("FRUITS_", "DAGSTER_", "SPARK_", "AWS_"))
-    }
     given = {name: str(value) for name, value in variables.items()}
     return subprocess.Popen(
         command,
-        env={**own, "PYTHONPATH": str(REPOSITORY), "FRUITS_WEIGHTS": "embedded", **given},
+        env=environment({"FRUITS_WEIGHTS": "embedded", **given}),
         cwd=variables.get("DAGSTER_HOME"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
