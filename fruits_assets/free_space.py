@@ -65,7 +65,10 @@ def check_free_space(settings: Settings, classes: Mapping[str, Sequence[Photo]])
 
 @contextmanager
 def full_disk_explained(settings: Settings | None) -> Iterator[None]:
-    """Turns an error that tells of a full disk, or has that cause, into one that names the full place."""
+    """Turns an error that tells of a full disk, or has that cause, into one that names the full place.
+
+    Where no place of this machine is full, the error may be of a quota, or of a node of a cluster.
+    """
     try:
         yield
     except Exception as error:
@@ -73,10 +76,16 @@ def full_disk_explained(settings: Settings | None) -> Iterator[None]:
             raise
         free = {need: _disk(need.path)[1] for need in _needs(settings, {})}
         place = min(free, key=lambda need: free[need])
+        full = free[place] < place.bytes
         if _tells(error, _FULL) or (free[place] < _LEAST_BYTES and _tells(error, _PERHAPS_FULL)):
+            named = f"{place.setting}={place.path} is full: {free[place] / 1e6:,.1f} MB are free."
+            elsewhere = (
+                f"A disk or a quota is full: {error}. The folders of the run on this machine have at least "
+                f"{free[place] / 1e6:,.0f} MB free."
+            )
             raise FruitsError(
-                f"{place.setting}={place.path} is full: {free[place] / 1e6:,.1f} MB are free. Make room, or "
-                "name a folder on another disk, and run again. Each class keeps its last whole version."
+                f"{named if full else elsewhere} Make room, or name a folder on another disk, and run again. "
+                "Each class keeps its last whole version."
             ) from error
         raise
 
@@ -103,7 +112,12 @@ def _needs(settings: Settings, classes: Mapping[str, Sequence[Photo]]) -> list[_
 
 
 def _disk(path: str) -> tuple[int, int]:
-    """The device of a path, or of the nearest folder above it that exists, and its free bytes."""
+    """The device of a path, or of the nearest folder above it that exists, and its free bytes.
+
+    A file system that can hold no further file has no free bytes. Some file systems do not limit the number.
+    """
     folder = Path(path).absolute()
     existing = next(candidate for candidate in (folder, *folder.parents) if candidate.exists())
-    return os.stat(existing).st_dev, shutil.disk_usage(existing).free
+    files = os.statvfs(existing)
+    free = shutil.disk_usage(existing).free if files.f_favail or not files.f_files else 0
+    return os.stat(existing).st_dev, free

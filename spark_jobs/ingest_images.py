@@ -280,15 +280,18 @@ def _read_ahead(
                 oldest, future = waiting.popleft()
                 yield oldest, future.result()
                 pending -= oldest.bytes
-            waiting.append((photo, pool.submit(_read, root, photo, max_bytes)))
+            waiting.append((photo, pool.submit(read_photo, root, photo, max_bytes)))
             pending += photo.bytes
         while waiting:
             oldest, future = waiting.popleft()
             yield oldest, future.result()
 
 
-def _read(root: Root, photo: Photo, max_bytes: int) -> bytes | BadImage:
-    """The content of a photo, or the reason to quarantine it. Raises `OSError` if the network fails."""
+def read_photo(root: Root, photo: Photo, max_bytes: int) -> bytes | BadImage:
+    """The content of a photo, or the reason to quarantine it.
+
+    Raises `OSError` if the network fails, or if S3 denies the run everything.
+    """
     if photo.bytes > max_bytes:
         return BadImage(f"{photo.bytes:,} bytes are over the limit of {max_bytes:,} (FRUITS_MAX_IMAGE_BYTES)")
     try:
@@ -300,5 +303,6 @@ def _read(root: Root, photo: Photo, max_bytes: int) -> bytes | BadImage:
             return BadImage(f"cannot be read: {os.strerror(error.errno) if error.errno else error}")
         fault = fault_of(str(error))
         if fault and fault.kind in OF_AN_OBJECT:
+            root.exists()  # raises where the run has lost its access: then no photo is bad
             return BadImage(f"cannot be read: {fault.cause}. {fault.remedy}")
         raise

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Refusal(NamedTuple):
@@ -39,8 +39,16 @@ OTHER_REGION = Refusal(
 # Headers of an answer that the proxy writes itself.
 _OWN_HEADERS = ("content-length", "connection", "transfer-encoding", "date", "server")
 
-# The method, the path of a request ("/bucket/key"), and its access key.
+# The method, the path of a request ("/bucket/key", or "/bucket?prefix" of a list), and its access key.
 Judge = Callable[[str, str, str], Refusal | None]
+
+
+def _judged(target: str) -> str:
+    """The path of a request, and the prefix of a list."""
+    url = urlsplit(target)
+    query = parse_qs(url.query, keep_blank_values=True)
+    path = unquote(url.path)
+    return f"{path.rstrip('/')}?{query.get('prefix', [''])[0]}" if "list-type" in query else path
 
 
 @contextmanager
@@ -54,7 +62,7 @@ def s3_proxy(judge: Judge, server: str | None = None) -> Iterator[str]:
             body = self.body()
             signature = self.headers.get("Authorization", "")
             key = signature.partition("Credential=")[2].partition("/")[0]
-            refusal = judge(self.command, unquote(urlsplit(self.path).path), key)
+            refusal = judge(self.command, _judged(self.path), key)
             if refusal is not None:
                 self.refuse(refusal)
                 return

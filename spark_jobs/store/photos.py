@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import IO_THREADS, Root, open_root, split_s3_uri
+from spark_jobs.store.root import IO_THREADS, Root, open_root
 from spark_jobs.store.versions import combined_version
 from spark_jobs.wording import counted
 
@@ -54,7 +54,7 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
     S3, a prefix without objects does not exist, so a root that may be empty is any prefix of a bucket.
     """
     root = open_root(uri)
-    if not root.exists() and not (may_be_empty and _is_in_bucket(uri)):
+    if not root.exists() and not (may_be_empty and _is_in_bucket(root)):
         fault = "is a file" if root.is_local and os.path.isfile(uri) else "does not exist"
         raise FruitsError(
             f"FRUITS_IMAGES={uri} {fault}. Set it to the folder or s3:// prefix that holds one folder of "
@@ -90,9 +90,19 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
     return listing
 
 
-def _is_in_bucket(uri: str) -> bool:
-    """Whether a root is on S3, in a bucket that exists."""
-    return uri.startswith("s3://") and open_root(f"s3://{split_s3_uri(uri)[0]}").exists()
+def _is_in_bucket(root: Root) -> bool:
+    """Whether a root without files is on S3, in a bucket that exists.
+
+    It lists the prefix of the root, since a policy may allow no list of the whole bucket.
+    """
+    try:
+        root.fs.get_file_info(pafs.FileSelector(""))
+    except FileNotFoundError:
+        return not root.is_local
+    except OSError as error:
+        if "NO_SUCH_BUCKET" not in str(error):
+            raise
+    return False
 
 
 def _unfit_for_partition(label: str) -> str | None:

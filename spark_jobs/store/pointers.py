@@ -102,14 +102,15 @@ def parse_pointer(path: str, content: bytes) -> Version:
             for file in (version.directory, *(part.path for part in parts))
         )
         texts = [version.data_version, *version.inputs.values()]
-        sizes = [part.bytes + part.rows for part in parts]
+        json.dumps(said, ensure_ascii=False).encode()  # refuses lone surrogates
+        counts = [count for part in parts for count in (part.bytes, *part.row_groups)]
         right = (
             path == f"{folder}/{name}"
             and inside
             and (version.label is None or is_name(version.label))
             and isinstance(version.details, dict)
             and all(isinstance(text, str) for text in texts)
-            and sum(sizes) >= 0
+            and all(type(count) is int and 0 <= count < 1 << 63 for count in counts)
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         right = False

@@ -74,7 +74,7 @@ def photos_version(parts: list[Part]) -> str:
 
 def is_name(text: str) -> bool:
     """Whether a text can be the name of one file or folder."""
-    return bool(text) and text not in (".", "..") and not re.search(r"[/\0]", text)
+    return bool(text) and text not in (".", "..") and not re.search(r"[/\0\ud800-\udfff]", text)
 
 
 def class_key(label: str) -> str:

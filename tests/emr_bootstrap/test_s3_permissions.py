@@ -12,6 +12,8 @@ from moto.core.authorization import enable_iam_authentication
 from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
 from tests.emr_bootstrap.conftest import DELETE, MAY, NODES, OPERATOR, PREFIXES, READ, WHO, WRITE, Account
+from tests.emr_bootstrap.test_permissions import decides
+from tests.s3_proxy import DENIED, Refusal, s3_proxy
 
 # moto's CloudFormation does not create bucket policies, and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
@@ -81,6 +83,39 @@ def test_the_file_operations_of_a_run_are_allowed(
                 photos.write("here/2.jpg", b"")
     finally:
         open_root.cache_clear()
+
+
+@pytest.mark.parametrize("who", [NODES, OPERATOR])
+def test_the_listings_of_a_run_stay_inside_the_prefixes_of_its_role(
+    account: Account, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """moto knows no condition on a prefix, so the proxy judges each listing by the documents."""
+    bucket = account.stack.bucket
+
+    def judge(method: str, path: str, key: str) -> Refusal | None:
+        # HeadBucket asks for s3:ListBucket too, and has no prefix:
+        # https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadBucket.html
+        listed, is_list, prefix = path.strip("/").partition("?")
+        context = {"s3:prefix": prefix} if is_list else {}
+        asks = is_list or (method == "HEAD" and listed == bucket)
+        allowed = decides(account.policies[who], "s3:ListBucket", f"arn:aws:s3:::{listed}", context)
+        return DENIED if asks and not allowed else None
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with s3_proxy(judge, account.endpoint) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        open_root.cache_clear()
+        try:
+            assert list(list_photos(account.stack.images_uri).classes) == ["here"]
+            # As after the last photo is gone: `fruits forget` takes the last class out.
+            assert not list_photos(f"{account.stack.images_uri}/empty", may_be_empty=True).classes
+            store = open_root(account.stack.store_uri)
+            assert [info.path for info in store.list("here")] == ["here/1.jpg"]
+            with pytest.raises(OSError, match="ACCESS_DENIED"):
+                open_root(f"s3://{bucket}").list("")
+        finally:
+            open_root.cache_clear()
 
 
 def _passes(s3: Any, call: str, **request: Any) -> bool:

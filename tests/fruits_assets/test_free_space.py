@@ -1,5 +1,7 @@
 """A run that has too little room says so before it begins, or names the place that became full."""
 
+import errno
+import os
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -128,6 +130,28 @@ def test_a_disk_that_becomes_full_is_named_with_the_remedy(
     named = pytest.raises(FruitsError, match=rf"^{setting}={small_disk} is full: 0.0 MB are free. Make room")
     with named, full_disk_explained(settings):
         write()
+
+
+def test_a_full_disk_elsewhere_blames_no_folder_of_this_machine(elsewhere: None, tmp_path: Path) -> None:
+    settings = Settings(images="/photos", store=str(tmp_path))
+    quota = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(tmp_path / "part.parquet"))
+    full = r"^A disk or a quota is full: .*Disk quota exceeded: '.*part.parquet'\. .* have at least"
+    with pytest.raises(FruitsError, match=full), full_disk_explained(settings):
+        raise quota
+
+
+def test_a_disk_without_room_for_another_file_is_full(
+    small_disk: Path, elsewhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(images="/photos", store=str(small_disk))
+    if not os.path.ismount(small_disk):
+        pytest.skip("no file system can be mounted")
+    subprocess.run(["mount", "-o", "remount,nr_inodes=3", str(small_disk)], check=True)
+    for number in range(2):
+        (small_disk / str(number)).touch()
+    named = pytest.raises(FruitsError, match=rf"^FRUITS_STORE={small_disk} is full")
+    with named, full_disk_explained(settings):
+        (small_disk / "another").touch()
 
 
 @pytest.mark.parametrize("error", [ValueError("no photo"), sqlite3.OperationalError("disk I/O error")])

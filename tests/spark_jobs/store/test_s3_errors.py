@@ -3,12 +3,15 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from py4j.protocol import Py4JJavaError
 
 from spark_jobs.errors import FruitsError
+from spark_jobs.ingest_images import read_photo
+from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
 from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
 from spark_jobs.store.tables import open_table
@@ -299,3 +302,26 @@ def test_no_path_leads_out_of_a_root(store: str, path: str) -> None:
         with pytest.raises(FruitsError, match="is not the path of a file inside"):
             call()
     assert sorted(os.listdir(store)) == ["original"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_photo_is_bad_only_while_the_run_can_still_list_the_photos(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: bool
+) -> None:
+    """Without keys, as after a renewal that failed, S3 denies every request."""
+
+    def denies(method: str, path: str, key: str) -> Refusal | None:
+        return DENIED if lost or path.endswith("a photo.jpg") else None
+
+    with s3_bucket(tmp_path) as uri:
+        open_root(uri).write("Kiwi/a photo.jpg", b"content" * 1000)
+        with s3_proxy(denies, s3_endpoint()) as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            open_root.cache_clear()
+            photo = Photo("Kiwi/a photo.jpg", 7000, datetime.now(UTC))
+            if lost:
+                with pytest.raises(OSError, match="ACCESS_DENIED"):
+                    read_photo(open_root(uri), photo, max_bytes=1_000_000)
+            else:
+                bad = read_photo(open_root(uri), photo, max_bytes=1_000_000)
+                assert "AWS denies the access" in str(bad)
