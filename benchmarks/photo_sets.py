@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from fruits_assets.samples import copy_samples
-from spark_jobs.store.photos import list_photos
+from resources.photo_folders import list_photos
 
 # 5,928 photos of Fruits-360, in a folder beside the repository on the developers' machines.
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "fruits-360-5928.tar.gz"

@@ -23,6 +23,7 @@ from pyspark.sql import SparkSession
 
 from fruits_assets.model.quality import assess, read_sample
 from resources.local.session import start_session
+from resources.photo_folders import list_photos
 from resources.settings import Settings
 from spark_jobs.dimensions import DEFAULT_COMPONENTS
 from spark_jobs.extract_features import ExtractParams, extract_features
@@ -31,7 +32,7 @@ from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
 from spark_jobs.ingest_images import IngestParams, ingest_images
 from spark_jobs.project_to_csv import ProjectParams, project_to_csv
 from spark_jobs.spark_model import read_components
-from spark_jobs.store.photos import list_photos
+from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES
 from spark_jobs.store.tables import current
@@ -67,8 +68,9 @@ def main() -> None:
     for name, content in zip((MODEL_XML, MODEL_BIN), ir, strict=True):
         store.write(f"ir/{name}", content)
     seconds = {"start": time.perf_counter() - STARTED}
-    labels = list(list_photos(settings.images).classes)
-    images = ingest(spark, settings, labels, seconds)
+    photos = list_photos(settings.images).classes
+    labels = list(photos)
+    images = ingest(spark, settings, photos, seconds)
     if arguments.ingest_only:
         print(json.dumps({"images": images, **seconds}))
         return
@@ -96,13 +98,13 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def ingest(spark: SparkSession, settings: Settings, labels: list[str], seconds: Seconds) -> int:
+def ingest(spark: SparkSession, settings: Settings, photos: dict[str, list[Photo]], seconds: Seconds) -> int:
     """Runs the first job. Returns the number of images."""
     params = IngestParams(
         images=settings.images,
         store=settings.store,
         version="benchmark",
-        classes=labels,
+        photos=photos,
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
         max_bad_share=settings.max_bad_share,

@@ -1,19 +1,22 @@
 """The skeleton of an asset by class: run one Spark job, record it, and yield an event for each class."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import dagster as dg
+from pydantic import Field
 
 from fruits_assets.costs.recording import record_stage
 from fruits_assets.decorators import pipeline_asset
 from fruits_assets.partitions import fruit_classes
 from fruits_assets.provenance import DATA_VERSION, provenance
-from resources.job_runner import JobRunner
+from resources.job_runner import JobRun, JobRunner
+from resources.photo_folders import PhotoFolders
 from resources.settings import Settings
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.wire import ClassFigures, Job, Params
+from spark_jobs.wording import counted
 
 # Metadata of a failed step: {class: reason}.
 FAILED_CLASSES = "failed_classes"
@@ -23,6 +26,7 @@ _NAMED = 20
 
 Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckResult
 
+Config = TypeVar("Config", bound="ClassConfig")
 Figures = TypeVar("Figures", bound=ClassFigures)
 ReportedFigures = TypeVar("ReportedFigures", bound=ClassFigures, covariant=True)
 
@@ -37,36 +41,74 @@ class ClassesReport(Protocol[ReportedFigures]):
     def failed(self) -> Mapping[str, str]: ...
 
 
+class ClassConfig(dg.Config):
+    """Whether a step computes its classes again."""
+
+    recompute: bool = Field(
+        False, description="Compute all images of the classes again, also those that have not changed."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassStep(Generic[Config]):
+    """One step of an asset by class: what it may read, and its configuration."""
+
+    context: dg.AssetExecutionContext
+    settings: Settings
+    config: Config
+    photos: PhotoFolders
+
+    @property
+    def store(self) -> Root:
+        return open_root(self.settings.store)
+
+    @property
+    def run(self) -> str:
+        return str(self.context.run.run_id)
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.context.partition_keys)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassJob(Generic[Params, Figures]):
-    """A Spark job over the classes of a step, and what its asset reports about them.
+    """A Spark job over the classes `to_do` of a step, and what its asset reports about all classes.
 
-    `describe` returns the metadata of one class that only this asset has. `checks` evaluates all classes of
-    the store after the job; its arguments are the store and the figures of the job by class. `extractor`
+    `done` has the figures of the classes that need no work, and `failed` the reason of each class that cannot
+    be worked on. `describe` returns the metadata of one class that only this asset has. `checks` evaluates
+    all classes of the store after the job; its arguments are the store and the figures by class. `extractor`
     describes the extractor of the features, for the run record.
     """
 
     run: Job[Params, ClassesReport[Figures]]
     params: Params
+    to_do: Collection[str]
+    done: Mapping[str, Figures]
+    failed: Mapping[str, str] = field(default_factory=dict)
     describe: Callable[[Figures], Mapping[str, Any]]
     checks: Callable[[Root, Mapping[str, Figures]], Iterable[dg.AssetCheckResult]]
     extractor: Mapping[str, Any] = field(default_factory=dict)
 
 
 def class_asset(
-    *, name: str, columns: Mapping[str, tuple[str, str]], **definition: Any
-) -> Callable[[Callable[[dg.AssetExecutionContext, Settings], ClassJob[Any, Any]]], dg.AssetsDefinition]:
+    *,
+    name: str,
+    columns: Mapping[str, tuple[str, str]],
+    config: type[Config] = ClassConfig,  # type: ignore[assignment]
+    **definition: Any,
+) -> Callable[[Callable[[ClassStep[Config]], ClassJob[Any, Any]]], dg.AssetsDefinition]:
     """Makes an asset with one partition for each class from a function that returns its `ClassJob`.
 
     `columns` are the columns of its table as {name: (type, description)}. `definition` goes to
-    `pipeline_asset`. A materialization calls the function, runs the job, writes the run record, and yields
-    one event for each class. If classes failed, it ends with a `dagster.Failure` that names them.
+    `pipeline_asset`. A materialization calls the function, runs the job if there is work, writes the run
+    record, and yields one event for each class. If classes failed, it ends with a `dagster.Failure` that
+    names them.
     """
     schema = dg.TableSchema([dg.TableColumn(column, kind, text) for column, (kind, text) in columns.items()])
+    config_type = config
 
-    def decorate(
-        class_job: Callable[[dg.AssetExecutionContext, Settings], ClassJob[Any, Any]],
-    ) -> dg.AssetsDefinition:
+    def decorate(class_job: Callable[[ClassStep[Config]], ClassJob[Any, Any]]) -> dg.AssetsDefinition:
         @pipeline_asset(
             name=name,
             partitions_def=fruit_classes,
@@ -74,59 +116,85 @@ def class_asset(
             **definition,
         )
         def materialize(
-            context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], job_runner: JobRunner
+            context: dg.AssetExecutionContext,
+            config: config_type,  # type: ignore[valid-type]
+            settings: dg.ResourceParam[Settings],
+            photos: dg.ResourceParam[PhotoFolders],
+            job_runner: JobRunner,
         ) -> Iterator[Event]:
             # `class_job` may read the inputs, so the versions of the inputs are taken first.
             tags = provenance(context)
-            job = class_job(context, settings)
-            run = job_runner.run(context, job.run, job.params)
-            for label, figures in run.report.classes.items():
-                if figures.gone:
+            step = ClassStep(context=context, settings=settings, config=config, photos=photos)
+            job = class_job(step)
+            figures, failed = dict(job.done), dict(job.failed)
+            run_metadata: dict[str, Any] = {"images_in_run": 0}
+            if job.to_do:
+                run = job_runner.run(context, job.run, job.params)
+                figures |= run.report.classes
+                failed |= run.report.failed
+                run_metadata = _record(context, settings, job, run)
+            for label, found in figures.items():
+                if found.without_photos:
                     context.log.warning(f"The class {label!r} has no photos. Its last version stays current.")
-            present = [figures for figures in run.report.classes.values() if not figures.gone]
-            images = sum(figures.images for figures in present)
-            record_stage(
-                context,
-                settings,
-                run,
-                images=images,
-                classes=len(present),
-                bytes_written=sum(figures.bytes for figures in present),
-                extractor=job.extractor,
-            )
-            store, seconds = open_root(settings.store), run.measured.seconds
-            run_metadata = {
-                **run.metadata,
-                "images_in_run": images,
-                "images_per_second": round(images / seconds, 1) if seconds else 0.0,
-                "store_path": dg.MetadataValue.path(store.uri_of(name)),
-            }
-            metadata = {
-                label: {
-                    "images": figures.images,
-                    "bytes": figures.bytes,
-                    **run_metadata,
-                    **job.describe(figures),
-                }
-                for label, figures in run.report.classes.items()
-            }
-            checks = job.checks(store, run.report.classes)
-            yield from _events(context, run.report, tags=tags, metadata=metadata, checks=list(checks))
+            if unchanged := len(job.done):
+                context.log.info(f"{name}: nothing has changed in {counted(unchanged, 'class', 'classes')}.")
+            run_metadata["store_path"] = dg.MetadataValue.path(step.store.uri_of(name))
+            events = [
+                dg.AssetMaterialization(
+                    context.asset_key,
+                    partition=label,
+                    description="Nothing has changed." if label in job.done else None,
+                    metadata={
+                        "images": found.images,
+                        "bytes": found.bytes,
+                        "new_images": found.new,
+                        "kept_images": found.kept,
+                        "gone_images": found.gone,
+                        **run_metadata,
+                        **job.describe(found),
+                    },
+                    tags={**tags, DATA_VERSION: found.data_version},
+                )
+                for label, found in sorted(figures.items())
+            ]
+            yield from _events(events, list(job.checks(step.store, figures)), failed)
 
         return materialize
 
     return decorate
 
 
-def _events(
+def _record(
     context: dg.AssetExecutionContext,
-    report: ClassesReport[Figures],
-    *,
-    tags: Mapping[str, str],
-    metadata: Mapping[str, Mapping[str, Any]],
-    checks: list[dg.AssetCheckResult],
+    settings: Settings,
+    job: ClassJob[Any, Any],
+    run: JobRun[ClassesReport[ClassFigures]],
+) -> dict[str, Any]:
+    """Writes the record of a job, and returns the metadata of its run. The rate is of the new images."""
+    figures, seconds = run.report.classes.values(), run.measured.seconds
+    images = sum(found.new for found in figures)
+    record_stage(
+        context,
+        settings,
+        run,
+        images=images,
+        classes=len(figures),
+        bytes_written=sum(found.written_bytes for found in figures),
+        extractor=job.extractor,
+    )
+    return {
+        **run.metadata,
+        "images_in_run": images,
+        "images_per_second": round(images / seconds, 1) if seconds else 0.0,
+    }
+
+
+def _events(
+    events: Sequence[dg.AssetMaterialization],
+    checks: Sequence[dg.AssetCheckResult],
+    failed: Mapping[str, str],
 ) -> Iterator[Event]:
-    """Yields one event for each class, with the metadata and the data version of that class.
+    """Yields the event of each class, with the metadata and the data version of that class.
 
     Dagster gives one data version to all partitions of a step
     (https://github.com/dagster-io/dagster/issues/18649, https://github.com/dagster-io/dagster/issues/34013).
@@ -134,22 +202,16 @@ def _events(
     of a range (https://github.com/dagster-io/dagster/issues/17836). If classes failed, the step therefore
     yields no result, because a result would mark the failed classes as materialized too.
     """
-    if report.failed:
+    if failed:
         yield from checks
     else:
         yield dg.MaterializeResult(check_results=checks)
-    for label, figures in report.classes.items():
-        yield dg.AssetMaterialization(
-            context.asset_key,
-            partition=label,
-            metadata=dict(metadata[label]),
-            tags={**tags, DATA_VERSION: figures.data_version},
-        )
-    if report.failed:
-        reasons = "; ".join(f"{label}: {reason}" for label, reason in list(report.failed.items())[:_NAMED])
+    yield from events
+    if failed:
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in list(failed.items())[:_NAMED])
         raise dg.Failure(
-            f"{len(report.failed)} of {len(report.failed) + len(report.classes)} classes failed. The other "
-            f"classes succeeded. {reasons}",
-            metadata={FAILED_CLASSES: dict(report.failed)},
+            f"{len(failed)} of {len(failed) + len(events)} classes failed. The other classes succeeded. "
+            f"{reasons}",
+            metadata={FAILED_CLASSES: dict(failed)},
             allow_retries=False,
         )

@@ -84,15 +84,35 @@ def samples(folder: Path, images: int) -> None:
     type=click.FloatRange(0, 1, min_open=True),
     help="Keep as many components as explain this share of the variance.",
 )
+@click.option("--refit", is_flag=True, help="Fit a new PCA model on all classes.")
+@click.option("--all", "recompute", is_flag=True, help="Compute everything again, except the PCA model.")
+@click.option(
+    "--accept-removals",
+    is_flag=True,
+    help="Let photos go, even if most photos of a class or of the store have vanished.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what the run would do.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def run(labels: Sequence[str], components: int | None, variance: float | None, as_json: bool) -> None:
-    """Runs everything: observes photos, then materializes all assets.
+def run(
+    labels: Sequence[str],
+    components: int | None,
+    variance: float | None,
+    refit: bool,
+    recompute: bool,
+    accept_removals: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Brings everything up to date with the photos, and does no more.
 
-    All assets share one Spark session. With --class, the PCA is not fitted again: the current model
-    projects the classes.
+    New and changed photos are read, and their features computed; the CSVs of their classes are written
+    again. The current PCA model stays: a classifier was trained on its components. --refit, --components or
+    --variance fit a new one, and then all CSVs follow. All assets share one Spark session.
     """
-    if labels and (components or variance):
-        raise click.UsageError("--components and --variance fit a new model, which --class never does.")
+    if labels and (components or variance or refit):
+        raise click.UsageError(
+            "--refit, --components and --variance fit a new model on all classes, which --class never does."
+        )
     from resources.settings import Settings, load_settings
 
     settings = load_settings(Settings)
@@ -106,7 +126,13 @@ def run(labels: Sequence[str], components: int | None, variance: float | None, a
 
     config = {"components": components, "variance": variance}
     summary = run_pipeline(
-        settings, labels, {key: value for key, value in config.items() if value is not None}
+        settings,
+        labels,
+        {key: value for key, value in config.items() if value is not None},
+        refit=refit,
+        recompute=recompute,
+        accept_removals=accept_removals,
+        dry_run=dry_run,
     )
     if as_json:
         click.echo(json.dumps(asdict(summary)))

@@ -1,10 +1,10 @@
 """The Dagster runs of one command: they share a job, an instance, and a cluster."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
 from typing import Any
 
 import dagster as dg
@@ -13,6 +13,7 @@ from fruits_assets.by_class import FAILED_CLASSES
 from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import RANGE_END, RANGE_START, known_classes, register_classes
 from resources.emr.lifecycle import clusters_ended_after, end_clusters_of_process
+from resources.photo_folders import PhotoFolders
 from resources.runs import OWNER_TAG, fail_killed_runs, process_tags
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
@@ -22,17 +23,25 @@ _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedErro
 # Progress, warnings and errors; not every event of every step.
 _LOGGING = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
+_SHORT_GAP = 20
+
 # The first and the last class of a contiguous range of partitions, in the order of registration.
 ClassRange = tuple[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Runs:
-    """Dagster runs of one command: they share a job, an instance and tags."""
+    """Dagster runs of one command: they share a job, a listing of the photos, an instance and tags."""
 
-    job: dg.JobDefinition
+    settings: Settings
+    photos: PhotoFolders
     instance: dg.DagsterInstance
     tags: Mapping[str, str]
+
+    @cached_property
+    def job(self) -> dg.JobDefinition:
+        definitions = definitions_for(self.settings, self.photos, spark_at_once=True)
+        return definitions.resolve_implicit_global_asset_job_def()
 
     def materialize(
         self,
@@ -42,11 +51,16 @@ class Runs:
     ) -> dict[str, str]:
         """Runs assets over a range of classes; returns the failed classes with the reasons.
 
+        `config` is the configuration of assets by name; assets that do not run need none.
+
         Raises `FruitsError` where a step fails as a whole, and `KeyboardInterrupt` where Dagster reports an
         interruption as a failure of a step.
         """
         result = self.job.execute_in_process(
-            run_config={**_LOGGING, **(config or {})},
+            run_config={
+                **_LOGGING,
+                "ops": {name: {"config": dict(config[name])} for name in assets if config and name in config},
+            },
             instance=self.instance,
             asset_selection=[dg.AssetKey(name) for name in assets],
             tags={**self.tags, **({RANGE_START: classes[0], RANGE_END: classes[1]} if classes else {})},
@@ -61,24 +75,56 @@ class Runs:
             )
         return failed
 
-    def ranges(self, labels: Iterable[str]) -> list[ClassRange]:
-        """The contiguous ranges of classes, in the order of registration. New classes are registered."""
+    def report_check(self, result: dg.AssetCheckResult) -> None:
+        """Tells Dagster the result of a check, outside of a run."""
+        assert result.asset_key is not None
+        assert result.check_name is not None
+        self.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=result.asset_key,
+                check_name=result.check_name,
+                passed=result.passed,
+                metadata=result.metadata,
+                severity=result.severity,
+                description=result.description,
+            )
+        )
+
+    def ranges(self, labels: Iterable[str], idle: Collection[str] = ()) -> list[ClassRange]:
+        """The contiguous ranges of classes, in the order of registration. New classes are registered.
+
+        A range may hold up to `_SHORT_GAP` `idle` classes between others: they need no work, and looking at
+        them takes less time than another run.
+        """
         wanted = set(labels)
         register_classes(self.instance, sorted(wanted))
-        stretches = groupby(known_classes(self.instance), key=wanted.__contains__)
-        ranges = [list(stretch) for is_wanted, stretch in stretches if is_wanted]
-        return [(classes[0], classes[-1]) for classes in ranges]
+        ranges: list[ClassRange] = []
+        gap: list[str] | None = None  # the classes since the last range, if all are idle
+        for label in known_classes(self.instance):
+            if label in wanted:
+                joins = gap is not None and len(gap) <= _SHORT_GAP
+                ranges[-1:] = [(ranges[-1][0], label)] if joins else [*ranges[-1:], (label, label)]
+                gap = []
+            elif gap is not None:
+                gap = [*gap, label] if label in idle else None
+        return ranges
 
-    def materialize_classes(self, assets: Sequence[str], labels: Iterable[str]) -> dict[str, str]:
+    def materialize_classes(
+        self,
+        assets: Sequence[str],
+        labels: Iterable[str],
+        config: Mapping[str, Any] | None = None,
+        idle: Collection[str] = (),
+    ) -> dict[str, str]:
         """`materialize` for any classes, in one run for each contiguous range."""
         failed: dict[str, str] = {}
-        for classes in self.ranges(labels):
-            failed |= self.materialize(assets, classes)
+        for classes in self.ranges(labels, idle):
+            failed |= self.materialize(assets, classes, config)
         return failed
 
 
 @contextmanager
-def dagster_runs(settings: Settings) -> Iterator[Runs]:
+def dagster_runs(settings: Settings, photos: PhotoFolders | None = None) -> Iterator[Runs]:
     """The runs of a command, at whose end the clusters that they started end.
 
     It first marks the runs of killed commands as failed, and ends their clusters.
@@ -86,7 +132,8 @@ def dagster_runs(settings: Settings) -> Iterator[Runs]:
     owner = uuid.uuid4().hex
     with dg.DagsterInstance.get() as instance, clusters_ended_after(settings, owner):
         runs = Runs(
-            job=definitions_for(settings).resolve_implicit_global_asset_job_def(),
+            settings=settings,
+            photos=photos or PhotoFolders(settings.images),
             instance=instance,
             tags={OWNER_TAG: owner, **process_tags()},
         )

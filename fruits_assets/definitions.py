@@ -10,6 +10,7 @@ from resources.emr.steps import EmrSteps
 from resources.job_runner import JobRunner
 from resources.local.session import session_config
 from resources.local.spark import LocalSpark
+from resources.photo_folders import PhotoFolders
 from resources.settings import Settings, load_settings
 from resources.terminal_log import terminal_log
 
@@ -20,16 +21,23 @@ def defs() -> dg.Definitions:
     return definitions_for(load_settings(Settings))
 
 
-def definitions_for(settings: Settings) -> dg.Definitions:
+def definitions_for(
+    settings: Settings, photos: PhotoFolders | None = None, *, spark_at_once: bool = False
+) -> dg.Definitions:
     """The asset graph with resources for `settings.env`: Spark on this machine, or steps of an EMR cluster.
 
-    Each run checks the settings before its first step starts.
+    Each run checks the settings before its first step starts, and lists the photos once; with `photos`, all
+    runs share that listing. `spark_at_once` starts Spark on this machine before a job needs it.
     """
     checked = dg.ResourceDefinition(lambda _: _checked(settings))
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
         asset_checks=dg.load_asset_checks_from_package_module(assets),
-        resources={"settings": checked, "job_runner": _job_runner(settings, checked)},
+        resources={
+            "settings": checked,
+            "photos": dg.ResourceDefinition(lambda _: photos or PhotoFolders(settings.images)),
+            "job_runner": _job_runner(settings, checked, spark_at_once),
+        },
         sensors=[ended_clusters(settings)] if settings.makes_clusters else [],
         loggers={"console": terminal_log},
         # Spark runs in this process. The default executor would start a JVM for each step.
@@ -43,8 +51,8 @@ def _checked(settings: Settings) -> Settings:
     return settings
 
 
-def _job_runner(settings: Settings, checked: dg.ResourceDefinition) -> JobRunner:
+def _job_runner(settings: Settings, checked: dg.ResourceDefinition, spark_at_once: bool) -> JobRunner:
     if settings.env == "emr":
         return EmrSteps(settings=checked)
     pyspark = LazyPySparkResource(spark_config=session_config(settings, event_log=True))
-    return LocalSpark(pyspark=pyspark, store=settings.store)
+    return LocalSpark(pyspark=pyspark, store=settings.store, at_once=spark_at_once)

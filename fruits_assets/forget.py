@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from fruits_assets.partitions import PARTITION, RANGE_END, RANGE_START, known_classes, unregister_classes
+from resources.photo_folders import list_photos
 from resources.runs import is_over
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.classes import Holding, forget_classes, holdings, refuse_old_store
-from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
 from spark_jobs.wording import counted
 

@@ -1,4 +1,4 @@
-"""`fruits run`: observes the photos, then materializes every asset for every class, in one process."""
+"""`fruits run`: brings every asset up to date with the photos, in one process, and does no more."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
+from fruits_assets.assets.pca_model import since_fit_result
+from fruits_assets.costs.plan import expected_seconds
+from fruits_assets.costs.run_records import read_records
 from fruits_assets.dagster_runs import Runs, dagster_runs
 from fruits_assets.free_space import check_free_space, full_disk_explained
+from fruits_assets.partitions import known_classes
+from fruits_assets.run_plan import RunPlan, plan_run
 from resources.emr.residency import check_residency
+from resources.photo_folders import PhotoFolders
 from resources.settings import Settings
-from spark_jobs.errors import FruitsError
-from spark_jobs.store.classes import old_classes
-from spark_jobs.store.photos import list_photos
+from spark_jobs.since_fit import SinceFit, since_fit
 from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root, open_root
@@ -36,6 +40,7 @@ _NAMED = 20
 class Summary:
     """The figures of a run. Images, rows and files are the current ones of the classes of the run."""
 
+    changes: Sequence[tuple[str, str]]  # what has changed, as (name, value) lines
     classes_done: int
     failed_classes: Mapping[str, str]  # class: reason
     classes_without_photos: Sequence[str]
@@ -46,6 +51,7 @@ class Summary:
     csv_folder: str
     components: int | None
     explained_variance: float | None
+    since_fit: str  # what has come since the model was fitted; empty for a new model
     seconds: float
 
     @property
@@ -58,6 +64,7 @@ class Summary:
         failed = f", {len(self.failed_classes):,} failed" if self.failed else ""
         rows, files = counted(self.csv_rows, "row", "rows"), counted(self.csv_files, "file", "files")
         lines = [
+            *self.changes,
             ("classes", f"{self.classes_done:,} done{failed}"),
             ("images", f"{self.images:,}, and {self.quarantined_images:,} in quarantine"),
             ("CSV", f"{rows} in {files} in {self.csv_folder}"),
@@ -65,6 +72,8 @@ class Summary:
         if self.components is not None:
             keep = counted(self.components, "component keeps", "components keep")
             lines.append(("PCA", f"{keep} {self.explained_variance:.1%} of the variance"))
+        if self.since_fit:
+            lines.append(("model", self.since_fit))
         lines.append(("time", f"{self.seconds:,.1f} s"))
         lines += [
             ("no photos", f"{label}: its last version stays. To take it out: fruits forget {quote(label)}")
@@ -75,59 +84,84 @@ class Summary:
         return lines
 
 
-def run_pipeline(settings: Settings, labels: Sequence[str], pca_config: Mapping[str, Any]) -> Summary:
-    """Runs everything for all classes, or projects the classes `labels` with the current model.
+def run_pipeline(
+    settings: Settings,
+    labels: Sequence[str],
+    pca_config: Mapping[str, Any],
+    *,
+    refit: bool = False,
+    recompute: bool = False,
+    accept_removals: bool = False,
+    dry_run: bool = False,
+) -> Summary:
+    """Brings all classes, or the classes `labels`, up to date.
 
-    A failed class keeps its last version, and the summary names it; the other classes finish. `pca_config`
-    is the configuration of the asset `pca_model`, which does not run where `labels` has a class.
+    Without a model, with `refit`, or with `pca_config`, the configuration of the asset `pca_model`, it fits a
+    model on all classes. With `recompute`, everything else is computed again. `accept_removals` lets most
+    photos of a class go. With `dry_run`, it only tells what there is to do. A failed class keeps its last
+    version, and the summary names it; the other classes finish.
 
     Raises `FruitsError` where there are no photos, a class of `labels` has no photos or there is no model
     for it, where an asset fails as a whole, and where a disk is full. Raises `KeyboardInterrupt` after
     SIGINT.
     """
     started = time.monotonic()
-    with full_disk_explained(settings), dagster_runs(settings) as runs:
+    with full_disk_explained(settings):
         check_residency(settings)
-        listed = list_photos(settings.images).classes
-        check_free_space(settings, {label: listed.get(label, []) for label in labels or listed})
-        present = list(listed)
-        runs.materialize([FRUIT_PHOTOS])
+        photos = PhotoFolders(settings.images)
         store = open_root(settings.store)
-        _check_classes(settings, store, labels, present)
-        # A class whose photos are gone keeps its last version, which a new model projects too.
-        wanted = set(labels) or {*present, *rows_by_class(store, RAW_IMAGES), *old_classes(store)}
-        failed = _materialize(runs, store, wanted, None if labels else pca_config)
-        without_photos = sorted(wanted.difference(present, failed))
-        return _summary(store, wanted, failed, without_photos, time.monotonic() - started)
-
-
-def _check_classes(settings: Settings, store: Root, labels: Sequence[str], present: Sequence[str]) -> None:
-    """Raises `FruitsError` for a class of `--class` without photos, and for `--class` without a PCA model."""
-    unknown = [label for label in labels if label not in present]
-    if unknown:
-        raise FruitsError(
-            f"--class {unknown[0]!r}: FRUITS_IMAGES={settings.images} has no such class. Its classes are "
-            + ", ".join(present[:10])
-            + (", ..." if len(present) > 10 else "")
+        plan = plan_run(
+            settings,
+            store,
+            photos.listing,
+            labels,
+            fit=refit or bool(pca_config),
+            recompute=recompute,
+            accept_removals=accept_removals,
         )
-    if labels and current_one(store, PCA_MODEL) is None:
-        raise FruitsError(
-            "--class needs a PCA model, and there is none yet. Run all classes first: fruits run"
-        )
+        failed, since = dict(plan.photos.failed), None
+        changes = list(plan.lines)
+        if dry_run:
+            changes += _estimate(settings, store, plan)
+        else:
+            check_free_space(
+                settings, {label: change.to_read for label, change in plan.photos.changed.items()}
+            )
+            with dagster_runs(settings, photos) as runs:
+                if not plan.is_empty or plan.classes - set(known_classes(runs.instance)):
+                    runs.materialize([FRUIT_PHOTOS])
+                if not plan.is_empty:
+                    failed |= _materialize(runs, store, plan, _config(pca_config, recompute, accept_removals))
+                since = _since_fit(store, plan)
+                if since and not plan.is_empty:
+                    runs.report_check(since_fit_result(since))
+        without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
+        return _summary(store, plan, changes, failed, without_photos, since, time.monotonic() - started)
 
 
-def _materialize(
-    runs: Runs, store: Root, wanted: set[str], pca_config: Mapping[str, Any] | None
-) -> dict[str, str]:
-    """Materializes everything for the wanted classes; returns the failed classes with the reasons.
+def _config(pca_config: Mapping[str, Any], recompute: bool, accept_removals: bool) -> dict[str, Any]:
+    """The configuration of each asset that has any, by its name."""
+    again = {"recompute": recompute}
+    return {
+        RAW_IMAGES: {**again, "accept_removals": accept_removals},
+        MOBILENET_FEATURES: again,
+        PCA_FEATURES_CSV: again,
+        PCA_MODEL: pca_config,
+    }
 
-    Without `pca_config` the current model projects them. One Dagster run does everything, where the classes
-    are one contiguous range of partitions and none fails. Otherwise each asset runs alone, once for each
-    contiguous range, so that a failed class does not stop the others.
+
+def _materialize(runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, Any]) -> dict[str, str]:
+    """Materializes what the plan says; returns the failed classes with the reasons.
+
+    One Dagster run does everything, where the classes are one contiguous range of partitions and none fails.
+    Otherwise each asset runs alone, once for each contiguous range, so that a failed class does not stop the
+    others.
     """
-    config = None if pca_config is None else {"ops": {PCA_MODEL: {"config": dict(pca_config)}}}
-    model = [] if pca_config is None else [PCA_MODEL, FEATURE_QUALITY]
-    ranges = runs.ranges(wanted)
+    model = [PCA_MODEL, FEATURE_QUALITY] if plan.fit else []
+    # A new model projects every class of the store, also a class without photos.
+    wanted = plan.to_do - plan.photos.failed.keys()
+    idle = () if config[RAW_IMAGES]["recompute"] else plan.idle
+    ranges = runs.ranges(wanted, idle)
     failed: dict[str, str] = {}
     projected: set[str] = set()
     if len(ranges) == 1:
@@ -135,28 +169,63 @@ def _materialize(
         failed = runs.materialize([*by_class, *model], ranges[0], config)
         projected = set() if failed else wanted
     else:
-        for classes in ranges:
-            failed |= runs.materialize([RAW_IMAGES, FEATURE_EXTRACTOR], classes)
-    if failed.keys() == wanted:
+        runs.materialize([FEATURE_EXTRACTOR])
+        failed = runs.materialize_classes([RAW_IMAGES], plan.photos.changed, config, idle)
+    if failed and failed.keys() == wanted:
         return failed
     # The last version of a failed class passes through the same extractor and model as the others.
-    usable = wanted & rows_by_class(store, RAW_IMAGES).keys()
+    usable = plan.to_do & rows_by_class(store, RAW_IMAGES).keys()
     if not projected:
-        failed |= runs.materialize_classes([MOBILENET_FEATURES], usable)
+        failed |= runs.materialize_classes([MOBILENET_FEATURES], usable, config, idle)
         if model:
             runs.materialize(model, config=config)
     # The new model projects every class of the store, also one that another machine has just added.
     to_project = usable | rows_by_class(store, MOBILENET_FEATURES).keys() if model else usable
-    return failed | runs.materialize_classes([PCA_FEATURES_CSV], to_project - projected)
+    return failed | runs.materialize_classes([PCA_FEATURES_CSV], to_project - projected, config, idle)
+
+
+def _since_fit(store: Root, plan: RunPlan) -> SinceFit | None:
+    """What has come since the current model was fitted; None where this run has fitted it."""
+    model = None if plan.fit else current_one(store, PCA_MODEL)
+    return since_fit(store, model) if model else None
+
+
+def _estimate(settings: Settings, store: Root, plan: RunPlan) -> list[tuple[str, str]]:
+    """What the work of a plan would take, by the rates of earlier runs."""
+    photos = [photo for change in plan.photos.changed.values() for photo in change.to_read]
+    rows = rows_by_class(store, RAW_IMAGES)
+    behind = plan.extract - plan.photos.changed.keys()
+    images = {
+        RAW_IMAGES: len(photos),
+        MOBILENET_FEATURES: len(photos) + sum(rows[label] for label in behind),
+        PCA_MODEL: len(photos) + sum(rows.values()) if plan.fit else 0,
+        PCA_FEATURES_CSV: len(photos),
+    }
+    records, _ = read_records(store)
+    seconds = expected_seconds(settings, records, images) if not plan.is_empty else 0.0
+    return [
+        (
+            "would take",
+            f"about {seconds:,.0f} s, and {sum(photo.bytes for photo in photos) / 1e6:,.1f} MB to read",
+        )
+    ]
 
 
 def _summary(
-    store: Root, wanted: set[str], failed: Mapping[str, str], without_photos: list[str], seconds: float
+    store: Root,
+    plan: RunPlan,
+    changes: list[tuple[str, str]],
+    failed: Mapping[str, str],
+    without_photos: list[str],
+    since: SinceFit | None,
+    seconds: float,
 ) -> Summary:
+    wanted = plan.classes
     images = rows_by_class(store, RAW_IMAGES)
     csvs = current_by_class(store, PCA_FEATURES_CSV, wanted)
     model = current_one(store, PCA_MODEL)
     return Summary(
+        changes=changes,
         classes_done=len(wanted - failed.keys()),
         failed_classes=failed,
         classes_without_photos=without_photos,
@@ -167,5 +236,6 @@ def _summary(
         csv_folder=store.uri_of(PCA_FEATURES_CSV),
         components=model.details["components"] if model else None,
         explained_variance=model.details["explained_variance"] if model else None,
+        since_fit=since.sentence if since else "",
         seconds=round(seconds, 1),
     )

@@ -16,17 +16,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.fs as pafs
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import SPARK_MODEL
+from spark_jobs.store.csv_rows import read_csv
 from spark_jobs.store.parquet import read_row_groups
 from spark_jobs.store.pointers import class_pointers, current_by_class, current_one, pointer_path
 from spark_jobs.store.root import IO_THREADS, Root, delta_options, open_root, plain_s3_uri
 from spark_jobs.store.s3_errors import s3_errors_explained
-from spark_jobs.store.schemas import FORMULA_START, PCA_FEATURES_CSV, PCA_MODEL, SCHEMAS
+from spark_jobs.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, SCHEMAS
 from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Part, Version
 
@@ -150,24 +149,14 @@ def _read_part(root: Root, part: Part, columns: Sequence[str]) -> pa.Table:
 
 
 def _read_csv(root: Root, part: Part, columns: Sequence[str] | None) -> pa.Table:
-    """A CSV, without the apostrophe that keeps a spreadsheet from running a text as a formula."""
+    """The rows of a CSV."""
     try:
         content = root.read(part.path)
     except FileNotFoundError as error:
         raise FruitsError(
             f"{root.uri_of(part.path)} is missing. Run all classes again: fruits run"
         ) from error
-    text = pyarrow.csv.ConvertOptions(column_types={"path": pa.string(), "label": pa.string()})
-    rows = pyarrow.csv.read_csv(
-        pa.BufferReader(content),
-        # A file name may contain a line break.
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=text,
-    )
-    for index, name in enumerate(("path", "label")):
-        start = FORMULA_START.removeprefix("^")
-        plain = pc.replace_substring_regex(rows.column(name), pattern=f"^'{start}", replacement=r"\1")
-        rows = rows.set_column(index, name, plain)
+    rows = read_csv(content)
     return rows.select(columns) if columns else rows
 
 

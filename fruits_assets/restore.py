@@ -7,7 +7,6 @@ from datetime import datetime
 
 import dagster as dg
 
-from fruits_assets.class_checks import classes_behind
 from fruits_assets.dagster_runs import Runs, dagster_runs
 from fruits_assets.provenance import DATA_VERSION, earlier_provenance
 from resources.emr.residency import check_residency
@@ -24,7 +23,7 @@ from spark_jobs.store.schemas import (
     QUARANTINED_IMAGES,
     RAW_IMAGES,
 )
-from spark_jobs.store.versions import Version
+from spark_jobs.store.versions import Version, classes_behind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ from rehearsal.compare import compare
 from rehearsal.environment import RehearsalEnvironment, start_environment
 from resources.emr.sizing import yarn_mib
 from resources.instance_types import instance
+from resources.photo_folders import list_photos
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import IO_THREADS, open_root
 
 IMAGES = 600

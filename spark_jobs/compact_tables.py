@@ -89,21 +89,23 @@ def _compact(store_uri: str, table: str, run: str, pieces: list[_Small]) -> list
     store = open_root(store_uri)
     compacted = []
     for piece in pieces:
-        alike = sorted(piece.parts, key=lambda part: (sorted(part.made_with.items()), part.first))
+        alike = sorted(piece.parts, key=lambda part: (*_made(part), part.first))
         try:
-            new = [
-                _merge(store, table, run, list(parts))
-                for _, parts in groupby(alike, key=lambda part: part.made_with)
-            ]
+            new = [_merge(store, table, run, list(parts)) for _, parts in groupby(alike, key=_made)]
         except FruitsError:
             continue  # the class is damaged: whoever reads it says so
         compacted.append(_Compacted(piece.label, [part.path for part in piece.parts], new))
     return compacted
 
 
+def _made(part: Part) -> tuple[str, list[tuple[str, str]]]:
+    """How a file was made, apart from its photos."""
+    return part.rules, sorted(part.made_with.items())
+
+
 def _merge(store: Root, table: str, run: str, parts: list[Part]) -> Part:
     """Writes the rows of several files as one file."""
-    writer = PartWriter(store, f"{table}/{run}", SCHEMAS[table], parts[0].made_with)
+    writer = PartWriter(store, f"{table}/{run}", SCHEMAS[table], parts[0].made_with, parts[0].rules)
     counts: dict[str, int] = defaultdict(int)
     for part in parts:
         for name, count in part.counts.items():

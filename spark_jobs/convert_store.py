@@ -27,7 +27,7 @@ from spark_jobs.store.schemas import (
     PCA_FEATURES_CSV,
     SCHEMAS,
 )
-from spark_jobs.store.tables import Change, TableFile, commit
+from spark_jobs.store.tables import Change, TableFile, commit, upgrade_table
 from spark_jobs.store.versions import Part, Version, class_key
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 
@@ -38,6 +38,8 @@ def prepared_store(spark: SparkSession, uri: str, run: str, report: Reporter) ->
     store = open_root(uri)
     with held_lease(store, run) as lease:
         convert_store(spark, store, lease, report)
+        for table in TABLES:
+            upgrade_table(store, table)
         yield store, lease
 
 

@@ -6,8 +6,10 @@ these sums as a tree. The driver computes the eigenvectors of one 1280 x 1280 ma
 grow with the number of images.
 """
 
+import io
 import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial, reduce
@@ -15,6 +17,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
@@ -33,7 +36,7 @@ from spark_jobs.store.versions import Version, combined_version
 from spark_jobs.tasks import Reporter, pack, run_tasks, spread
 from spark_jobs.wording import counted
 
-MODEL_JSON = "model.json"
+MODEL_JSON, MODEL_CONTENTS = "model.json", "contents.npy"
 
 # Each core gets one task, and a second one only if a task has more images than this: a task returns 13 MB,
 # which takes as long as to sum a thousand vectors.
@@ -78,6 +81,13 @@ class FitReport:
     scatter: dict[str, list[list[float]]]
 
 
+class Partial(NamedTuple):
+    """The sums over n images, and a number for the content of each (n,), uint64."""
+
+    moments: "Moments"
+    contents: NDArray[np.uint64]
+
+
 class Moments(NamedTuple):
     """Sums over the vectors of n images: n, the sum (1280,) and the Gram matrix (1280, 1280), float64."""
 
@@ -111,7 +121,8 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     """Fits on the current features of all classes of the store, and makes the model current.
 
     The model is a directory. `spark/` is read by `pyspark.ml.feature.PCAModel.load`. `model.json` holds the
-    mean (1280 values), the variance of every component, and the number of images of every class.
+    mean (1280 values), the variance of every component, and the number of images and the data version of
+    every class. `contents.npy` tells images that come later from those that the model was fitted on.
 
     Raises `FruitsError` if there are too few images for the components, or if a file is missing or damaged.
     """
@@ -132,18 +143,18 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
             )
         started = time.monotonic()
         tasks = max(spark.sparkContext.defaultParallelism, images // TASK_IMAGES)
-        [moments] = run_tasks(
+        [(moments, contents)] = run_tasks(
             spark,
             f"pca_model: fit, {counted(len(features), 'class', 'classes')}",
-            partial(_moments, params.store),
+            partial(_partial, params.store),
             work=spread(groups, lambda group: group.rows, tasks),
             images=rows_in,
             report=report,
-            reduce=_add,
+            reduce=_joined,
         )
         model = decompose(moments, params.components, params.variance)
         fit_seconds = time.monotonic() - started
-        saved = _save(store, lease, model, features)
+        saved = _save(store, lease, model, features, contents)
         scatter = _scatter(store, features, model.components)
         sweep_versions(store, PCA_MODEL, timedelta(hours=params.keep_hours), lease)
     identity = model.components.T @ model.components - np.eye(model.components.shape[1])
@@ -160,7 +171,13 @@ def fit_pca(spark: SparkSession, params: FitParams, report: Reporter) -> FitRepo
     )
 
 
-def _save(store: Root, lease: Lease, model: Decomposition, features: dict[str, Version]) -> Version:
+def _save(
+    store: Root,
+    lease: Lease,
+    model: Decomposition,
+    features: dict[str, Version],
+    contents: NDArray[np.uint64],
+) -> Version:
     """Writes the files of the model, and makes it current."""
     directory = f"{new_directory(PCA_MODEL, lease.run)}/model"
     shares = model.explained_variance
@@ -171,12 +188,16 @@ def _save(store: Root, lease: Lease, model: Decomposition, features: dict[str, V
     description = {
         **summary,
         "classes": images_by_class,
+        "versions": {label: version.data_version for label, version in features.items()},
         "mean": model.mean.tolist(),
         "variances": model.variances.tolist(),
         "explained_variance": shares.tolist(),
         "fitted_on": fitted_on,
     }
     store.write(f"{directory}/{MODEL_JSON}", json.dumps(description, ensure_ascii=False).encode())
+    numbers = io.BytesIO()
+    np.save(numbers, np.sort(contents))
+    store.write(f"{directory}/{MODEL_CONTENTS}", numbers.getvalue())
     saved = Version(
         label=None,
         directory=directory,
@@ -223,20 +244,36 @@ def decompose(moments: Moments, components: int, variance: float | None = None) 
 
 def read_features(store: Root, groups: list[RowGroup]) -> NDArray[np.float32]:
     """The feature vectors of the given row groups, in order: (n, 1280) float32."""
-    return np.concatenate(
-        [
-            vectors_in(rows)
-            for path, part_groups in groupby(groups, key=lambda group: group.path)
-            for rows in read_row_groups(store, path, [group.number for group in part_groups], ["features"])
-        ]
-    )
+    return np.concatenate([vectors_in(rows) for rows in _read(store, groups, ["features"])])
 
 
-def _moments(store_uri: str, groups: list[RowGroup]) -> Moments:
+def _read(store: Root, groups: list[RowGroup], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for path, part_groups in groupby(groups, key=lambda group: group.path):
+        yield from read_row_groups(store, path, [group.number for group in part_groups], columns)
+
+
+def contents_of(hashes: Sequence[str]) -> NDArray[np.uint64]:
+    """A number for each SHA-256: its first 64 bits. (n,) for n hashes."""
+    return np.array([int(sha256[:16], 16) for sha256 in hashes], np.uint64)
+
+
+def _partial(store_uri: str, groups: list[RowGroup]) -> Partial:
     """One Spark task. It reads the row groups in batches, which limits its memory."""
     store = open_root(store_uri)
     batches = pack(groups, lambda group: group.rows, BATCH_IMAGES)
-    return reduce(_add, (moments_of(read_features(store, batch)) for batch in batches))
+    return reduce(_joined, (_partial_of(store, batch) for batch in batches))
+
+
+def _partial_of(store: Root, groups: list[RowGroup]) -> Partial:
+    batches = list(_read(store, groups, ["sha256", "features"]))
+    features = np.concatenate([vectors_in(rows) for rows in batches])
+    hashes = [sha256 for rows in batches for sha256 in rows.column("sha256").to_pylist()]
+    return Partial(moments_of(features), contents_of(hashes))
+
+
+def _joined(first: Partial, second: Partial) -> Partial:
+    contents = np.concatenate([first.contents, second.contents])
+    return Partial(_add(first.moments, second.moments), contents)
 
 
 def _add(first: Moments, second: Moments) -> Moments:

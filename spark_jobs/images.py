@@ -40,6 +40,9 @@ PREPROCESSING = "exif-rgb-bicubic224-mobilenet_v2/1"
 # "JPEG" covers MPO: Pillow's JPEG reader opens it, and "MPO" is not accepted in a list of formats.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 
+# A version of the rules in the table above. After a change, the next run checks each photo again.
+RULES = "1"
+
 # The limit of the JPEG format. A picture of 50000000 x 1 is within the limit of pixels, yet the coefficients
 # of its bicubic filter take 1.6 GB.
 MAX_SIDE = 65_535

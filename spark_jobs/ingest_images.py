@@ -1,14 +1,16 @@
-"""Reads, hashes and checks photos, and writes the good photos to `raw_images`, the bad ones to quarantine."""
+"""Reads, hashes and checks photos, and writes the good photos to `raw_images`, the bad ones to quarantine.
+
+Only photos that the store does not know in their present state are read. The files of the other photos stay.
+"""
 
 import base64
 import hashlib
 import os
-import shlex
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -20,19 +22,20 @@ from pyspark.sql import SparkSession
 
 from spark_jobs.compact_tables import compact_table
 from spark_jobs.convert_store import prepared_store
-from spark_jobs.images import BadImage, decode, thumbnails
-from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter
-from spark_jobs.store.photos import Photo, list_photos
-from spark_jobs.store.quarantine import bad_photos
+from spark_jobs.errors import FruitsError
+from spark_jobs.images import FORMATS, RULES, BadImage, decode, thumbnails
+from spark_jobs.store.leases import Lease
+from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
+from spark_jobs.store.photos import PHOTO_TABLES, Difference, Photo, difference, known_photos
 from spark_jobs.store.root import IO_THREADS, Root, open_root
 from spark_jobs.store.s3_errors import OF_AN_OBJECT, fault_of, read_patiently
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
-from spark_jobs.store.tables import current, replace_classes
-from spark_jobs.store.versions import Part, photos_version
+from spark_jobs.store.tables import CHANGED_MEANWHILE, MOST_ATTEMPTS, ClassChange, change_classes
+from spark_jobs.store.versions import Part, combined_version, photos_version
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 from spark_jobs.wire import ClassFigures
-from spark_jobs.wording import counted
+from spark_jobs.wording import counted, recompute_hint
 
 # A chunk is the photos of one class in one task, small enough that the last task of a run is short.
 CHUNK_IMAGES = 512
@@ -46,26 +49,33 @@ PREVIEW_SIDE = 96  # pixels to which a photo is reduced while it waits for the p
 
 @dataclass(frozen=True, kw_only=True)
 class IngestParams:
-    """Parameters of ingestion: the `classes` to read from the root `images` and write to the root `store`.
+    """Parameters of ingestion, from the root `images` to the root `store`.
 
-    `version` names the run. A photo over `max_bytes` or `max_pixels` is quarantined. If more than
-    `max_bad_share` (0 to 1) of the photos of a class are quarantined, the class keeps its last version.
-    Replaced files are removed after `keep_hours`.
+    `photos` are all photos of each class to work on. `version` names the run. A photo over `max_bytes` or
+    `max_pixels` is quarantined. If more than `max_bad_share` (0 to 1) of the photos of a class are
+    quarantined, the class keeps its last version. Replaced files are removed after `keep_hours`. With
+    `recompute`, photos that the store knows are read again too.
     """
 
     images: str
     store: str
     version: str
-    classes: list[str]
+    photos: dict[str, list[Photo]]
     max_bytes: int
     max_pixels: int
     max_bad_share: float
     keep_hours: float
+    recompute: bool = False
+
+    @property
+    def rules(self) -> str:
+        """The version of the rules by which photos are accepted or refused."""
+        return combined_version(RULES, *FORMATS, str(self.max_bytes), str(self.max_pixels))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassIngest(ClassFigures):
-    """Figures of one class, where found = images + quarantined, and its preview, if it was ingested."""
+    """Figures of one class, where found = images + quarantined, and a preview of photos that were read."""
 
     found: int
     quarantined: int
@@ -81,107 +91,192 @@ class IngestReport:
 
 
 class _Chunk(NamedTuple):
+    """Photos of one class to read. Some of the first chunk of a class become its preview."""
+
     label: str
     first: bool
     photos: tuple[Photo, ...]
 
 
+class _Rewrite(NamedTuple):
+    """A file of one class to write anew, without some of its photos."""
+
+    label: str
+    table: str
+    part: Part
+    lost: frozenset[str]
+
+
 @dataclass(kw_only=True)
-class _ClassTotal:
-    """The sum of the chunks of a class: its files in both tables, and its preview."""
+class _Written:
+    """The new files of a class in both tables, how many photos were read for them, and the preview."""
 
-    images: list[Part] = field(default_factory=list)
-    quarantined: list[Part] = field(default_factory=list)
+    parts: dict[str, list[Part]] = field(default_factory=lambda: {table: [] for table in PHOTO_TABLES})
+    read: int = 0
     preview: bytes = b""
+    damage: str = ""
 
-    def add(self, other: "_ClassTotal") -> None:
-        self.images += other.images
-        self.quarantined += other.quarantined
+    def add(self, other: "_Written") -> None:
+        for table, parts in other.parts.items():
+            self.parts[table] += parts
+        self.read += other.read
         self.preview = self.preview or other.preview
+        self.damage = self.damage or other.damage
+
+
+def differences(store: Root, params: IngestParams) -> dict[str, Difference]:
+    """How the photos of each class of the parameters differ from what the store knows of them."""
+    known = known_photos(store, params.photos)
+    return {
+        label: difference(
+            photos,
+            known.get(label, []),
+            rules=params.rules,
+            max_bytes=params.max_bytes,
+            recompute=params.recompute,
+        )
+        for label, photos in params.photos.items()
+    }
 
 
 def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -> IngestReport:
-    """Replaces each given class of `raw_images` and `quarantined_images` as a whole.
+    """Brings each given class of `raw_images` and `quarantined_images` up to date with its photos.
 
-    Raises `FruitsError`, and writes nothing, if the root of the photos does not exist or holds no photo.
+    A class that another run changes meanwhile is compared again.
     """
-    listing = list_photos(params.images)
-    present = [label for label in params.classes if label in listing.classes]
-    chunks = [chunk for label in present for chunk in _chunks(label, listing.classes[label])]
-    totals = {label: _ClassTotal() for label in present}
+    result = IngestReport({}, {})
     with prepared_store(spark, params.store, params.version, report) as (store, lease):
-        for results in run_tasks(
-            spark,
-            f"raw_images: ingest, {counted(len(present), 'class', 'classes')}",
-            partial(_ingest, params),
-            work=even_tasks(
-                spark, chunks, lambda chunk: len(chunk.photos), least=LEAST_IMAGES, most=MOST_IMAGES
-            ),
-            images=_images_in,
-            report=report,
-        ):
-            for label, total in results:
-                totals[label].add(total)
-
-        ingested: dict[str, ClassIngest] = {}
-        failed: dict[str, str] = {}
-        for label, total in totals.items():
-            figures = _figures(total, found=len(listing.classes[label]))
-            if figures.quarantined > params.max_bad_share * figures.found or not figures.images:
-                failed[label] = (
-                    f"{figures.quarantined} of {figures.found} photos are bad. FRUITS_MAX_BAD_SHARE allows a "
-                    f"share of {params.max_bad_share}, and at least one photo must be good. The last good "
-                    f"version of the class, if any, stays current. The table {QUARANTINED_IMAGES} gives each "
-                    "photo's reason"
-                )
-            else:
-                ingested[label] = figures
-        # The quarantine comes first: a run that is killed in between leaves no photo out of both tables.
-        quarantined = {label: total.quarantined for label, total in totals.items()}
-        replace_classes(store, QUARANTINED_IMAGES, quarantined, lease)
-        replace_classes(store, RAW_IMAGES, {label: totals[label].images for label in ingested}, lease)
-
-        absent = [label for label in params.classes if label not in listing.classes]
-        kept = _kept(store, absent) if absent else {}
-        failed |= {
-            label: listing.refused.get(label)
-            or f"there are no photos of it under FRUITS_IMAGES={params.images}; put the folder back, "
-            f"or take the class out of the store: fruits forget {shlex.quote(label)}"
-            for label in absent
-            if label not in kept
-        }
-        for table in (RAW_IMAGES, QUARANTINED_IMAGES):
+        pending = params.photos
+        for _ in range(MOST_ATTEMPTS):
+            met = _ingest_once(spark, replace(params, photos=pending), store, lease, report, result)
+            pending = {label: params.photos[label] for label in met}
+            if not pending:
+                break
+        result.failed.update(dict.fromkeys(pending, CHANGED_MEANWHILE))
+        for table in PHOTO_TABLES:
             compact_table(spark, store, table, lease, report)
             sweep_table(store, table, timedelta(hours=params.keep_hours), lease)
-    return IngestReport(classes=ingested | kept, failed=failed)
+    return result
 
 
-def _figures(total: _ClassTotal, found: int) -> ClassIngest:
+def _ingest_once(
+    spark: SparkSession,
+    params: IngestParams,
+    store: Root,
+    lease: Lease,
+    report: Reporter,
+    result: IngestReport,
+) -> set[str]:
+    """Adds the figures of the classes to the result. Returns the classes that another run has changed."""
+    changes = differences(store, params)
+    written = {label: _Written() for label in changes}
+    pieces = [piece for label, change in changes.items() for piece in _pieces(label, change)]
+    for results in run_tasks(
+        spark,
+        f"raw_images: ingest, {counted(len(changes), 'class', 'classes')}",
+        partial(_ingest, params),
+        work=even_tasks(spark, pieces, _weight, least=LEAST_IMAGES, most=MOST_IMAGES),
+        images=_images_in,
+        report=report,
+    ):
+        for label, total in results:
+            written[label].add(total)
+
+    figures = {label: _figures(changes[label], written[label]) for label in changes}
+    failed = {
+        label: written[label].damage or too_bad(figures[label], params.max_bad_share) for label in changes
+    }
+    met: set[str] = set()
+    # The quarantine comes first: a run that is killed in between leaves no photo out of both tables.
+    for table in reversed(PHOTO_TABLES):
+        committed = {
+            label: _class_change(table, change, written[label])
+            for label, change in changes.items()
+            if label not in met and not written[label].damage and not (table == RAW_IMAGES and failed[label])
+        }
+        seen = {label: changes[label].seen(table) for label in committed}
+        met |= change_classes(store, table, committed, lease, seen)
+    for label in sorted(changes.keys() - met):
+        if reason := failed[label]:
+            result.failed[label] = reason
+        else:
+            result.classes[label] = figures[label]
+    return met
+
+
+def _pieces(label: str, change: Difference) -> Iterator["_Chunk | _Rewrite"]:
+    """The work of one class: photos to read, and files that lose some but not all of their photos."""
+    if change.to_read:
+        yield from _chunks(label, change.to_read)
+    for file in change.files:
+        lost = change.stale.get(file.path, ())
+        if file.part and 0 < len(lost) < len(file.photos):
+            yield _Rewrite(label, file.table, file.part, frozenset(lost))
+
+
+def _weight(piece: "_Chunk | _Rewrite") -> int:
+    return len(piece.photos) if isinstance(piece, _Chunk) else piece.part.rows
+
+
+def _images_in(pieces: "list[_Chunk | _Rewrite]") -> int:
+    """The number of photos to read."""
+    return sum(len(piece.photos) for piece in pieces if isinstance(piece, _Chunk))
+
+
+def _class_change(table: str, change: Difference, written: _Written) -> ClassChange:
+    gone = [file.file.path for file in change.files if file.table == table and file.path in change.stale]
+    return ClassChange(written.parts[table], gone)
+
+
+def _figures(change: Difference, written: _Written) -> ClassIngest:
     """The figures of a class whose photos were read."""
+    parts = {
+        table: [
+            *(file.part for file in change.files if file.table == table and file.path not in change.stale),
+            *written.parts[table],
+        ]
+        for table in PHOTO_TABLES
+    }
+    images, quarantined = ([part for part in parts[table] if part] for table in PHOTO_TABLES)
+    rows = sum(part.rows for part in images)
     return ClassIngest(
-        found=found,
-        images=sum(part.rows for part in total.images),
-        quarantined=sum(part.rows for part in total.quarantined),
-        bytes=sum(part.bytes for part in total.images),
-        data_version=photos_version(total.images),
-        preview_jpeg_base64=base64.b64encode(total.preview).decode(),
+        found=change.found,
+        images=rows,
+        quarantined=sum(part.rows for part in quarantined),
+        bytes=sum(part.bytes for part in images),
+        written_bytes=sum(part.bytes for part in written.parts[RAW_IMAGES]),
+        data_version=photos_version(images),
+        new=rows - change.kept_images,
+        kept=change.kept_images,
+        gone=len(change.gone),
+        preview_jpeg_base64=base64.b64encode(written.preview).decode(),
     )
 
 
-def _kept(store: Root, labels: Sequence[str]) -> dict[str, ClassIngest]:
-    """The figures of the last versions of classes that have no photos."""
-    quarantined = bad_photos(store, labels)
-    return {
-        label: ClassIngest(
-            found=version.rows + quarantined.get(label, 0),
-            images=version.rows,
-            quarantined=quarantined.get(label, 0),
-            bytes=version.bytes,
-            data_version=version.data_version,
-            gone=True,
-        )
-        for label, version in current(store, RAW_IMAGES, labels).items()
-    }
+def too_bad(figures: ClassIngest, max_bad_share: float) -> str:
+    """Why a class keeps its last version: too many of its photos are bad. Empty if they are few enough."""
+    if figures.quarantined <= max_bad_share * figures.found and figures.images:
+        return ""
+    return (
+        f"{figures.quarantined} of {figures.found} photos are bad. FRUITS_MAX_BAD_SHARE allows a share of "
+        f"{max_bad_share}, and at least one photo must be good. The last good version of the class, if any, "
+        f"stays current. The table {QUARANTINED_IMAGES} gives each photo's reason"
+    )
+
+
+def up_to_date(store: Root, params: IngestParams) -> tuple[dict[str, ClassIngest], dict[str, Difference]]:
+    """The figures of the classes whose photos have not changed, and the differences of the other classes.
+
+    A class that has too many bad photos is among the others.
+    """
+    current, others = {}, {}
+    for label, change in differences(store, params).items():
+        figures = _figures(change, _Written())
+        if change.is_empty and not too_bad(figures, params.max_bad_share):
+            current[label] = figures
+        else:
+            others[label] = change
+    return current, others
 
 
 def _chunks(label: str, photos: Sequence[Photo]) -> Iterator[_Chunk]:
@@ -196,31 +291,46 @@ def _chunks(label: str, photos: Sequence[Photo]) -> Iterator[_Chunk]:
     yield _Chunk(label, first, tuple(photos[start:]))
 
 
-def _images_in(chunks: list[_Chunk]) -> int:
-    return sum(len(chunk.photos) for chunk in chunks)
-
-
-def _ingest(params: IngestParams, chunks: list[_Chunk]) -> list[tuple[str, _ClassTotal]]:
-    """One Spark task: reads, checks and writes its chunks. It reads ahead across the chunks."""
+def _ingest(params: IngestParams, pieces: list[_Chunk | _Rewrite]) -> list[tuple[str, _Written]]:
+    """One Spark task: reads, checks and writes photos, and writes files anew. It reads ahead over chunks."""
+    store = open_root(params.store)
+    chunks = [piece for piece in pieces if isinstance(piece, _Chunk)]
+    written = [
+        (piece.label, _rewrite(store, params.version, piece))
+        for piece in pieces
+        if isinstance(piece, _Rewrite)
+    ]
     photos = [photo for chunk in chunks for photo in chunk.photos]
     with closing(_read_ahead(open_root(params.images), photos, params.max_bytes)) as contents:
-        return [
-            (chunk.label, _ingest_chunk(params, chunk, islice(contents, len(chunk.photos))))
+        written += [
+            (chunk.label, _ingest_chunk(store, params, chunk, islice(contents, len(chunk.photos))))
             for chunk in chunks
         ]
+    return written
+
+
+def _rewrite(store: Root, run: str, piece: _Rewrite) -> _Written:
+    """Writes a file without some of its photos."""
+    written = _Written()
+    try:
+        written.parts[piece.table].append(
+            write_without(store, f"{piece.table}/{run}", SCHEMAS[piece.table], piece.part, piece.lost)
+        )
+    except FruitsError as error:
+        written.damage = f"{error}. {recompute_hint(piece.label)}"
+    return written
 
 
 def _ingest_chunk(
-    params: IngestParams, chunk: _Chunk, contents: Iterable[tuple[Photo, bytes | BadImage]]
-) -> _ClassTotal:
+    store: Root, params: IngestParams, chunk: _Chunk, contents: Iterable[tuple[Photo, bytes | BadImage]]
+) -> _Written:
     """Writes at most one file of good photos and one of bad photos, and keeps photos for the preview."""
-    store, total = open_root(params.store), _ClassTotal()
-    images = _Rows(store, RAW_IMAGES, params.version)
-    bad = _Rows(store, QUARANTINED_IMAGES, params.version)
+    images, bad = (_Rows(store, table, params.version, params.rules) for table in PHOTO_TABLES)
     preview: list[Image.Image] = []
     every = -(-len(chunk.photos) // PREVIEW_IMAGES)
     for index, (photo, content) in enumerate(contents):
         row: dict[str, Any] = {"path": photo.path, "label": chunk.label, "bytes": photo.bytes}
+        row |= {"modified": photo.modified, "etag": photo.etag or None}
         try:
             if isinstance(content, BadImage):
                 raise content
@@ -232,18 +342,21 @@ def _ingest_chunk(
         if chunk.first and index % every == 0:
             preview.append(ImageOps.contain(decoded.image, (PREVIEW_SIDE, PREVIEW_SIDE)))
         row |= {"content": content, "width": decoded.width, "height": decoded.height}
-        row |= {"format": decoded.format, "modified": photo.modified}
+        row |= {"format": decoded.format}
         images.add(row, len(content))
-    total.images, total.quarantined = images.close(), bad.close()
-    total.preview = thumbnails(preview)
-    return total
+    return _Written(
+        parts={RAW_IMAGES: images.close(), QUARANTINED_IMAGES: bad.close()},
+        read=len(chunk.photos),
+        preview=thumbnails(preview),
+    )
 
 
 class _Rows:
     """Gathers rows into row groups of one Parquet file, which is created for the first row group."""
 
-    def __init__(self, store: Root, table: str, run: str) -> None:
+    def __init__(self, store: Root, table: str, run: str, rules: str) -> None:
         self._store = store
+        self._rules = rules
         self._directory = f"{table}/{run}"
         self._schema = SCHEMAS[table]
         self._writer: PartWriter | None = None
@@ -258,7 +371,7 @@ class _Rows:
 
     def _flush(self) -> None:
         if self._writer is None:
-            self._writer = PartWriter(self._store, self._directory, self._schema)
+            self._writer = PartWriter(self._store, self._directory, self._schema, rules=self._rules)
         self._writer.write(pa.RecordBatch.from_pylist(self._rows, self._schema))
         self._rows, self._bytes = [], 0
 
@@ -274,7 +387,7 @@ def _read_ahead(
     """Yields every photo with its content, in order. Threads read ahead, up to `READ_AHEAD_BYTES`."""
     waiting: deque[tuple[Photo, Future[bytes | BadImage]]] = deque()
     pending = 0
-    with ThreadPoolExecutor(min(IO_THREADS, len(photos))) as pool:
+    with ThreadPoolExecutor(min(IO_THREADS, len(photos) or 1)) as pool:
         for photo in photos:
             while waiting and (len(waiting) == 2 * IO_THREADS or pending + photo.bytes > READ_AHEAD_BYTES):
                 oldest, future = waiting.popleft()

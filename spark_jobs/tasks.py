@@ -122,7 +122,7 @@ def run_tasks(
     With `reduce`, the executors combine the results of their tasks, and the driver combines the rest: the
     list that is returned holds one result (`RDD.treeReduce`).
 
-    Progress counts `images(piece)` of every finished task. When the calling thread is interrupted, the
+    Progress counts `images(piece)` of every finished task; a stage without images reports none. When the calling thread is interrupted, the
     Spark job is cancelled, its running tasks are killed, and the interruption is raised again.
 
     Raises `FruitsError` when a task has failed as often as Spark allows.
@@ -147,6 +147,8 @@ def run_tasks(
         return results.collect() if reduce is None else [results.treeReduce(reduce)]
 
     def report_progress(images_done: int) -> None:
+        if not total:
+            return
         seconds = time.monotonic() - started
         report(Progress(stage=asset, done=images_done, total=total, seconds=seconds))
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def to_json(value: Any) -> bytes:
-    """The JSON, in UTF-8, of a dataclass whose values have types of JSON or are dataclasses.
+    """The JSON, in UTF-8, of a dataclass whose values have types of JSON, or are dataclasses or named tuples.
 
     Raises `TypeError` if a value has another type.
     """
@@ -47,6 +47,8 @@ def _typed(kind: Any, value: Any) -> Any:
                 "the JSON was written by another version of the code"
             )
         return kind(**{name: _typed(hints[name], field) for name, field in value.items()})
+    if isinstance(kind, type) and issubclass(kind, tuple):
+        return kind(*value)  # a `NamedTuple`
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is dict:
         return {key: _typed(arguments[1], item) for key, item in value.items()}
@@ -66,15 +68,21 @@ Job = Callable[[SparkSession, Params, Reporter], Report]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFigures:
-    """The figures of one class in the report of a job: images, bytes written, and the data version.
+    """The figures of one class in the report of a job: its images and their bytes, and the data version.
 
-    `gone` is true if the class has no photos any more; its last version stays current.
+    Of the images, the job has computed the `new` ones, and `kept` the rows of the other ones. `gone` images
+    have left the class. `written_bytes` are those of the files that the job added. `without_photos` is true
+    if the class has no photos any more; its last version stays current.
     """
 
     images: int
     bytes: int
     data_version: str
-    gone: bool = False
+    new: int
+    kept: int
+    gone: int
+    written_bytes: int
+    without_photos: bool = False
 
 
 # The packages whose versions affect speed and results, besides Spark and Python.

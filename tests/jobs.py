@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
+from resources.photo_folders import list_photos
 from spark_jobs.extract_features import ExtractParams, ExtractReport, extract_features
 from spark_jobs.fit_pca import FitParams, FitReport, fit_pca
 from spark_jobs.ingest_images import IngestParams, IngestReport, ingest_images
@@ -31,11 +32,12 @@ def ingest(
     spark: SparkSession, images: Path | str, store: str, classes: Iterable[str], **changes: Any
 ) -> IngestReport:
     """Runs the job `ingest_images`; `changes` override its parameters."""
+    listed = list_photos(str(images)).classes
     params = IngestParams(
         images=str(images),
         store=store,
         version=uuid.uuid4().hex,
-        classes=list(classes),
+        photos={label: listed[label] for label in classes},
         max_bytes=50_000_000,
         max_pixels=50_000_000,
         max_bad_share=0.1,
@@ -72,8 +74,8 @@ def fit(spark: SparkSession, store: str, components: int = 15, variance: float |
     return fit_pca(spark, params, quiet)
 
 
-def project(spark: SparkSession, store: str, classes: Iterable[str]) -> ProjectReport:
-    """Runs the job `project_to_csv` with the current model."""
+def project(spark: SparkSession, store: str, classes: Iterable[str], **changes: Any) -> ProjectReport:
+    """Runs the job `project_to_csv` with the current model; `changes` override its parameters."""
     model = current_one(open_root(store), PCA_MODEL)
     assert model is not None
     params = ProjectParams(
@@ -84,7 +86,7 @@ def project(spark: SparkSession, store: str, classes: Iterable[str]) -> ProjectR
         model_version=model.data_version,
         keep_hours=24,
     )
-    return project_to_csv(spark, params, quiet)
+    return project_to_csv(spark, replace(params, **changes), quiet)
 
 
 def run_jobs(

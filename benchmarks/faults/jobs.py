@@ -19,13 +19,13 @@ from pyspark.sql import SparkSession
 
 from benchmarks.platform_jobs import discard, ingest
 from resources.local.session import start_session
+from resources.photo_folders import list_photos
 from resources.settings import Settings
 from spark_jobs.dimensions import DEFAULT_COMPONENTS
 from spark_jobs.extract_features import ExtractParams, extract_features
 from spark_jobs.fit_pca import FitParams, fit_pca
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
 from spark_jobs.project_to_csv import ProjectParams, project_to_csv
-from spark_jobs.store.photos import list_photos
 from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, SCHEMAS
@@ -42,13 +42,14 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = Settings(images=arguments.photos, store=arguments.store, spark_cores=2)
     spark = start_session(settings)
-    labels = list(list_photos(settings.images).classes)
+    photos = list_photos(settings.images).classes
+    labels = list(photos)
     if arguments.repeat_csv:
         for components in cycle((30, DEFAULT_COMPONENTS)):
             fit(spark, settings, components)
             project(spark, settings, labels)
     jobs: dict[str, Callable[[], object]] = {
-        "ingest": lambda: ingest(spark, settings, labels, {}),
+        "ingest": lambda: ingest(spark, settings, photos, {}),
         "features": lambda: extract(spark, settings, labels, Path(arguments.ir)),
         "fit": lambda: fit(spark, settings, DEFAULT_COMPONENTS),
         "CSV": lambda: project(spark, settings, labels),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ import dagster as dg
 
 from fruits_assets.decorators import pipeline_asset
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
-from fruits_assets.model.weights import find_weights
+from fruits_assets.model.weights import Weights, find_weights
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
@@ -44,11 +45,10 @@ _DETAILS = {"weights", "weights_sha256", "trained", "ir_sha256", "max_abs_differ
 def feature_extractor(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
-    weights = find_weights(settings.weights)
+    weights, versions = find_weights(settings.weights), converter_versions()
     store = open_root(settings.store)
-    versions = converter_versions()
-    data_version = combined_version(weights.sha256, json.dumps(versions, sort_keys=True))
-    current = _whole_extractor(store)
+    data_version = _version(weights, versions)
+    current = whole_extractor(store)
     if current is None or current.data_version != data_version:
         context.log.info(f"Converting MobileNetV2 with the weights {weights.name!r} to OpenVINO IR")
         with TemporaryDirectory() as folder:
@@ -86,7 +86,19 @@ def feature_extractor(
     )
 
 
-def _whole_extractor(store: Root) -> Version | None:
+def extractor_version(setting: str) -> str:
+    """The data version of the extractor with the weights that a value of FRUITS_WEIGHTS names.
+
+    Raises the errors of `find_weights`.
+    """
+    return _version(find_weights(setting), converter_versions())
+
+
+def _version(weights: Weights, versions: Mapping[str, str]) -> str:
+    return combined_version(weights.sha256, json.dumps(versions, sort_keys=True))
+
+
+def whole_extractor(store: Root) -> Version | None:
     """The current extractor; None if there is none, or if its pointer or a file of it is lost or damaged."""
     with suppress(FruitsError, FileNotFoundError):
         if current := current_one(store, FEATURE_EXTRACTOR):

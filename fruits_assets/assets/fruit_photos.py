@@ -4,9 +4,9 @@ import dagster as dg
 
 from fruits_assets.decorators import GROUP, errors_end_the_step
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
+from resources.photo_folders import PhotoFolders
 from resources.settings import Settings
 from spark_jobs.store.classes import holdings, old_classes
-from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FRUIT_PHOTOS
 
@@ -27,9 +27,11 @@ SHOWN = 20
 )
 @errors_end_the_step
 def fruit_photos(
-    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    photos: dg.ResourceParam[PhotoFolders],
 ) -> dg.DataVersionsByPartition:
-    listing = list_photos(settings.images)
+    listing = photos.listing
     store, known = open_root(settings.store), set(known_classes(context.instance))
     everywhere = {*known, *listing.classes, *holdings(store), *old_classes(store)}
     new, gone = sorted(everywhere - known), sorted(everywhere - listing.classes.keys())

@@ -1,22 +1,23 @@
 """`mobilenet_features`: 1280 numbers for each photo."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import dagster as dg
 
 from fruits_assets.assets.feature_extractor import feature_extractor
 from fruits_assets.assets.raw_images import raw_images
-from fruits_assets.by_class import ClassJob, class_asset
-from fruits_assets.class_checks import check_classes, classes_behind
-from resources.settings import Settings
+from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
+from fruits_assets.class_checks import check_classes
 from spark_jobs.errors import FruitsError
-from spark_jobs.extract_features import ClassFeatures, ExtractParams, extract_features
+from spark_jobs.extract_features import ClassFeatures, ExtractParams, extract_features, up_to_date
 from spark_jobs.images import PREPROCESSING
 from spark_jobs.store.pointers import current_one
-from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, described
 from spark_jobs.store.tables import current
+from spark_jobs.store.versions import classes_behind
 
 
 @class_asset(
@@ -36,39 +37,41 @@ from spark_jobs.store.tables import current
         "finite_and_varied": "No feature is NaN or infinite, and no photo's features are all equal.",
     },
 )
-def mobilenet_features(
-    context: dg.AssetExecutionContext, settings: Settings
-) -> ClassJob[ExtractParams, ClassFeatures]:
-    extractor = current_one(open_root(settings.store), FEATURE_EXTRACTOR)
+def mobilenet_features(step: ClassStep[ClassConfig]) -> ClassJob[ExtractParams, ClassFeatures]:
+    extractor = current_one(step.store, FEATURE_EXTRACTOR)
     if extractor is None:
         raise FruitsError("There is no feature_extractor yet. Materialize it first.")
     weights = {name: extractor.details[name] for name in ("weights", "weights_sha256")}
+    params = ExtractParams(
+        store=step.settings.store,
+        version=step.run,
+        classes=step.classes,
+        extractor_directory=extractor.directory,
+        extractor_sha256=extractor.details["ir_sha256"],
+        extractor_version=extractor.data_version,
+        keep_hours=step.settings.keep_hours,
+        recompute=step.config.recompute,
+    )
+    done = up_to_date(step.store, params)
+    to_do = [label for label in step.classes if label not in done]
     return ClassJob(
         run=extract_features,
-        params=ExtractParams(
-            store=settings.store,
-            version=context.run.run_id,
-            classes=list(context.partition_keys),
-            extractor_directory=extractor.directory,
-            extractor_sha256=extractor.details["ir_sha256"],
-            extractor_version=extractor.data_version,
-            keep_hours=settings.keep_hours,
-        ),
+        params=replace(params, classes=to_do),
+        to_do=to_do,
+        done=done,
         describe=lambda figures: weights,
-        checks=partial(_checks, extractor_version=extractor.data_version),
+        checks=partial(_checks, made_with=params.made_with),
         extractor=extractor.details,
     )
 
 
 def _checks(
-    store: Root, figures: Mapping[str, ClassFeatures], *, extractor_version: str
+    store: Root, figures: Mapping[str, ClassFeatures], *, made_with: Mapping[str, str]
 ) -> Iterator[dg.AssetCheckResult]:
     images, features = (current(store, table) for table in (RAW_IMAGES, MOBILENET_FEATURES))
     yield check_classes(
         "one_feature_per_image",
-        classes_behind(
-            features, images, source=RAW_IMAGES, other_inputs={FEATURE_EXTRACTOR: extractor_version}
-        ),
+        classes_behind(features, images, source=RAW_IMAGES, other_inputs=made_with),
         features=sum(version.rows for version in features.values()),
     )
     details = {label: version.details for label, version in features.items() if not version.damage}

@@ -1,6 +1,7 @@
 """`pca_features_csv`: one CSV of principal components for each class."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,16 +9,16 @@ import dagster as dg
 
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
-from fruits_assets.by_class import ClassJob, class_asset
-from fruits_assets.class_checks import check_classes, classes_behind
-from resources.settings import Settings
+from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
+from fruits_assets.class_checks import check_classes
 from spark_jobs.errors import FruitsError
-from spark_jobs.project_to_csv import ClassCsv, ProjectParams, project_to_csv
+from spark_jobs.project_to_csv import ClassCsv, ProjectParams, project_to_csv, up_to_date
 from spark_jobs.store.csv_copies import stale_copies
 from spark_jobs.store.pointers import current_by_class, current_one
-from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
 from spark_jobs.store.tables import current
+from spark_jobs.store.versions import classes_behind
 
 
 @class_asset(
@@ -39,37 +40,42 @@ from spark_jobs.store.tables import current
         "copies_match": "Each CSV in the folder pca_features_csv is the current version of its class.",
     },
 )
-def pca_features_csv(
-    context: dg.AssetExecutionContext, settings: Settings
-) -> ClassJob[ProjectParams, ClassCsv]:
-    store = open_root(settings.store)
+def pca_features_csv(step: ClassStep[ClassConfig]) -> ClassJob[ProjectParams, ClassCsv]:
+    store = step.store
     model = current_one(store, PCA_MODEL)
     if model is None:
         raise FruitsError("There is no pca_model yet. Materialize it, or run all classes with: fruits run")
-    context.log.info(
+    step.context.log.info(
         "Projecting with the model of {images:,} images of {classes:,} classes, {components} components, in "
         "{directory}".format(**model.details, directory=store.uri_of(model.directory))
     )
 
     def describe(figures: ClassCsv) -> dict[str, Any]:
+        head = {"preview": dg.MetadataValue.md(f"```\n{figures.head}\n```")} if figures.head else {}
         return {
             "dagster/row_count": figures.images,
             "components": model.details["components"],
             "pca_model": model.data_version,
             "store_path": dg.MetadataValue.path(store.uri_of(figures.path)),
-            "preview": dg.MetadataValue.md(f"```\n{figures.head}\n```"),
+            **head,
         }
 
+    params = ProjectParams(
+        store=step.settings.store,
+        version=step.run,
+        classes=step.classes,
+        model_directory=model.directory,
+        model_version=model.data_version,
+        keep_hours=step.settings.keep_hours,
+        recompute=step.config.recompute,
+    )
+    done = up_to_date(store, params)
+    to_do = [label for label in step.classes if label not in done]
     return ClassJob(
         run=project_to_csv,
-        params=ProjectParams(
-            store=settings.store,
-            version=context.run.run_id,
-            classes=list(context.partition_keys),
-            model_directory=model.directory,
-            model_version=model.data_version,
-            keep_hours=settings.keep_hours,
-        ),
+        params=replace(params, classes=to_do),
+        to_do=to_do,
+        done=done,
         describe=describe,
         checks=partial(_checks, model_version=model.data_version),
     )

@@ -1,6 +1,7 @@
 """`pca_model`: the principal components of all classes' features."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import dagster as dg
 from pydantic import Field
@@ -12,11 +13,13 @@ from fruits_assets.plots import class_counts, scatter, scree
 from resources.job_runner import JobRunner
 from resources.settings import Settings
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
-from spark_jobs.fit_pca import FitParams, FitReport, fit_pca, inputs_version
+from spark_jobs.fit_pca import FitParams, FitReport, fit_pca
+from spark_jobs.since_fit import SinceFit, since_fit
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL
-from spark_jobs.store.tables import current
+from spark_jobs.store.schemas import PCA_MODEL
+
+FITTED_ON_CURRENT_FEATURES = "fitted_on_current_features"
 
 MAX_ORTHONORMALITY_ERROR = 1e-9  # eigenvectors of a symmetric float64 matrix are orthonormal to 1e-14
 
@@ -112,10 +115,12 @@ def _checks(report: FitReport, floor: float) -> Iterator[dg.AssetCheckResult]:
 
 @dg.asset_check(
     asset=PCA_MODEL,
+    name=FITTED_ON_CURRENT_FEATURES,
     additional_deps=[mobilenet_features],
     description=(
-        "The model was fitted on the current features. Dagster's own staleness ignores inputs with 100 or "
-        "more partitions; this check does not."
+        "The model was fitted on the current features. Else it tells what has come since, and how well the "
+        "model describes it. Dagster's own staleness ignores inputs with 100 or more partitions; this check "
+        "does not."
     ),
 )
 def fitted_on_current_features(
@@ -123,12 +128,21 @@ def fitted_on_current_features(
 ) -> dg.AssetCheckResult:
     store = open_root(settings.store)
     model = current_one(store, PCA_MODEL)
-    features = current(store, MOBILENET_FEATURES)
-    up_to_date = model is not None and model.inputs[MOBILENET_FEATURES] == inputs_version(features)
-    remedy = "Features have changed since the model was fitted. Materialize pca_model to include them."
+    if model is None:
+        return dg.AssetCheckResult(
+            passed=False, severity=dg.AssetCheckSeverity.WARN, description="There is no model yet."
+        )
+    return since_fit_result(since_fit(store, model))
+
+
+def since_fit_result(since: SinceFit) -> dg.AssetCheckResult:
+    """The result of the check `fitted_on_current_features`."""
+    figures = {name: value for name, value in asdict(since).items() if value is not None}
     return dg.AssetCheckResult(
-        passed=up_to_date,
+        asset_key=PCA_MODEL,
+        check_name=FITTED_ON_CURRENT_FEATURES,
+        passed=since.is_current,
         severity=dg.AssetCheckSeverity.WARN,
-        description=None if up_to_date else remedy,
-        metadata={"classes": len(features)},
+        description=since.sentence or None,
+        metadata=figures,
     )

@@ -4,19 +4,31 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from fruits_assets.assets.fruit_photos import fruit_photos
-from fruits_assets.by_class import ClassJob, class_asset
+from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
 from fruits_assets.free_space import check_free_space
+from fruits_assets.photo_changes import photo_changes
 from fruits_assets.plots import embed_image
-from resources.settings import Settings
 from spark_jobs.ingest_images import ClassIngest, IngestParams, ingest_images
-from spark_jobs.store.photos import list_photos
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
 from spark_jobs.store.tables import rows_by_class
+
+
+class IngestConfig(ClassConfig):
+    """Whether classes are computed again, and whether they may lose most of their photos."""
+
+    accept_removals: bool = Field(
+        False,
+        description=(
+            "Let photos go even if more than half of the photos of a class or of the store have vanished, or "
+            "a folder cannot be listed."
+        ),
+    )
 
 
 @class_asset(
@@ -24,6 +36,7 @@ from spark_jobs.store.tables import rows_by_class
     deps=[fruit_photos],
     kinds={"spark", "deltalake"},
     code_version="1",
+    config=IngestConfig,
     description=(
         "The photos of each class: read, hashed and checked. Bad photos go to quarantined_images instead."
     ),
@@ -33,21 +46,23 @@ from spark_jobs.store.tables import rows_by_class
         "nothing_quarantined": "No photo of any class is in quarantine.",
     },
 )
-def raw_images(context: dg.AssetExecutionContext, settings: Settings) -> ClassJob[IngestParams, ClassIngest]:
-    listed = list_photos(settings.images).classes
-    check_free_space(settings, {label: listed.get(label, []) for label in context.partition_keys})
+def raw_images(step: ClassStep[IngestConfig]) -> ClassJob[IngestParams, ClassIngest]:
+    changes = photo_changes(
+        step.settings,
+        step.store,
+        step.photos.listing,
+        step.classes,
+        run=step.run,
+        recompute=step.config.recompute,
+        accept_removals=step.config.accept_removals,
+    )
+    check_free_space(step.settings, {label: change.to_read for label, change in changes.changed.items()})
     return ClassJob(
         run=ingest_images,
-        params=IngestParams(
-            images=settings.images,
-            store=settings.store,
-            version=context.run.run_id,
-            classes=list(context.partition_keys),
-            max_bytes=settings.max_image_bytes,
-            max_pixels=settings.max_image_pixels,
-            max_bad_share=settings.max_bad_share,
-            keep_hours=settings.keep_hours,
-        ),
+        params=changes.params,
+        to_do=changes.changed.keys(),
+        done=changes.done,
+        failed=changes.failed,
         describe=_describe,
         checks=_checks,
     )
@@ -58,7 +73,7 @@ def _describe(figures: ClassIngest) -> dict[str, Any]:
     return {
         "found": figures.found,
         "quarantined": figures.quarantined,
-        "gone": figures.gone,
+        "gone": figures.without_photos,
         **({"preview": embed_image(preview, "jpeg")} if preview else {}),
     }
 

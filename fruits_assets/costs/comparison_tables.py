@@ -9,7 +9,7 @@ from itertools import chain
 from fruits_assets.costs.comparison import REPORTED_HOUR, Row
 from fruits_assets.costs.run_records import STAGES
 from resources.prices import Prices
-from spark_jobs.store.schemas import FORMULA_START
+from spark_jobs.store.csv_rows import FORMULA_START
 
 
 def as_csv(rows: Iterable[Row], prices: Prices) -> str:
@@ -125,7 +125,7 @@ def _magnitude(value: float) -> int:
 
 def _plain(text: str) -> str:
     """Returns text that no spreadsheet evaluates as a formula."""
-    return re.sub(FORMULA_START, r"'\1", text)
+    return re.sub(f"^{FORMULA_START}", r"'\1", text)
 
 
 def _cell(text: str) -> str:

@@ -1,5 +1,6 @@
 """Projects the time and the cost of a run on a cluster, from the measured rates of earlier runs."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 from fruits_assets.costs.run_records import STAGES, RunRecord
 from resources.emr.sizing import executor_cores
 from resources.prices import Prices
+from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 
@@ -18,11 +20,14 @@ MIN_IMAGES = 1000
 CLUSTER_START_SECONDS = 600
 STEP_START_SECONDS = 30
 
+# Python, Dagster and Spark on this machine, with the few seconds that each stage takes for itself.
+LOCAL_START_SECONDS = 10
+
 # S3 requests per photo, beside the PUT that uploads it. pyarrow reads the size of a photo before its content:
-# HEAD and GET, which have one price. One LIST, at the price of a PUT, returns 1,000 photos. Three readers
-# list the photos. A file of results contains hundreds of images and needs a few requests.
+# HEAD and GET, which have one price. One LIST, at the price of a PUT, returns 1,000 photos. A file of results
+# contains hundreds of images and needs a few requests.
 GETS_A_PHOTO = 2
-LISTS_A_PHOTO = 3 / 1000
+LISTS_A_PHOTO = 1 / 1000
 GETS_OF_RESULTS, PUTS_OF_RESULTS = 1 / 25, 1 / 100
 
 
@@ -119,6 +124,21 @@ def project(
         requests_usd=images / 1000 * (gets_usd + puts_usd),
         storage_usd=size / 1e9 * prices.s3_gb_month,
         stored_bytes=size,
+    )
+
+
+def expected_seconds(settings: Settings, records: Sequence[RunRecord], images: Mapping[str, int]) -> float:
+    """The seconds of a run whose stages have so many images each, by the rates of earlier runs."""
+    cluster = settings.env == "emr"
+    nodes, core_type = settings.emr_core_nodes, settings.emr_core_type
+    cores = nodes * executor_cores(core_type) if cluster else settings.spark_cores or os.cpu_count() or 1
+    stages = {stage: count for stage, count in images.items() if count}
+    starts = (CLUSTER_START_SECONDS if settings.makes_clusters else 0) + STEP_START_SECONDS * len(stages)
+    # A stage on this machine finds photos on its disk or on S3, as the stages before it.
+    records = [record for record in records if record.environment == settings.env] or records
+    rates = {stage: rate_of(records, stage, core_type) for stage in stages}
+    return sum(count / rates[stage].images_per_core_second / cores for stage, count in stages.items()) + (
+        starts if cluster else LOCAL_START_SECONDS
     )
 
 

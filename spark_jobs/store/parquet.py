@@ -3,19 +3,21 @@
 import json
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.schemas import SCHEMAS
 from spark_jobs.store.versions import Part, Version, digest_text, photo_digest
 
 # Feature extraction divides its work by row groups: 128 images take 0.6 s on one core.
@@ -24,31 +26,44 @@ ROW_GROUP_BYTES = 4 << 20
 
 # The key in the footer of a file under which it says what is in it, as JSON.
 _FOOTER = b"fruits"
-_SAID = {"first", "digest", "made_with", "counts"}
+_SAID = {"first", "digest", "made_with", "counts", "rules"}
+
+
+# A column has the same type in each table.
+_TYPES = {column.name: column.type for schema in SCHEMAS.values() for column in schema}
 
 
 class RowGroup(NamedTuple):
-    """One row group of a Parquet file of a class, by its number: the smallest piece of work of a task."""
+    """One row group of a Parquet file of a class, by its number: the smallest piece of work of a task.
+
+    `picks` are the numbers of the wanted rows in it, and `rows` how many they are; None are all rows.
+    """
 
     label: str
     path: str
     number: int
     rows: int
+    picks: tuple[int, ...] | None = None
 
 
 class PartWriter:
     """Writes one Parquet file of a table. Each `write` adds one row group; `close` returns the finished file.
 
-    The rows need the columns `path` and `sha256`. `made_with` is that of the `Part`.
+    The rows need the columns `path` and `sha256`. `made_with` and `rules` are those of the `Part`.
     """
 
     def __init__(
-        self, store: Root, directory: str, schema: pa.Schema, made_with: Mapping[str, str] | None = None
+        self,
+        store: Root,
+        directory: str,
+        schema: pa.Schema,
+        made_with: Mapping[str, str] | None = None,
+        rules: str = "",
     ) -> None:
         # The name is new for every attempt, so a task that Spark runs twice never overwrites its own file.
         self.path = f"{directory}/part-{uuid.uuid4().hex}.parquet"
         self._store = store
-        self._made_with = dict(made_with or {})
+        self._made_with, self._rules = dict(made_with or {}), rules
         self._row_groups: list[int] = []
         self._first = ""
         self._digest = 0
@@ -76,6 +91,7 @@ class PartWriter:
             "digest": digest_text(self._digest),
             "made_with": self._made_with,
             "counts": counts,
+            "rules": self._rules,
         }
         self._writer.add_key_value_metadata({_FOOTER.decode(): json.dumps(content)})
         self._writer.close()
@@ -83,6 +99,19 @@ class PartWriter:
         self._stream.close()
         self._store.sync(self.path)
         return Part(self.path, self._row_groups, size, **content)
+
+
+def write_without(store: Root, directory: str, schema: pa.Schema, part: Part, paths: Collection[str]) -> Part:
+    """Writes the rows of a file anew, without the rows of some photos. At least one row must be left.
+
+    Raises `FruitsError` where the file is missing or damaged.
+    """
+    writer = PartWriter(store, directory, schema, part.made_with, part.rules)
+    for rows in read_row_groups(store, part.path, range(len(part.row_groups)), schema.names):
+        left = rows.filter(pc.invert(pc.is_in(rows.column("path"), pa.array(paths, pa.string()))))
+        if left.num_rows:
+            writer.write(left)
+    return writer.close()
 
 
 @lru_cache(maxsize=1 << 16)
@@ -93,12 +122,25 @@ def read_part(store_uri: str, path: str, size: int) -> Part:
     """
     store = open_root(store_uri)
     with _open(store, path) as file:
-        metadata = file.metadata
-        said = _parsed((metadata.metadata or {}).get(_FOOTER, b""))
-        if said is None:
-            raise FruitsError(f"{store.uri_of(path)} was not written by this platform")
-        groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        return Part(path, groups, size, **said)
+        return _part(store, path, size, file.metadata)
+
+
+def read_columns(store: Root, path: str, size: int, columns: Sequence[str]) -> tuple[Part, pa.Table]:
+    """What a file of a table, of `size` bytes, says of itself, and some of its columns.
+
+    Raises the errors of `read_part`.
+    """
+    with _open(store, path) as file:
+        part = _part(store, path, size, file.metadata)
+        return part, _with_all_columns(file.read(columns=list(columns), use_threads=False), columns)
+
+
+def _part(store: Root, path: str, size: int, metadata: pq.FileMetaData) -> Part:
+    said = _parsed((metadata.metadata or {}).get(_FOOTER, b""))
+    if said is None:
+        raise FruitsError(f"{store.uri_of(path)} was not written by this platform")
+    groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    return Part(path, groups, size, **said)
 
 
 def _parsed(footer: bytes) -> dict[str, Any] | None:
@@ -110,10 +152,13 @@ def _parsed(footer: bytes) -> dict[str, Any] | None:
         said = json.loads(footer)
         right = (
             re.fullmatch(r"[0-9a-f]{64}", said["digest"])
-            and all(isinstance(text, str) for text in (said["first"], *said["made_with"].values()))
+            and all(
+                isinstance(text, str)
+                for text in (said["first"], said.get("rules", ""), *said["made_with"].values())
+            )
             and all(isinstance(count, int) for count in said["counts"].values())
         )
-        return {name: said[name] for name in _SAID} if right else None
+        return {name: said[name] for name in _SAID & said.keys()} if right else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
@@ -128,14 +173,26 @@ def read_row_groups(
     with _open(store, path) as file:
         for index in row_groups:
             table = file.read_row_group(index, columns=list(columns), use_threads=False)
-            yield from table.combine_chunks().to_batches()
+            yield from _with_all_columns(table, columns).combine_chunks().to_batches()
+
+
+def _with_all_columns(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The columns in their order. A column that an earlier release did not write has no values."""
+    for name in columns:
+        if name not in rows.schema.names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, _TYPES[name]))
+    return rows.select(list(columns))
 
 
 def read_column(store: Root, version: Version, column: str) -> list[Any]:
     """The values of a column of a class. Raises `FruitsError` where a file is missing or damaged."""
+    return [value for part in version.parts for value in read_column_of(store, part, column)]
+
+
+def read_column_of(store: Root, part: Part, column: str) -> list[Any]:
+    """The values of a column of a file. Raises `FruitsError` where it is missing or damaged."""
     return [
         value
-        for part in version.parts
         for rows in read_row_groups(store, part.path, range(len(part.row_groups)), [column])
         for value in rows.column(column).to_pylist()
     ]
@@ -180,3 +237,18 @@ def vectors_in(rows: pa.RecordBatch) -> NDArray[np.float32]:
     """The feature vectors of rows of `mobilenet_features`: (n, 1280)."""
     vectors: NDArray[np.float32] = rows.column("features").flatten().to_numpy().reshape(-1, FEATURES)
     return vectors
+
+
+def vectors_at(store: Root, part: Part, rows: Sequence[int]) -> NDArray[np.float32]:
+    """The feature vectors of some rows of a file of `mobilenet_features`: (n, 1280), in the given order.
+
+    It reads only their row groups. Raises `FruitsError` where the file is missing or damaged.
+    """
+    ends = np.cumsum(part.row_groups)
+    groups, of_row = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
+    batches = list(read_row_groups(store, part.path, groups.tolist(), ["features"]))
+    starts = (ends - part.row_groups)[groups]
+    vectors = [
+        vectors_in(batches[group])[row - starts[group]] for group, row in zip(of_row, rows, strict=True)
+    ]
+    return np.array(vectors, np.float32)

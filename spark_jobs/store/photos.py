@@ -1,173 +1,164 @@
-"""Lists the folders of labelled photos, and names the files and folders that are skipped or refused."""
+"""What the store knows of the photos of a class, and how the folders of the photos differ from it."""
 
-import os
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import IO_THREADS, Root, open_root
-from spark_jobs.store.versions import combined_version
-from spark_jobs.wording import counted
+from spark_jobs.store.parquet import read_columns
+from spark_jobs.store.root import IO_THREADS, Root
+from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES
+from spark_jobs.store.tables import TableFile, check_inside, files_by_class
+from spark_jobs.store.versions import Part
+
+# The two tables that a photo can be in.
+PHOTO_TABLES = (RAW_IMAGES, QUARANTINED_IMAGES)
 
 
 class Photo(NamedTuple):
-    """One file: path relative to the root, size in bytes, modification time (UTC)."""
+    """One file: path relative to the root, size in bytes, modification time in microseconds since 1970 (UTC).
+
+    `etag` is that of an object on S3; on disk it is empty.
+    """
 
     path: str
     bytes: int
-    modified: datetime
+    modified: int
+    etag: str = ""
+
+    @property
+    def state(self) -> tuple[int, int | str]:
+        """The size, and the ETag or else the time. A photo with the same state has the same content."""
+        return self.bytes, self.etag or self.modified
 
 
-@dataclass
-class Listing:
-    """Photos by class, sorted by path; the reason by skipped path; the reason by refused class name."""
+class PhotoFile(NamedTuple):
+    """A file of `raw_images` or of `quarantined_images`, and its photos as they were when they were read.
 
-    classes: dict[str, list[Photo]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-
-    def version(self, label: str) -> str:
-        """A data version of one class, from the paths, sizes and times of its photos."""
-        return combined_version(
-            *(f"{path}\0{size}\0{modified.isoformat()}" for path, size, modified in self.classes[label])
-        )
-
-
-def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
-    """Lists a root of photos, with one folder for each class, at any depth.
-
-    The label of a photo is the name of its folder; all folders of the same name are one class. A file or
-    folder is skipped if its name begins with a dot or an underscore, if it is in no folder, or if it is a
-    link that leads out of the root. A folder name that cannot be a Dagster partition is refused.
-
-    Raises `FruitsError` if the root does not exist, or holds no photo in any folder and may not be empty. On
-    S3, a prefix without objects does not exist, so a root that may be empty is any prefix of a bucket.
+    `hashes` are their SHA-256 values; a photo that could not be read has none. A file that is missing or
+    damaged has no part and no photos.
     """
-    root = open_root(uri)
-    if not root.exists() and not (may_be_empty and _is_in_bucket(root)):
-        fault = "is a file" if root.is_local and os.path.isfile(uri) else "does not exist"
-        raise FruitsError(
-            f"FRUITS_IMAGES={uri} {fault}. Set it to the folder or s3:// prefix that holds one folder of "
-            "photos for each fruit class."
-        )
-    listing = Listing()
-    classes: dict[str, list[Photo]] = defaultdict(list)
-    # A dictionary, so that a listing that returns an object twice counts it once.
-    for photo in {photo.path: photo for photo in _walk(root, listing.skipped)}.values():
-        folder, _, name = photo.path.rpartition("/")
-        hidden = next((part for part in photo.path.split("/") if part.startswith((".", "_"))), None)
-        if not {"", ".", ".."}.isdisjoint(photo.path.split("/")):
-            listing.skipped[photo.path] = "has a part without a name, or the part . or .., in its path"
-        elif hidden is not None:
-            listing.skipped[photo.path[: photo.path.index(hidden)] + hidden] = "begins with . or _"
-        elif not folder:
-            listing.skipped[name] = "is in no folder, so it has no label"
-        else:
-            label = folder.rpartition("/")[2]
-            reason = _unfit_for_partition(label)
-            if reason:
-                listing.refused[label] = reason
-            else:
-                classes[label].append(photo)
-    if not classes and not may_be_empty:
-        skipped = f"{counted(len(listing.skipped), 'entry was', 'entries were')} skipped, "
-        refused = f"{counted(len(listing.refused), 'class name was', 'class names were')} refused"
-        raise FruitsError(
-            f"FRUITS_IMAGES={uri} holds no photo in a class folder ({skipped if listing.skipped else ''}"
-            f"{refused}). Put the photos of each fruit class into a folder that is named after the class."
-        )
-    listing.classes = {label: sorted(classes[label]) for label in sorted(classes)}
-    return listing
+
+    table: str
+    file: TableFile
+    part: Part | None
+    photos: Sequence[Photo]
+    hashes: Sequence[str | None]
+
+    @property
+    def path(self) -> str:
+        """The path of the file, relative to the store."""
+        return f"{self.table}/{self.file.path}"
 
 
-def _is_in_bucket(root: Root) -> bool:
-    """Whether a root without files is on S3, in a bucket that exists.
+class Difference(NamedTuple):
+    """How the photos of a class differ from what the store knows of them.
 
-    It lists the prefix of the root, since a policy may allow no list of the whole bucket.
+    `new` photos have a path that the store does not know. `changed` photos have another state. Photos to
+    check `again` could not be read, or were checked by other rules. `gone` are the paths of photos that the
+    folders do not have. `found` photos are in the folders, and `known` paths in the store. `stale` has, for
+    each file that changes, the photos that it loses, by the path of the file. The kept counts are of the
+    photos whose rows stay.
     """
-    try:
-        root.fs.get_file_info(pafs.FileSelector(""))
-    except FileNotFoundError:
-        return not root.is_local
-    except OSError as error:
-        if "NO_SUCH_BUCKET" not in str(error):
-            raise
-    return False
+
+    found: int
+    known: int
+    new: Sequence[Photo]
+    changed: Sequence[Photo]
+    again: Sequence[Photo]
+    gone: Sequence[str]
+    stale: Mapping[str, Collection[str]]
+    files: Sequence[PhotoFile]
+    kept_images: int
+    kept_quarantined: int
+
+    @property
+    def to_read(self) -> list[Photo]:
+        """The photos to read, sorted by path."""
+        return sorted((*self.new, *self.changed, *self.again))
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.stale and not (self.new or self.changed or self.again)
+
+    def seen(self, table: str) -> list[str]:
+        """The paths, relative to a table, of its files."""
+        return [known.file.path for known in self.files if known.table == table]
 
 
-def _unfit_for_partition(label: str) -> str | None:
-    """The reason why a folder name cannot be a partition key, or None if it can."""
-    if "..." in label:
-        return "holds '...', which Dagster reads as a range of partitions"
-    if any(unicodedata.category(character) == "Cc" for character in label):
-        return "holds a control character"
-    return None
-
-
-def _walk(root: Root, skipped: dict[str, str]) -> Iterator[Photo]:
-    """Yields every file below a root, and adds the reason for each unreadable path to `skipped`."""
-    if root.is_local:
-        top = os.path.realpath(root.uri)
-        yield from _walk_folder(Path(top), "", [top], skipped)
-        return
-    for info in _list_by_folder(root):
-        yield Photo(info.path, info.size, info.mtime)
-
-
-def _list_by_folder(root: Root) -> list[pafs.FileInfo]:
-    """Every file of a root on S3. It lists the folders concurrently: S3 returns 1,000 keys per request."""
-    try:
-        top = root.fs.get_file_info(pafs.FileSelector("", allow_not_found=True))
-    except pa.ArrowException:  # raised for a folder without a name, as in s3://bucket/photos//x.jpg
-        return root.list("")
-    folders = [info.path for info in top if info.type == pafs.FileType.Directory]
+def known_photos(store: Root, labels: Iterable[str]) -> dict[str, list[PhotoFile]]:
+    """The files of both tables of photos, of each given class that has any, by label."""
+    wanted = set(labels)
+    found = [
+        (table, file)
+        for table in PHOTO_TABLES
+        for files in files_by_class(store, table, wanted).values()
+        for file in files
+    ]
+    known: dict[str, list[PhotoFile]] = defaultdict(list)
     with ThreadPoolExecutor(IO_THREADS) as pool:
-        below = chain.from_iterable(pool.map(root.list, folders))
-        return [*(info for info in top if info.type == pafs.FileType.File), *below]
+        for read in pool.map(lambda place: _photo_file(store, *place), found):
+            known[read.file.label].append(read)
+    return dict(known)
 
 
-def _walk_folder(top: Path, folder: str, above: list[str], skipped: dict[str, str]) -> Iterator[Photo]:
-    """Yields the files below one folder. `above` holds the real paths of the folder and its parents."""
+def _photo_file(store: Root, table: str, file: TableFile) -> PhotoFile:
     try:
-        entries = sorted(os.scandir(top / folder), key=lambda entry: entry.name)
-    except OSError as error:
-        skipped[folder] = f"cannot be listed: {error.strerror}"
-        return
-    for entry in entries:
-        path = f"{folder}/{entry.name}" if folder else entry.name
-        if any(unicodedata.category(character) == "Cs" for character in entry.name):
-            # Python reads a byte that is not UTF-8 as a lone surrogate; no other program can open the path.
-            skipped[os.fsencode(path).decode(errors="backslashreplace")] = "has a name that is not UTF-8"
-            continue
-        if entry.name.startswith((".", "_")):
-            skipped[path] = "begins with . or _"
-            continue
-        if entry.is_symlink():
-            target = os.path.realpath(entry.path)
-            if os.path.commonpath([target, top]) != str(top):
-                skipped[path] = "is a link that leads out of FRUITS_IMAGES"
-                continue
-            if target in above:
-                skipped[path] = "is a link to a folder that contains it"
-                continue
-        try:
-            if entry.is_dir():
-                yield from _walk_folder(top, path, [*above, os.path.realpath(entry.path)], skipped)
-            elif entry.is_file():
-                status = entry.stat()
-                modified = datetime.fromtimestamp(status.st_mtime, UTC)
-                yield Photo(path, status.st_size, modified)
-            else:
-                skipped[path] = "is neither a file nor a folder, or a broken link"
-        except OSError as error:
-            skipped[path] = f"cannot be read: {error.strerror}"
+        check_inside(store, table, f"{table}/{file.path}")
+        columns = ["path", "bytes", "modified", "etag", "sha256"]
+        part, rows = read_columns(store, f"{table}/{file.path}", file.bytes, columns)
+    except FruitsError:
+        return PhotoFile(table, file, None, (), ())
+    times = rows.column("modified").cast(pa.int64())
+    values = rows.set_column(columns.index("modified"), "modified", times).to_pydict()
+    known = zip(*(values[name] for name in columns[:-1]), strict=True)
+    photos = [Photo(path, size or 0, modified or 0, etag or "") for path, size, modified, etag in known]
+    return PhotoFile(table, file, part, photos, values["sha256"])
+
+
+def difference(
+    listed: Sequence[Photo],
+    files: Sequence[PhotoFile],
+    *,
+    rules: str,
+    max_bytes: int,
+    recompute: bool = False,
+) -> Difference:
+    """Compares the photos of a class in the folders with the files of the class in the store.
+
+    A row stays if its photo has the same state, and was accepted or refused by the same `rules`. A photo of
+    more than `max_bytes` is refused without being read. With `recompute`, no row stays.
+    """
+    present = {photo.path: photo for photo in listed}
+    places: dict[str, list[PhotoFile]] = defaultdict(list)
+    known: dict[str, set[tuple[int, int | str]]] = defaultdict(set)
+    for file in files:
+        for photo, sha256 in zip(file.photos, file.hashes, strict=True):
+            known[photo.path].add(photo.state)
+            listed_now = present.get(photo.path)
+            decided = sha256 is not None or photo.bytes > max_bytes
+            same_rules = file.part is not None and file.part.rules == rules and not recompute
+            if listed_now is not None and listed_now.state == photo.state and decided and same_rules:
+                places[photo.path].append(file)
+    # A photo that is in two files is read again: a run was killed between the commits to the two tables.
+    kept = {path: where[0] for path, where in places.items() if len(where) == 1}
+    lost = {
+        file.path: {photo.path for photo in file.photos if kept.get(photo.path) is not file} for file in files
+    }
+    to_read = [photo for photo in listed if photo.path not in kept]
+    tables = [file.table for file in kept.values()]
+    return Difference(
+        found=len(listed),
+        known=len(known),
+        new=[photo for photo in to_read if photo.path not in known],
+        changed=[photo for photo in to_read if photo.path in known and photo.state not in known[photo.path]],
+        again=[photo for photo in to_read if photo.state in known.get(photo.path, ())],
+        gone=[path for path in known if path not in present],
+        stale={file.path: lost[file.path] for file in files if lost[file.path] or file.part is None},
+        files=files,
+        kept_images=tables.count(RAW_IMAGES),
+        kept_quarantined=tables.count(QUARANTINED_IMAGES),
+    )

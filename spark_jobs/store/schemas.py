@@ -16,11 +16,8 @@ ENVIRONMENT_COMPARISON = "environment_comparison"
 # holds the current CSVs and nothing else, so that any reader of CSVs can take the whole folder.
 VERSION_FOLDERS = {PCA_FEATURES_CSV: "pca_features_csv_versions"}
 
-# The first characters of a text that a spreadsheet runs as a formula, from OWASP's "CSV Injection".
-FORMULA_START = r"^([=+\-@\t\r])"
-
 # The version of the columns below. A release refuses tables of a later version.
-COLUMNS_VERSION = 1
+COLUMNS_VERSION = 2
 
 SCHEMAS: dict[str, pa.Schema] = {
     RAW_IMAGES: pa.schema(
@@ -34,6 +31,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("height", pa.int32()),
             ("format", pa.string()),
             ("modified", pa.timestamp("us", tz="UTC")),
+            ("etag", pa.string()),
         ]
     ),
     QUARANTINED_IMAGES: pa.schema(
@@ -43,6 +41,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("sha256", pa.string()),
             ("bytes", pa.int64()),
             ("reason", pa.string()),
+            ("modified", pa.timestamp("us", tz="UTC")),
+            ("etag", pa.string()),
         ]
     ),
     MOBILENET_FEATURES: pa.schema(
@@ -65,6 +65,7 @@ _DESCRIPTIONS = {
     "height": "Height in pixels, after the EXIF orientation is applied.",
     "format": "Format of the content: JPEG, PNG, ...",
     "modified": "Modification time of the file or object.",
+    "etag": "ETag of the object on S3; none on disk.",
     "reason": "Reason why the photo was refused.",
     "features": "MobileNetV2 features, average-pooled: 1280 float32.",
 }

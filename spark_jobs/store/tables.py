@@ -14,7 +14,7 @@ import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -39,13 +39,16 @@ LOG = "_delta_log"
 _COLUMNS = "fruits.columns"
 # A checkpoint holds the state of a table, so that a reader opens few entries of the log.
 CHECKPOINT_INTERVAL = 10
+# A job compares a class again where another run has changed it meanwhile, up to this number of times.
+MOST_ATTEMPTS = 20
+CHANGED_MEANWHILE = "other runs change the class all the time; run it again when they have ended"
 # Each attempt fails only where another commit succeeded, so that many are never needed.
 _COMMIT_ATTEMPTS = 200
 
 # The table from whose photos another table is made.
 _SOURCES = {MOBILENET_FEATURES: RAW_IMAGES}
 
-_DAMAGED = "Materialize {table} for it again"
+DAMAGED = "Materialize {table} for it again"
 
 
 class TableFile(NamedTuple):
@@ -68,24 +71,28 @@ def current(store: Root, table: str, labels: Iterable[str] | None = None) -> dic
 
     Raises `FruitsError` if a newer release wrote the table, or if its log cannot be read.
     """
-    wanted = None if labels is None else set(labels)
-    opened = open_table(store, table)
-    files: dict[str, list[TableFile]] = defaultdict(list)
-    for file in table_files(opened) if opened else []:
-        if wanted is None or file.label in wanted:
-            files[file.label].append(file)
+    files = files_by_class(store, table, labels)
     with ThreadPoolExecutor(IO_THREADS) as pool:
         versions = pool.map(lambda label: _version(store, table, label, files[label]), sorted(files))
         return {str(version.label): version for version in versions}
 
 
+def files_by_class(
+    store: Root, table: str, labels: Iterable[str] | None = None
+) -> dict[str, list[TableFile]]:
+    """The current files of each class, or of each given class that has any, by label. It reads the log."""
+    opened, wanted = open_table(store, table), None if labels is None else set(labels)
+    files: dict[str, list[TableFile]] = defaultdict(list)
+    for file in table_files(opened) if opened else []:
+        if wanted is None or file.label in wanted:
+            files[file.label].append(file)
+    return dict(files)
+
+
 def rows_by_class(store: Root, table: str) -> dict[str, int]:
     """The number of rows of each class of a table, by label, sorted. It reads the log alone."""
-    opened = open_table(store, table)
-    rows: dict[str, int] = defaultdict(int)
-    for file in table_files(opened) if opened else []:
-        rows[file.label] += file.rows
-    return dict(sorted(rows.items()))
+    files = files_by_class(store, table)
+    return {label: sum(file.rows for file in files[label]) for label in sorted(files)}
 
 
 def _version(store: Root, table: str, label: str, files: Sequence[TableFile]) -> Version:
@@ -96,7 +103,7 @@ def _version(store: Root, table: str, label: str, files: Sequence[TableFile]) ->
         parts = [part_of(store, table, file) for file in files]
     except FruitsError as error:
         known = [Part(f"{table}/{file.path}", [file.rows], file.bytes) for file in files]
-        damage = f"{error}. {_DAMAGED.format(table=table)}"
+        damage = f"{error}. {DAMAGED.format(table=table)}"
         return Version(label=label, data_version="", parts=known, damage=damage)
     return class_version(table, label, parts)
 
@@ -127,9 +134,15 @@ def class_version(table: str, label: str, parts: Iterable[Part]) -> Version:
 
 def part_of(store: Root, table: str, file: TableFile) -> Part:
     """What a file of a table says of itself. Raises `FruitsError` where it is missing, damaged or outside."""
-    if not all(map(is_name, file.path.split("/"))):
-        raise FruitsError(f"the log of {store.uri_of(table)} names {file.path!r}, which is not in it")
+    check_inside(store, table, f"{table}/{file.path}")
     return read_part(store.uri, f"{table}/{file.path}", file.bytes)
+
+
+def check_inside(store: Root, table: str, path: str) -> None:
+    """Raises `FruitsError` where the log names a file, by its path in the store, outside of the table."""
+    if not all(map(is_name, path.split("/"))):
+        inside = path.removeprefix(f"{table}/")
+        raise FruitsError(f"the log of {store.uri_of(table)} names {inside!r}, which is not in it")
 
 
 def open_table(store: Root, table: str) -> "DeltaTable | None":
@@ -151,13 +164,39 @@ def open_table(store: Root, table: str) -> "DeltaTable | None":
             f"The log of the table {store.uri_of(table)} cannot be read: {reason}. Restore {LOG} from a "
             "copy, or move the folder of the table away and run everything again."
         ) from error
-    columns = opened.metadata().configuration.get(_COLUMNS, "")
-    if not columns.isdecimal() or int(columns) > COLUMNS_VERSION:
+    columns = _columns_version(opened)
+    if not 0 < columns <= COLUMNS_VERSION:
         raise FruitsError(
             f"The table {store.uri_of(table)} has columns of version {columns or 'unknown'}. This release "
             f"knows versions up to {COLUMNS_VERSION}: a newer release wrote it. Install that release."
         )
     return opened
+
+
+def upgrade_table(store: Root, table: str) -> None:
+    """Gives a table of an earlier release the columns of this release. Rows have no values in them."""
+    from deltalake import Schema
+    from deltalake.exceptions import DeltaError
+
+    while (opened := open_table(store, table)) and _columns_version(opened) != COLUMNS_VERSION:
+        known = {field.name for field in opened.schema().fields}
+        new = [field for field in Schema.from_arrow(SCHEMAS[table]).fields if field.name not in known]
+        try:
+            if new:
+                opened.alter.add_columns(new)
+                _sync_entry(store, table, opened.version())
+            opened.alter.set_table_properties({_COLUMNS: str(COLUMNS_VERSION)}, raise_if_not_exists=False)
+            _sync_entry(store, table, opened.version())
+        except DeltaError:
+            again = open_table(store, table)
+            if again is None or again.version() == opened.version():
+                raise  # no other run has changed the table meanwhile
+
+
+def _columns_version(opened: "DeltaTable") -> int:
+    """The version of the columns of a table; 0 where the table does not say it."""
+    said = opened.metadata().configuration.get(_COLUMNS, "")
+    return int(said) if said.isdecimal() else 0
 
 
 def _set_torn_entry_aside(store: Root, table: str) -> None:
@@ -211,6 +250,49 @@ class Change(NamedTuple):
 
     added: Mapping[str, Sequence[Part]]
     removed: Sequence[TableFile]
+
+
+class ClassChange(NamedTuple):
+    """The files that a commit adds to a class, and the paths, relative to the table, of those it removes."""
+
+    added: Sequence[Part]
+    removed: Collection[str]
+
+
+def change_classes(
+    store: Root,
+    table: str,
+    changes: Mapping[str, ClassChange],
+    lease: Lease,
+    seen: Mapping[str, Collection[str]],
+) -> set[str]:
+    """Changes files of classes, in one commit.
+
+    `seen` has the paths, relative to the table, of the files of each class when its change was worked out.
+    Returns the classes that have other files now: another run has changed them meanwhile, and their changes
+    are not committed. Raises the errors of `commit`.
+    """
+    met: set[str] = set()
+
+    def plan(files: Sequence[TableFile]) -> Change:
+        present: dict[str, dict[str, TableFile]] = defaultdict(dict)
+        for file in files:
+            present[file.label][file.path] = file
+        met.clear()
+        added, removed = {}, []
+        for label, change in changes.items():
+            own = present[label]
+            new = {part.path.removeprefix(f"{table}/") for part in change.added}
+            if own.keys() == set(seen.get(label, ())):
+                added[label] = change.added
+                removed += [own[path] for path in change.removed]
+            elif not (new and new <= own.keys() and own.keys().isdisjoint(change.removed)):
+                met.add(label)
+            # Else the class is changed already: the answer of S3 to this very commit was lost.
+        return Change(added, removed)
+
+    commit(store, table, lease, plan)
+    return met
 
 
 def replace_classes(store: Root, table: str, parts: Mapping[str, Sequence[Part]], lease: Lease) -> None:

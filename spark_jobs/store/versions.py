@@ -3,6 +3,7 @@
 import hashlib
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ class Part:
     A file of a table also says what is in it. `first` is the path of its first photo. `digest` is a sum of
     hashes of its photos (64 hexadecimal digits): the sum over the files of a class depends on the photos
     alone. `made_with` holds the versions of what made the rows, apart from the photos. `counts` adds up over
-    the files of a class.
+    the files of a class. `rules` is the version of the rules by which its photos were accepted or refused.
     """
 
     path: str
@@ -24,6 +25,7 @@ class Part:
     digest: str = ""
     made_with: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    rules: str = ""
 
     @property
     def rows(self) -> int:
@@ -55,6 +57,30 @@ class Version:
     @property
     def bytes(self) -> int:
         return sum(part.bytes for part in self.parts)
+
+
+def classes_behind(
+    results: Mapping[str, Version],
+    sources: Mapping[str, Version],
+    *,
+    source: str,
+    other_inputs: Mapping[str, str] | None = None,
+) -> list[str]:
+    """The classes whose result is missing, damaged, out of date, without a source, or has other rows.
+
+    A result is up to date if it was made from the current version of its class in the table `source`, and
+    from `other_inputs` as {asset: data version}.
+    """
+    shared = (other_inputs or {}).items()
+    return [
+        label
+        for label in sorted({*sources, *results})
+        if label not in results
+        or label not in sources
+        or results[label].rows != sources[label].rows
+        or results[label].inputs.get(source) != sources[label].data_version
+        or not shared <= results[label].inputs.items()
+    ]
 
 
 def photo_digest(path: str, sha256: str | None) -> int:

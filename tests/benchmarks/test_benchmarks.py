@@ -19,8 +19,8 @@ from benchmarks.bench import QUICK, Bench, Row
 from benchmarks.photo_sets import equal_classes, first_classes, multiplied, photos_in
 from benchmarks.processes import run, run_module
 from benchmarks.sections import STAGES
+from resources.photo_folders import list_photos
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.photos import list_photos
 from spark_jobs.store.root import open_root
 from tests.support import REPOSITORY, WEIGHTS, wait_for
 

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.core.authorization import enable_iam_authentication
 
-from spark_jobs.store.photos import list_photos
+from resources.photo_folders import list_photos
 from spark_jobs.store.root import open_root
 from tests.emr_bootstrap.conftest import DELETE, MAY, NODES, OPERATOR, PREFIXES, READ, WHO, WRITE, Account
 from tests.emr_bootstrap.test_permissions import decides

@@ -5,7 +5,6 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -42,8 +41,7 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 def kiwis(photos: int) -> dict[str, list[Photo]]:
     """A class of photos of 100 KB each."""
-    when = datetime.now(UTC)
-    return {"Kiwi": [Photo(f"Kiwi/{number}.jpg", 100_000, when) for number in range(photos)]}
+    return {"Kiwi": [Photo(f"Kiwi/{number}.jpg", 100_000, 0) for number in range(photos)]}
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ RUN = """
 import sys
 from types import SimpleNamespace
 from spark_jobs import ingest_images
-from spark_jobs.store.photos import list_photos
+from resources.photo_folders import list_photos
 from tests.jobs import extract, ingest
 spark, (engine, images, store) = None, sys.argv[1:]
 classes = list(list_photos(images).classes)

@@ -28,9 +28,9 @@ def forget_before(monkeypatch: pytest.MonkeyPatch, root: Root, module: Any, step
     """Has `fruits forget Kiwi` run just before a job makes its results current."""
     make_current = getattr(module, step)
 
-    def forget_first(*args: Any) -> None:
+    def forget_first(*args: Any) -> Any:
         forget_classes(root, ["Kiwi"], "forget-1", timedelta(hours=24))
-        make_current(*args)
+        return make_current(*args)
 
     monkeypatch.setattr(module, step, forget_first)
 
@@ -39,7 +39,7 @@ def test_features_of_a_class_that_is_forgotten_meanwhile_do_not_stay(
     spark: SparkSession, root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        forget_before(patch, root, extract_features, "replace_classes")
+        forget_before(patch, root, extract_features, "change_classes")
         report = extract(spark, root.uri, CLASSES)
     assert report.failed == {"Kiwi": FORGOTTEN}
     assert list(report.classes) == list(holdings(root)) == REMAINING

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fruits_assets.assets.feature_extractor import _whole_extractor
+from fruits_assets.assets.feature_extractor import whole_extractor
 from spark_jobs.inference import MODEL_BIN, MODEL_XML
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root
@@ -47,12 +47,12 @@ DAMAGES = [flip_a_bit_of_the_weights, lose_the_topology, cut_the_pointer, lose_a
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_extractor_is_not_used_again(untouched: Platform, damage: Callable[[Root], None]) -> None:
-    assert _whole_extractor(untouched.store)
+    assert whole_extractor(untouched.store)
     damage(untouched.store)
-    assert _whole_extractor(untouched.store) is None
+    assert whole_extractor(untouched.store) is None
 
 
 def test_a_run_converts_a_damaged_extractor_again(untouched: Platform) -> None:
     flip_a_bit_of_the_weights(untouched.store)
     assert untouched.run(["feature_extractor"]).success
-    assert _whole_extractor(untouched.store)
+    assert whole_extractor(untouched.store)

@@ -17,11 +17,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from fruits_assets.model.weights import find_weights
+from resources.photo_folders import list_photos
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import read_components
 from spark_jobs.store.csv_copies import csv_paths
 from spark_jobs.store.leases import held_lease
-from spark_jobs.store.photos import list_photos
 from spark_jobs.store.pointers import current_by_class, current_one, new_directory, publish
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import PCA_MODEL
@@ -193,7 +193,7 @@ JOBS = """
 import json, sys
 from resources.local.session import start_session
 from resources.settings import Settings, load_settings
-from spark_jobs.store.photos import list_photos
+from resources.photo_folders import list_photos
 from tests.jobs import extract, fit, ingest, project
 
 settings = load_settings(Settings)

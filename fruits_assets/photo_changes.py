@@ -1,0 +1,129 @@
+"""How the photos have changed since they were ingested, and whether classes may lose photos for it."""
+
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from resources.photo_folders import Listing
+from resources.settings import Settings
+from spark_jobs.ingest_images import ClassIngest, IngestParams, up_to_date
+from spark_jobs.store.photos import PHOTO_TABLES, Difference
+from spark_jobs.store.quarantine import bad_photos
+from spark_jobs.store.root import Root
+from spark_jobs.store.schemas import RAW_IMAGES
+from spark_jobs.store.tables import current, rows_by_class
+
+# The share of the photos of a class, or of the store, that may vanish at once.
+_MAY_VANISH = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoChanges:
+    """What the classes of a step or run need.
+
+    `params` are of the job for the classes whose photos have `changed`. The figures of the classes that need
+    nothing, or have no photos, are in `done`. `failed` has the reason of each class that cannot be worked on.
+    """
+
+    params: IngestParams
+    changed: Mapping[str, Difference]
+    done: Mapping[str, ClassIngest]
+    failed: Mapping[str, str]
+
+
+def photo_changes(
+    settings: Settings,
+    store: Root,
+    listing: Listing,
+    labels: Collection[str],
+    *,
+    run: str = "",
+    recompute: bool = False,
+    accept_removals: bool = False,
+) -> PhotoChanges:
+    """Compares the photos of classes with the store. `run` is the id of the run that works on them.
+
+    If more than half of the photos of a class or of the store are gone, or a folder cannot be listed, a class
+    that would lose photos for it fails, unless `accept_removals` is true.
+    """
+    params = IngestParams(
+        images=settings.images,
+        store=settings.store,
+        version=run,
+        photos={label: listing.classes[label] for label in labels if label in listing.classes},
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        max_bad_share=settings.max_bad_share,
+        keep_hours=settings.keep_hours,
+        recompute=recompute,
+    )
+    done, changed = up_to_date(store, params)
+    absent = [label for label in labels if label not in listing.classes]
+    hidden = {label: path for label in absent for path in listing.unreadable if label in path.split("/")}
+    kept = _without_photos(store, [label for label in absent if label not in hidden])
+    failed = {label: f"its folder cannot be listed: {path}" for label, path in hidden.items()}
+    failed |= {
+        label: listing.refused.get(label)
+        or f"there are no photos of it under FRUITS_IMAGES={settings.images}; put the folder back, or take "
+        f"the class out of the store: fruits forget {shlex.quote(label)}"
+        for label in absent
+        if label not in kept and label not in hidden
+    }
+    if not accept_removals:
+        failed |= _vanished(store, listing, changed)
+    to_do = {label: change for label, change in changed.items() if label not in failed}
+    return PhotoChanges(
+        params=replace(params, photos={label: params.photos[label] for label in to_do}),
+        changed=to_do,
+        done={**done, **kept},
+        failed=failed,
+    )
+
+
+def _vanished(store: Root, listing: Listing, changed: Mapping[str, Difference]) -> dict[str, str]:
+    """The classes that would lose photos although too many are gone, or a folder cannot be listed."""
+    losing = {label: change for label, change in changed.items() if change.gone}
+    if not losing:
+        return {}
+    rows = [rows_by_class(store, table) for table in PHOTO_TABLES]
+    known = sum(sum(table.values()) for table in rows)
+    gone = sum(len(change.gone) for change in losing.values())
+    gone += sum(images for table in rows for label, images in table.items() if label not in listing.classes)
+    held = {}
+    for label, change in losing.items():
+        unreadable = next((path for path in listing.unreadable if _is_below(path, change.gone)), None)
+        if unreadable is not None:
+            held[label] = f"{unreadable!r} cannot be listed, so its photos seem to be gone"
+        elif len(change.gone) > _MAY_VANISH * change.known:
+            held[label] = f"{len(change.gone):,} of its {change.known:,} photos are gone"
+        elif gone > _MAY_VANISH * known:
+            held[label] = f"{gone:,} of the {known:,} photos of the store are gone"
+    remedy = "The class keeps its last version. If the photos are to go: fruits run --accept-removals"
+    return {label: f"{reason}. {remedy}" for label, reason in held.items()}
+
+
+def _is_below(folder: str, paths: Collection[str]) -> bool:
+    """Whether a path is the folder or file itself, or is below the folder."""
+    return any(path == folder or path.startswith(f"{folder}/") or not folder for path in paths)
+
+
+def _without_photos(store: Root, labels: Collection[str]) -> dict[str, ClassIngest]:
+    """The figures of the last versions of classes that have no photos."""
+    if not labels:
+        return {}
+    quarantined = bad_photos(store, labels)
+    return {
+        label: ClassIngest(
+            found=version.rows + quarantined.get(label, 0),
+            images=version.rows,
+            quarantined=quarantined.get(label, 0),
+            bytes=version.bytes,
+            written_bytes=0,
+            data_version=version.data_version,
+            new=0,
+            kept=version.rows,
+            gone=0,
+            without_photos=True,
+        )
+        for label, version in current(store, RAW_IMAGES, labels).items()
+    }

@@ -1,0 +1,138 @@
+"""What `fruits run` has to do to bring the store up to date. The plan reads little and changes nothing."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fruits_assets.assets.feature_extractor import extractor_version, whole_extractor
+from fruits_assets.photo_changes import PhotoChanges, photo_changes
+from resources.photo_folders import Listing
+from resources.settings import Settings
+from spark_jobs import extract_features, project_to_csv
+from spark_jobs.errors import FruitsError
+from spark_jobs.extract_features import ExtractParams
+from spark_jobs.project_to_csv import ProjectParams
+from spark_jobs.store.classes import old_classes
+from spark_jobs.store.pointers import current_one
+from spark_jobs.store.root import Root
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL, RAW_IMAGES
+from spark_jobs.store.tables import rows_by_class
+from spark_jobs.store.versions import Version
+from spark_jobs.wording import counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """The work of a run over `classes`: the classes of each stage, and whether a model is fitted.
+
+    The `idle` classes need nothing.
+    """
+
+    classes: set[str]
+    photos: PhotoChanges
+    extract: set[str]
+    project: set[str]
+    fit: bool
+
+    @property
+    def to_do(self) -> set[str]:
+        return {*self.photos.changed, *self.extract, *self.project}
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.to_do or self.fit)
+
+    @property
+    def idle(self) -> set[str]:
+        return self.classes - self.to_do - self.photos.failed.keys()
+
+    @property
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """What has changed, as (name, value) lines for a terminal."""
+        changes = list(self.photos.changed.values())
+        counts = {
+            "new": sum(len(change.new) for change in changes),
+            "changed": sum(len(change.changed) for change in changes),
+            "to check again": sum(len(change.again) for change in changes),
+            "gone": sum(len(change.gone) for change in changes),
+        }
+        photos = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+        in_classes = f"in {counted(len(changes), 'class', 'classes')}"
+        yield (
+            "photos",
+            f"{photos or 'files to write again'} {in_classes}" if changes else "nothing has changed",
+        )
+        behind = self.extract - self.photos.changed.keys()
+        if behind:
+            yield "features", f"{counted(len(behind), 'class', 'classes')} without current features"
+        behind = self.project - self.extract - self.photos.changed.keys()
+        if behind:
+            yield "CSVs", f"{counted(len(behind), 'class', 'classes')} to project again"
+        if self.fit:
+            yield "PCA", "a new model is fitted, and projects all classes"
+
+
+def plan_run(
+    settings: Settings,
+    store: Root,
+    listing: Listing,
+    labels: Sequence[str],
+    *,
+    fit: bool,
+    recompute: bool,
+    accept_removals: bool,
+) -> RunPlan:
+    """Compares photos and store for the given classes, or for all. `fit` asks for a new model.
+
+    Raises `FruitsError` for a class without photos, and for classes without a model to project them.
+    """
+    model = current_one(store, PCA_MODEL)
+    _check_classes(settings, labels, list(listing.classes), model)
+    classes = set(labels) or {*listing.classes, *rows_by_class(store, RAW_IMAGES), *old_classes(store)}
+    photos = photo_changes(
+        settings, store, listing, classes, recompute=recompute, accept_removals=accept_removals
+    )
+    fit = fit or model is None
+    usable = classes & rows_by_class(store, RAW_IMAGES).keys()
+    extractor = whole_extractor(store)
+    convert = extractor is None or extractor.data_version != extractor_version(settings.weights)
+    extract = set(usable) if recompute or convert else set()
+    if extractor and not extract:
+        params = ExtractParams(
+            store=settings.store,
+            version="",
+            classes=sorted(usable),
+            extractor_directory=extractor.directory,
+            extractor_sha256=extractor.details["ir_sha256"],
+            extractor_version=extractor.data_version,
+            keep_hours=settings.keep_hours,
+        )
+        extract = usable - extract_features.up_to_date(store, params).keys()
+    project = {*usable, *rows_by_class(store, MOBILENET_FEATURES)} if fit else set(usable)
+    if model and not (fit or recompute):
+        params_of_csvs = ProjectParams(
+            store=settings.store,
+            version="",
+            classes=sorted(usable),
+            model_directory=model.directory,
+            model_version=model.data_version,
+            keep_hours=settings.keep_hours,
+        )
+        project = usable - project_to_csv.up_to_date(store, params_of_csvs).keys()
+    return RunPlan(classes=classes, photos=photos, extract=extract, project=project, fit=fit)
+
+
+def _check_classes(
+    settings: Settings, labels: Sequence[str], present: Sequence[str], model: Version | None
+) -> None:
+    """Raises `FruitsError` for a class of `--class` without photos, and for `--class` without a PCA model."""
+    unknown = [label for label in labels if label not in present]
+    if unknown:
+        raise FruitsError(
+            f"--class {unknown[0]!r}: FRUITS_IMAGES={settings.images} has no such class. Its classes are "
+            + ", ".join(present[:10])
+            + (", ..." if len(present) > 10 else "")
+        )
+    if labels and model is None:
+        raise FruitsError(
+            "--class needs a PCA model, and there is none yet. Run all classes first: fruits run"
+        )
