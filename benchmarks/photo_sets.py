@@ -1,11 +1,16 @@
 """The sets of photos that the benchmark measures: given photos, Fruits-360 or the sample photos."""
 
+import io
 import os
 import shutil
 import tarfile
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, islice
+from multiprocessing import get_context
 from pathlib import Path
+
+from PIL import Image
 
 from fruits_assets.samples import copy_samples
 from resources.photo_folders import list_photos
@@ -59,19 +64,53 @@ def first_classes(root: Path, classes: int | None, folder: Path) -> Path:
 
 
 def multiplied(root: Path, multiple: int, folder: Path) -> Path:
-    """Links each photo `multiple` times into `folder`, under different names in the same class."""
+    """Writes `multiple` variants of each photo to `folder`, under different names in the same class."""
     pairs = ((file, number) for file in photos_in(root) for number in range(multiple))
-    _link(((file, f"{file.parent.name}/{number}-{file.name}") for file, number in pairs), folder)
+    _write((file, f"{file.parent.name}/{number}-{file.stem}.jpg", number, folder) for file, number in pairs)
     return folder
 
 
 def equal_classes(root: Path, classes: int, images: int, folder: Path) -> Path:
-    """Links the photos of `root`, repeated as needed, into `folder`: `classes` classes of `images` photos."""
+    """Writes variants of the photos of `root` to `folder`: `classes` classes of `images` photos each."""
     photos = photos_in(root)
-    numbers = range(classes * images)
-    names = (f"class {number // images:04}/{number % images:04}.jpg" for number in numbers)
-    _link(((photos[number % len(photos)], name) for number, name in zip(numbers, names, strict=True)), folder)
+    _write(
+        (
+            photos[number % len(photos)],
+            f"class {number // images:04}/{number % images:04}.jpg",
+            number // len(photos),
+            folder,
+        )
+        for number in range(classes * images)
+    )
     return folder
+
+
+def variant(photo: Path, number: int) -> bytes:
+    """A photo mirrored, turned and encoded anew, as a JPEG; variant 0 is the photo itself.
+
+    Each number below 400 gives another content: the platform computes equal contents once.
+    """
+    if not number:
+        return photo.read_bytes()
+    turns, quality = number % (len(Image.Transpose) + 1), 95 - number // (len(Image.Transpose) + 1)
+    image = Image.open(photo).convert("RGB")
+    content = io.BytesIO()
+    (image.transpose(Image.Transpose(turns - 1)) if turns else image).save(content, "JPEG", quality=quality)
+    return content.getvalue()
+
+
+def _write(variants: Iterable[tuple[Path, str, int, Path]]) -> None:
+    """Writes variants of photos, given as (photo, new name, number of the variant, folder)."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for _ in pool.map(_write_one, variants, chunksize=256):
+            pass
+
+
+def _write_one(written: tuple[Path, str, int, Path]) -> None:
+    photo, name, number, folder = written
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(variant(photo, number))
 
 
 def _link(files: Iterable[tuple[Path, str]], folder: Path) -> None:

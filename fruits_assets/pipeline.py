@@ -161,13 +161,13 @@ def _materialize(runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, An
     # A new model projects every class of the store, also a class without photos.
     wanted = plan.to_do - plan.photos.failed.keys()
     idle = () if config[RAW_IMAGES]["recompute"] else plan.idle
-    ranges = runs.ranges(wanted, idle)
+    ranges = runs.ranges(wanted & plan.classes, idle)
     failed: dict[str, str] = {}
     projected: set[str] = set()
     if len(ranges) == 1:
         by_class = [RAW_IMAGES, FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_FEATURES_CSV]
         failed = runs.materialize([*by_class, *model], ranges[0], config)
-        projected = set() if failed else wanted
+        projected = set() if failed else wanted & plan.classes
     else:
         runs.materialize([FEATURE_EXTRACTOR])
         failed = runs.materialize_classes([RAW_IMAGES], plan.photos.changed, config, idle)

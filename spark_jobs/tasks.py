@@ -122,8 +122,9 @@ def run_tasks(
     With `reduce`, the executors combine the results of their tasks, and the driver combines the rest: the
     list that is returned holds one result (`RDD.treeReduce`).
 
-    Progress counts `images(piece)` of every finished task; a stage without images reports none. When the calling thread is interrupted, the
-    Spark job is cancelled, its running tasks are killed, and the interruption is raised again.
+    Progress counts `images(piece)` of every finished task; a stage without images reports none. When the
+    calling thread is interrupted, the Spark job is cancelled, its running tasks are killed, and the
+    interruption is raised again.
 
     Raises `FruitsError` when a task has failed as often as Spark allows.
     """

@@ -50,8 +50,12 @@ class Row:
 
     @property
     def complete(self) -> bool:
-        """True if every stage ran, or if the row is reported. Only complete rows are comparable."""
-        return self.reported or len(self.stages) == len(STAGES)
+        """True if every stage ran on about the same images, or if the row is reported.
+
+        Only complete rows are comparable: a run on a few new photos spends its time on its start.
+        """
+        images = [stage.images for stage in self.stages.values()]
+        return self.reported or (len(images) == len(STAGES) and min(images) > max(images) / 2)
 
     @property
     def seconds(self) -> float:

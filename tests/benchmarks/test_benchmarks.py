@@ -16,7 +16,7 @@ import benchmarks.__main__
 from benchmarks import s3_server
 from benchmarks.__main__ import table
 from benchmarks.bench import QUICK, Bench, Row
-from benchmarks.photo_sets import equal_classes, first_classes, multiplied, photos_in
+from benchmarks.photo_sets import equal_classes, first_classes, multiplied, photos_in, variant
 from benchmarks.processes import run, run_module
 from benchmarks.sections import STAGES
 from resources.photo_folders import list_photos
@@ -214,12 +214,14 @@ def test_the_platform_and_the_bare_loop_ignore_the_users_settings(
     assert {"driver", "jvm", "worker"} <= platform["peak_mb"].keys()
 
 
-def test_sets_of_photos_repeat_photos_under_different_names(sample_photos: Path, tmp_path: Path) -> None:
+def test_larger_sets_are_of_distinct_photos(sample_photos: Path, tmp_path: Path) -> None:
     three = multiplied(sample_photos, 3, tmp_path / "three")
-    assert len(photos_in(three)) == 3 * len(photos_in(sample_photos))
+    assert len({photo.read_bytes() for photo in photos_in(three)}) == 3 * len(photos_in(sample_photos))
     assert {path.name for path in three.iterdir()} == {path.name for path in sample_photos.iterdir()}
     many = equal_classes(sample_photos, 30, 2, tmp_path / "many")
     assert [len(photos) for photos in list_photos(str(many)).classes.values()] == [2] * 30
+    assert len({photo.read_bytes() for photo in photos_in(many)}) == 60
+    assert len({variant(photos_in(sample_photos)[0], number) for number in range(400)}) == 400
 
 
 def test_photos_with_equal_names_are_all_linked_and_none_is_overwritten(tmp_path: Path) -> None:

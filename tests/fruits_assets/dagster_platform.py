@@ -4,7 +4,7 @@ Runs execute in the process of the test."""
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,17 @@ class Platform:
             tags = {"dagster/partition": first}
         return self._execute(assets, tags, {"ops": config or {}})
 
-    def run_everything(self) -> dg.ExecuteInProcessResult:
-        return self.run(self.assets, CLASSES[0], CLASSES[-1])
+    def run_everything(self, **config: Any) -> dg.ExecuteInProcessResult:
+        """Materializes all assets; `config` is the configuration of each asset by class."""
+        by_class = {name: {"config": config} for name in BY_CLASS}
+        return self.run(self.assets, CLASSES[0], CLASSES[-1], by_class)
+
+    def recompute(
+        self, assets: Sequence[str], first: str, last: str | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """`run`, in which the assets by class compute all photos again."""
+        again = {name: {"config": {"recompute": True}} for name in assets if name in BY_CLASS}
+        return self.run(assets, first, last, again)
 
     def _execute(
         self, assets: Iterable[str], tags: dict[str, Any], config: dict[str, Any] | None = None

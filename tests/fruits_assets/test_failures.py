@@ -61,7 +61,7 @@ def test_a_retry_from_the_failure_runs_only_the_missing_steps(
     good = (platform.photos / "Kiwi" / "0_100.jpg").read_bytes()
     spoil_photo(platform, "Kiwi")
     platform.observe()
-    failed = platform.run_everything()
+    failed = platform.run_everything(recompute=True)
     assert not failed.success
     (platform.photos / "Kiwi" / "0_100.jpg").write_bytes(good)
     platform.observe()
@@ -85,6 +85,7 @@ def test_a_retry_from_the_failure_runs_only_the_missing_steps(
     assert {record.run for record in records if record.stage == "raw_images"} == {failed.run_id, retry.run_id}
     [row] = rows_of(records)
     assert (row.run, row.images, len(row.stages)) == (failed.run_id, IMAGES * len(CLASSES), len(STAGES))
+    assert row.complete
 
 
 def test_a_missing_input_is_named_in_the_failure(untouched: Platform) -> None:

@@ -50,9 +50,9 @@ else:
 no_spark = SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
 print("ready", flush=True)
 while True:
-    ingest(spark or no_spark, images, store, classes, max_bad_share=1.0)
+    ingest(spark or no_spark, images, store, classes, max_bad_share=1.0, recompute=True)
     if spark is not None:
-        extract(spark, store, classes)
+        extract(spark, store, classes, recompute=True)
 """
 
 
@@ -279,8 +279,9 @@ def test_a_job_interrupted_after_its_tasks_leaves_the_store_unchanged(
     before = visible_files(finished_store)
     photos = [sample_photos] if job is ingest else []
     classes = [] if job is fit else [CLASSES]
+    again = {} if job is fit else {"recompute": True}
     with pytest.raises(KeyboardInterrupt):
-        job(spark, *photos, finished_store, *classes)
+        job(spark, *photos, finished_store, *classes, **again)
     assert visible_files(finished_store) == before
     assert_consistent(finished_store, RAW_IMAGES)
     assert_consistent(finished_store, MOBILENET_FEATURES)

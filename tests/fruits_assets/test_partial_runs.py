@@ -15,7 +15,7 @@ from tests.support import current_versions
 def test_a_run_of_a_range_changes_only_the_classes_of_the_range(platform: Platform) -> None:
     before = {label: len(platform.events("raw_images", label)) for label in CLASSES}
     files = current_versions(platform.store, PCA_FEATURES_CSV)
-    assert platform.run(BY_CLASS, "Huckleberry", "Lemon").success
+    assert platform.recompute(BY_CLASS, "Huckleberry", "Lemon").success
     after = {label: len(platform.events("raw_images", label)) for label in CLASSES}
     assert [label for label in CLASSES if after[label] > before[label]] == ["Huckleberry", "Kiwi", "Lemon"]
     replaced = current_versions(platform.store, PCA_FEATURES_CSV)
@@ -25,7 +25,7 @@ def test_a_run_of_a_range_changes_only_the_classes_of_the_range(platform: Platfo
 
 def test_a_run_of_one_class_writes_records_that_count_one_class(platform: Platform) -> None:
     before = platform.records()
-    run = platform.run(BY_CLASS, "Kiwi")
+    run = platform.recompute(BY_CLASS, "Kiwi")
     records = platform.records(run)
     assert set(records) == set(BY_CLASS)
     for record in records.values():
@@ -38,7 +38,7 @@ def test_a_run_of_one_class_writes_records_that_count_one_class(platform: Platfo
 def test_a_run_warns_and_succeeds_if_it_cannot_write_its_record(platform: Platform) -> None:
     shutil.rmtree(Path(platform.settings.store) / RUN_RECORDS)
     (Path(platform.settings.store) / RUN_RECORDS).write_text("not a folder")
-    run = platform.run(["raw_images"], "Kiwi")
+    run = platform.recompute(["raw_images"], "Kiwi")
     assert run.success
     [warning] = log_messages(platform, run, "WARNING")
     assert warning.startswith("This run will be missing in environment_comparison")

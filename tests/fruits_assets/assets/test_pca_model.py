@@ -55,7 +55,8 @@ def test_the_check_warns_if_features_have_changed_since_the_fit(platform: Platfo
     evaluation = platform.check("fitted_on_current_features")
     assert not evaluation.passed
     assert evaluation.severity == dg.AssetCheckSeverity.WARN
-    assert "Materialize pca_model" in str(evaluation.description)
+    assert "1 image and 0 classes have come since it was fitted. It keeps" in str(evaluation.description)
+    assert "fruits run --refit" in str(evaluation.description)
     assert platform.run(["pca_model"]).success
     assert platform.check("fitted_on_current_features").passed
 
