@@ -33,6 +33,9 @@ class Size:
 
     `many_classes` lists pairs (classes, images in each class). Each set is compared with the same number of
     images in `reference_classes` classes, or with the unchanged photos if that is None.
+
+    Small changes are measured on `unchanged_classes` (classes, images in each), on a class of `large_class`
+    images, and on the images repeated by the largest of `multiples`.
     """
 
     classes: int | None
@@ -43,6 +46,8 @@ class Size:
     notebook_rounds: int
     many_classes: tuple[tuple[int, int], ...]
     reference_classes: int | None
+    unchanged_classes: tuple[int, int]
+    large_class: int
 
 
 QUICK = Size(
@@ -54,6 +59,8 @@ QUICK = Size(
     notebook_rounds=1,
     many_classes=((66, 3),),
     reference_classes=None,
+    unchanged_classes=(40, 2),
+    large_class=150,
 )
 FULL = Size(
     classes=None,
@@ -64,6 +71,8 @@ FULL = Size(
     notebook_rounds=2,
     many_classes=((130, 20), (1000, 20)),
     reference_classes=20,
+    unchanged_classes=(1000, 100),
+    large_class=5000,
 )
 
 
@@ -179,18 +188,29 @@ class Bench:
         """Runs the same work in plain Python processes, without Spark."""
         return run_module("bare_loop", photos=photos, ir=self.ir, cores=self.cores)
 
-    def fruits_run(self, photos: Path, home: Path, *arguments: str) -> Figures:
-        """Runs `fruits run` as a user types it; the store and the Dagster home are in `home`."""
+    def fruits_run(
+        self,
+        photos: Path,
+        home: Path,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        uris: tuple[str | None, str | None] = (None, None),
+    ) -> Figures:
+        """Runs `fruits run` as a user types it; the store and the Dagster home are in `home`.
+
+        `uris` are those of photos and store where they are on S3, and `env` leads there.
+        """
         (home / "dagster").mkdir(exist_ok=True)
         shutil.copy(DAGSTER_YAML, home / "dagster")
-        env = {
-            "FRUITS_IMAGES": str(photos),
-            "FRUITS_STORE": str(home / "store"),
+        settings = {
+            "FRUITS_IMAGES": uris[0] or str(photos),
+            "FRUITS_STORE": uris[1] or str(home / "store"),
             "FRUITS_WEIGHTS": self.weights,
             "FRUITS_SPARK_CORES": str(self.cores),
             "DAGSTER_HOME": str(home / "dagster"),
         }
-        return run([str(Path(sys.executable).with_name("fruits")), "run", *arguments], env, self.cores)
+        command = [str(Path(sys.executable).with_name("fruits")), "run", *arguments]
+        return run(command, {**settings, **(env or {})}, self.cores)
 
     def first_fruits_run(self, photos: Path) -> Figures:
         """Runs `fruits run` with a new store and a new Dagster home, and removes both."""

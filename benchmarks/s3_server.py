@@ -9,6 +9,7 @@ client therefore waits for the latency alone. It knows the requests of pyarrow, 
 
 import asyncio
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import time
 import uuid
 from argparse import ArgumentParser
 from bisect import bisect_left, bisect_right, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -49,6 +50,7 @@ class Bucket:
         self.objects: dict[str, Object] = {}
         self.keys: list[str] = []
         self.uploads: dict[str, dict[int, bytes]] = defaultdict(dict)
+        self.moved: dict[str, Counter[str]] = {"read": Counter(), "written": Counter()}
         for file in sorted(file for file in folder.rglob("*") if file.is_file()):
             key = f"{PREFIX}/{file.relative_to(folder).as_posix()}"
             self.objects[key] = _object(file.read_bytes(), file.stat().st_mtime)
@@ -93,6 +95,9 @@ class Bucket:
     def _bucket(self, method: str, query: dict[str, str], body: bytes) -> bytes:
         if method == "HEAD":
             return _response("200 OK")
+        if "moved" in query:  # of this server alone: the bytes since the last such request, by table
+            moved, self.moved = self.moved, {"read": Counter(), "written": Counter()}
+            return _response("200 OK", json.dumps(moved).encode())
         if method == "POST" and "delete" in query:
             keys = [unescape(key) for key in re.findall("<Key>(.*?)</Key>", body.decode(), re.DOTALL)]
             for key in keys:
@@ -110,6 +115,7 @@ class Bucket:
         if key not in self.objects:
             insort(self.keys, key)
         self.objects[key] = _object(content, time.time())
+        self.moved["written"][_table(key)] += len(content)
         etag = self.objects[key].etag
         if result:
             return _xml(
@@ -129,12 +135,14 @@ class Bucket:
         if method == "HEAD":
             return _response("200 OK", b"", {**headers, "Content-Length": str(len(content))})
         if span is None:
+            self.moved["read"][_table(key)] += len(content)
             return _response("200 OK", content, headers)
         first, _, last = span.removeprefix("bytes=").partition("-")
         if not first:  # the last bytes
             first, last = str(max(0, len(content) - int(last))), ""
         start, end = int(first), min(int(last or len(content)), len(content) - 1)
         headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+        self.moved["read"][_table(key)] += end + 1 - start
         return _response("206 Partial Content", content[start : end + 1], headers)
 
     def listing(self, query: dict[str, str]) -> str:
@@ -173,6 +181,11 @@ class Bucket:
             f"<Prefix>{encode(prefix)}</Prefix><KeyCount>{len(contents)}</KeyCount><MaxKeys>{page}</MaxKeys>"
             f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{''.join(contents)}</ListBucketResult>"
         )
+
+
+def _table(key: str) -> str:
+    """The folder of a key in the store; of a photo, the name of its folder."""
+    return key.removeprefix("store/").partition("/")[0]
 
 
 def _object(content: bytes, modified: float) -> Object:

@@ -97,9 +97,10 @@ def run_pipeline(
     """Brings all classes, or the classes `labels`, up to date.
 
     Without a model, with `refit`, or with `pca_config`, the configuration of the asset `pca_model`, it fits a
-    model on all classes. With `recompute`, everything else is computed again. `accept_removals` lets most
-    photos of a class go. With `dry_run`, it only tells what there is to do. A failed class keeps its last
-    version, and the summary names it; the other classes finish.
+    model on all classes; by default with as many components as the current model. With `recompute`,
+    everything else is computed again. `accept_removals` lets most photos of a class go. With `dry_run`, it
+    only tells what there is to do. A failed class keeps its last version, and the summary names it; the
+    other classes finish.
 
     Raises `FruitsError` where there are no photos, a class of `labels` has no photos or there is no model
     for it, where an asset fails as a whole, and where a disk is full. Raises `KeyboardInterrupt` after
@@ -119,6 +120,8 @@ def run_pipeline(
             recompute=recompute,
             accept_removals=accept_removals,
         )
+        if refit and not pca_config and (model := current_one(store, PCA_MODEL)):
+            pca_config = {"components": model.details["components"]}
         failed, since = dict(plan.photos.failed), None
         changes = list(plan.lines)
         if dry_run:

@@ -1,7 +1,8 @@
-"""Rehearses a run on EMR on this machine, and compares its outputs with the outputs of a local run.
+"""Rehearses runs on EMR on this machine, and compares their outputs with the outputs of local runs.
 
 `make rehearse-emr` runs `python -m rehearsal.rehearse`. It reads the photos of FRUITS_IMAGES, else of
---photos, else the sample photos. It uses your other settings too. Exit status 0: the outputs are equal.
+--photos, else the sample photos. It uses your other settings too. It runs once without the last of the
+photos, and again with it. Exit status 0: the outputs are equal after both.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -53,12 +54,12 @@ def main() -> int:
             folder = Path(name)
             settings = _own_settings(folder)
             source = settings.get("FRUITS_IMAGES") or _default_photos(folder, options.photos)
-            _take_photos(source, folder / "photos", options.images)
+            last = _take_photos(source, folder / "photos", options.images)
             memory, vcores = _node(settings)
             with start_environment(
                 folder / "rehearsal", options.python, memory_mb=memory, vcores=vcores
             ) as rehearsal:
-                return _rehearse(rehearsal, folder, settings)
+                return _rehearse(rehearsal, folder, last, settings)
     except KeyboardInterrupt:
         print("The rehearsal was interrupted. Its processes have ended and its files are removed.")
         return INTERRUPTED
@@ -109,8 +110,11 @@ def _default_photos(folder: Path, given: Path | None) -> str:
     return str(folder / "unpacked")
 
 
-def _take_photos(source: str, target: Path, images: int) -> None:
-    """Copies at most `images` photos to `target`, one of each class in turn, under the same paths."""
+def _take_photos(source: str, target: Path, images: int) -> str:
+    """Copies at most `images` photos to `target`, one of each class in turn, under the same paths.
+
+    Returns the path of the last photo, relative to `target`. Raises `FruitsError` for a single photo.
+    """
     root, classes = open_root(source), list_photos(source).classes
     interleaved = chain.from_iterable(zip_longest(*classes.values()))
     paths = [photo.path for photo in interleaved if photo is not None][:images]
@@ -122,46 +126,68 @@ def _take_photos(source: str, target: Path, images: int) -> None:
     with ThreadPoolExecutor(IO_THREADS) as pool:
         list(pool.map(copy, paths))
     print(f"Rehearsing with {len(paths):,} photos of {len(classes):,} classes from {source}", flush=True)
+    if len(paths) < 2:
+        raise FruitsError(f"{source} has one photo, and the rehearsal adds a photo to others. Choose more.")
+    return paths[-1]
 
 
-def _rehearse(rehearsal: RehearsalEnvironment, folder: Path, settings: Mapping[str, str]) -> int:
-    """Runs the graph on the cluster and on this machine. Prints the comparison; returns the exit status."""
+def _rehearse(rehearsal: RehearsalEnvironment, folder: Path, last: str, settings: Mapping[str, str]) -> int:
+    """Runs the graph on the cluster and on this machine, without the `last` photo and then with it.
+
+    Prints the comparisons; returns the exit status.
+    """
     photos = folder / "photos"
     for name in [name for name in os.environ if name.startswith(("AWS_", "FRUITS_"))]:
         del os.environ[name]  # the runs get the settings explicitly, and never the user's AWS account
     account = prepare_account(rehearsal.aws, settings)
     os.environ |= account.administrator
     images, store = open_root(account.outputs["ImagesUri"]), account.outputs["StoreUri"]
-    files = [file for file in photos.rglob("*") if file.is_file()]
-    images.write_many((str(file.relative_to(photos)), file.read_bytes()) for file in files)
     runs = {
         "emr": {**account.operator, "FRUITS_IMAGES": images.uri, "FRUITS_STORE": store},
         "local": {"FRUITS_IMAGES": str(photos), "FRUITS_STORE": str(folder / "store")},
     }
-    seconds = {}
-    for env, given in runs.items():
-        print(f"\nfruits run with FRUITS_ENV={env}", flush=True)
-        started = time.monotonic()
-        home = folder / f"dagster-{env}"
-        home.mkdir()
-        shutil.copy(_DAGSTER_SETTINGS, home)
-        run = subprocess.run(
-            [Path(sys.executable).with_name("fruits"), "run"],
-            env={**os.environ, **settings, **given, "FRUITS_ENV": env, "DAGSTER_HOME": str(home)},
-            cwd=home,
-        )
-        if run.returncode:
-            print(f"The run with FRUITS_ENV={env} failed: exit status {run.returncode}.", file=sys.stderr)
-            return 1
-        seconds[env] = time.monotonic() - started
-    found = compare(*(given["FRUITS_STORE"] for given in runs.values()))
-    print(
-        f"\nThe run took {seconds['emr']:.0f} s on the cluster, and {seconds['local']:.0f} s on this machine."
+    (photos / last).rename(folder / "last")
+    same = True
+    for photo in ("", last):
+        if photo:
+            print(f"\nThe photo {photo} is added.")
+            (photos / photo).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "last").rename(photos / photo)
+        new = [photos / photo] if photo else [file for file in photos.rglob("*") if file.is_file()]
+        images.write_many((str(file.relative_to(photos)), file.read_bytes()) for file in new)
+        for env, given in runs.items():
+            seconds = _run(env, folder / f"dagster-{env}", {**settings, **given})
+            if seconds is None:
+                return 1
+            print(f"The run with FRUITS_ENV={env} took {seconds:.0f} s.")
+        same = _compare([given["FRUITS_STORE"] for given in runs.values()]) and same
+    return 0 if same else 1
+
+
+def _run(env: str, home: Path, settings: Mapping[str, str]) -> float | None:
+    """The seconds of `fruits run`; None if it failed."""
+    print(f"\nfruits run with FRUITS_ENV={env}", flush=True)
+    started = time.monotonic()
+    home.mkdir(exist_ok=True)
+    shutil.copy(_DAGSTER_SETTINGS, home)
+    run = subprocess.run(
+        [Path(sys.executable).with_name("fruits"), "run"],
+        env={**os.environ, **settings, "FRUITS_ENV": env, "DAGSTER_HOME": str(home)},
+        cwd=home,
     )
+    if run.returncode:
+        print(f"The run with FRUITS_ENV={env} failed: exit status {run.returncode}.", file=sys.stderr)
+        return None
+    return time.monotonic() - started
+
+
+def _compare(stores: Sequence[str]) -> bool:
+    """Whether two stores have the same outputs. Prints the comparison of each output."""
+    found = compare(*stores)
     width = max(len(comparison.output) for comparison in found)
     for output, same, details in found:
         print(f"{'same' if same else 'DIFFERENT':>9}  {output:<{width}}  {details}")
-    return 0 if all(comparison.same for comparison in found) else 1
+    return all(comparison.same for comparison in found)
 
 
 if __name__ == "__main__":

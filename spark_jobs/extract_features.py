@@ -1,20 +1,17 @@
 """Decodes and resizes the photos of `raw_images`, and writes their features to `mobilenet_features`.
 
-Features belong to the content of a photo, its SHA-256. A photo that has features by the same extractor and
-preprocessing, in any class, is not computed again: its features stay, or are copied.
+Features that are there already stay, or are copied: see `feature_plan`.
 """
 
 import hashlib
 import sys
-from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from itertools import accumulate, chain, groupby, islice
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +22,7 @@ from spark_jobs.compact_tables import compact_table
 from spark_jobs.convert_store import prepared_store
 from spark_jobs.dimensions import FEATURES, IMAGE_SIDE
 from spark_jobs.errors import FruitsError
+from spark_jobs.feature_plan import ClassTakes, Take, copies_of_computed, plan_features
 from spark_jobs.images import PREPROCESSING, decode, model_input
 from spark_jobs.inference import Extractor, load_extractor
 from spark_jobs.store.classes import FORGOTTEN, forgotten
@@ -33,25 +31,21 @@ from spark_jobs.store.parquet import (
     ROW_GROUP_IMAGES,
     PartWriter,
     RowGroup,
-    read_columns,
     read_row_groups,
     rows_in,
     vectors_at,
     vectors_column,
 )
-from spark_jobs.store.root import IO_THREADS, Root, open_root
+from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
 from spark_jobs.store.tables import (
     CHANGED_MEANWHILE,
-    DAMAGED,
     MOST_ATTEMPTS,
     ClassChange,
     change_classes,
-    check_inside,
     class_version,
     current,
-    files_by_class,
     replace_classes,
 )
 from spark_jobs.store.versions import Part, Version, classes_behind
@@ -64,8 +58,6 @@ LEAST_IMAGES, MOST_IMAGES = 128, 2048
 
 # The new file of each class, or the reason why the class has failed.
 _Results = list[tuple[str, "Part | str"]]
-
-_NO_IMAGES = "it has no raw_images yet; materialize raw_images for it first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,67 +101,6 @@ class ExtractReport:
 
     classes: dict[str, ClassFeatures]
     failed: dict[str, str]
-
-
-class _Image(NamedTuple):
-    """A photo in a file: the number of its row, its path and its SHA-256."""
-
-    row: int
-    path: str
-    sha256: str
-
-
-class _File(NamedTuple):
-    """A file of a table with its photos, or the damage of a file that cannot be read."""
-
-    path: str
-    part: Part | None
-    images: Sequence[_Image]
-    damage: str = ""
-
-
-class _Alike(NamedTuple):
-    """A photo with the content of another photo, and where it is in `raw_images`."""
-
-    path: str
-    sha256: str
-    group: RowGroup
-
-
-class _Take(NamedTuple):
-    """Features to copy from one file for one class. The images have the paths of the new rows."""
-
-    label: str
-    source: Part
-    images: Sequence[_Image]
-
-
-class _ClassTakes(NamedTuple):
-    """All features to copy for one class."""
-
-    label: str
-    takes: Sequence[_Take]
-
-    @property
-    def rows(self) -> int:
-        return sum(len(take.images) for take in self.takes)
-
-
-@dataclass(kw_only=True)
-class _Plan:
-    """The work of one class: photos to compute, and features to copy.
-
-    `alike` are photos with the content of a photo that is computed. `kept` files stay, the files `removed`
-    go, and `seen` are all; paths are relative to the table.
-    """
-
-    compute: list[RowGroup] = field(default_factory=list)
-    take: list[_Take] = field(default_factory=list)
-    alike: list[_Alike] = field(default_factory=list)
-    kept: list[Part] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    seen: list[str] = field(default_factory=list)
-    gone: int = 0
 
 
 def up_to_date(store: Root, params: ExtractParams) -> dict[str, ClassFeatures]:
@@ -223,7 +154,7 @@ def _extract_once(
     result: ExtractReport,
 ) -> set[str]:
     """Adds the figures of the classes to the result. Returns the classes that another run has changed."""
-    plans, failed = _plans(store, params)
+    plans, failed = plan_features(store, params.classes, params.made_with, recompute=params.recompute)
     new: dict[str, list[Part]] = defaultdict(list)
 
     def run(verb: str, function: Callable[[list[Any]], _Results], pieces: Sequence[Any]) -> None:
@@ -247,7 +178,7 @@ def _extract_once(
     while groups:
         run("extract", partial(_extract, params), groups)
         written = [part for parts in new.values() for part in parts]
-        found, waiting = _copies(store, alike, written) if alike else ([], [])
+        found, waiting = copies_of_computed(store, alike, written) if alike else ([], [])
         takes += found
         # Where a class has failed, its photos were not computed for the other classes that have them.
         waiting = [photo for photo in waiting if photo.group.label not in failed]
@@ -256,7 +187,7 @@ def _extract_once(
         alike = [photo for photo in waiting if photo is not first[photo.sha256]]
     computed = {label: sum(part.rows for part in parts) for label, parts in new.items()}
     by_class = groupby(sorted(takes, key=lambda take: take.label), key=lambda take: take.label)
-    run("copy", partial(_copy, params), [_ClassTakes(label, list(own)) for label, own in by_class])
+    run("copy", partial(_copy, params), [ClassTakes(label, list(own)) for label, own in by_class])
     done = {label: plan for label, plan in plans.items() if label not in failed}
     changes = {label: ClassChange(new[label], plan.removed) for label, plan in done.items()}
     seen = {label: plan.seen for label, plan in done.items()}
@@ -286,136 +217,6 @@ def _figures(version: Version, *, new: int, gone: int, written: int) -> ClassFea
     )
 
 
-def _plans(store: Root, params: ExtractParams) -> tuple[dict[str, _Plan], dict[str, str]]:
-    """The work of each class, by label, and why classes have failed already."""
-    raw = _files(store, RAW_IMAGES, params.classes)
-    failed = {label: _NO_IMAGES for label in params.classes if label not in raw}
-    failed |= {
-        label: next(file.damage for file in files if file.damage)
-        for label, files in raw.items()
-        if any(file.damage for file in files)
-    }
-    features = _files(store, MOBILENET_FEATURES, params.classes)
-    plans: dict[str, _Plan] = {}
-    missing: dict[str, list[tuple[_File, _Image]]] = {}
-    for label in sorted(raw.keys() - failed.keys()):
-        wanted = {image.path: image.sha256 for file in raw[label] for image in file.images}
-        plans[label], served = _kept(label, wanted, features.get(label, []), params)
-        missing[label] = [
-            (file, image) for file in raw[label] for image in file.images if image.path not in served
-        ]
-    sources = {} if params.recompute or not any(missing.values()) else _by_content(store, params, features)
-    computed: set[str] = set()
-    for label, images in missing.items():
-        taken: dict[str, list[_Image]] = defaultdict(list)
-        to_compute: dict[str, list[_Image]] = defaultdict(list)
-        parts = {file.path: file.part for file in raw[label] if file.part}
-        for file, image in images:
-            if source := sources.get(image.sha256):
-                taken[source[0].path].append(_Image(source[1], image.path, image.sha256))
-                parts[source[0].path] = source[0]
-            elif image.sha256 in computed:
-                [alone] = _row_groups(label, parts[file.path], [image])
-                plans[label].alike.append(_Alike(image.path, image.sha256, alone))
-            else:
-                computed.add(image.sha256)
-                to_compute[file.path].append(image)
-        plans[label].take += [_Take(label, parts[path], rows) for path, rows in taken.items()]
-        for path, rows in to_compute.items():
-            plans[label].compute += _row_groups(label, parts[path], rows)
-    return plans, failed
-
-
-def _files(store: Root, table: str, labels: Iterable[str]) -> dict[str, list[_File]]:
-    """The files, with their photos, of each given class that has any in a table, by label."""
-    found = files_by_class(store, table, labels)
-    places = [(f"{table}/{file.path}", file.bytes) for files in found.values() for file in files]
-    read = iter(_read_files(store, table, places))
-    return {
-        label: sorted(islice(read, len(files)), key=lambda file: [image.path for image in file.images[:1]])
-        for label, files in found.items()
-    }
-
-
-def _read_files(store: Root, table: str, places: Sequence[tuple[str, int]]) -> list[_File]:
-    """Files of a table with their photos, in their order. `places` are their paths and sizes in bytes."""
-
-    def read(place: tuple[str, int]) -> _File:
-        path, size = place
-        try:
-            check_inside(store, table, path)
-            part, rows = read_columns(store, path, size, ["path", "sha256"])
-        except FruitsError as error:
-            return _File(path, None, [], f"{error}. {DAMAGED.format(table=table)}")
-        values = zip(*(rows.column(name).to_pylist() for name in ("path", "sha256")), strict=True)
-        return _File(path, part, [_Image(row, *image) for row, image in enumerate(values)])
-
-    with ThreadPoolExecutor(IO_THREADS) as pool:
-        return list(pool.map(read, places))
-
-
-def _kept(
-    label: str, wanted: Mapping[str, str], files: Sequence[_File], params: ExtractParams
-) -> tuple[_Plan, set[str]]:
-    """What stays of the features of a class, and the paths of the photos that it serves.
-
-    A file that has rows of other photos is replaced by a copy without them.
-    """
-    plan = _Plan(gone=len({image.path for file in files for image in file.images} - wanted.keys()))
-    served: set[str] = set()
-    for file in files:
-        path = file.path.removeprefix(f"{MOBILENET_FEATURES}/")
-        plan.seen.append(path)
-        valid = file.part and file.part.made_with == params.made_with and not params.recompute
-        fitting = [
-            image
-            for image in file.images
-            if valid and wanted.get(image.path) == image.sha256 and image.path not in served
-        ]
-        served |= {image.path for image in fitting}
-        if file.part and valid and len(fitting) == len(file.images):
-            plan.kept.append(file.part)
-            continue
-        plan.removed.append(path)
-        if file.part and fitting:
-            plan.take.append(_Take(label, file.part, fitting))
-    return plan, served
-
-
-def _by_content(
-    store: Root, params: ExtractParams, own: Mapping[str, list[_File]]
-) -> dict[str, tuple[Part, int]]:
-    """Where the features of each photo of the store are, by SHA-256: the file and the number of the row."""
-    others = files_by_class(store, MOBILENET_FEATURES).keys() - own.keys()
-    files = chain.from_iterable((*own.values(), *_files(store, MOBILENET_FEATURES, others).values()))
-    return _sources(file for file in files if file.part and file.part.made_with == params.made_with)
-
-
-def _sources(files: Iterable[_File]) -> dict[str, tuple[Part, int]]:
-    return {image.sha256: (file.part, image.row) for file in files if file.part for image in file.images}
-
-
-def _row_groups(label: str, part: Part, images: Sequence[_Image]) -> list[RowGroup]:
-    """The row groups of a file that hold the photos, each with the numbers of their rows in it."""
-    ends = list(accumulate(part.row_groups))
-    picked: dict[int, list[int]] = defaultdict(list)
-    for image in images:
-        number = bisect_right(ends, image.row)
-        picked[number].append(image.row - (ends[number] - part.row_groups[number]))
-    return [RowGroup(label, part.path, number, len(rows), tuple(rows)) for number, rows in picked.items()]
-
-
-def _copies(store: Root, alike: Sequence[_Alike], parts: Sequence[Part]) -> tuple[list[_Take], list[_Alike]]:
-    """Copies of features in new files for photos with the same content, and the photos without features."""
-    where = _sources(_read_files(store, MOBILENET_FEATURES, [(part.path, part.bytes) for part in parts]))
-    takes = [
-        _Take(photo.group.label, source[0], [_Image(source[1], photo.path, photo.sha256)])
-        for photo in alike
-        if (source := where.get(photo.sha256))
-    ]
-    return takes, [photo for photo in alike if photo.sha256 not in where]
-
-
 def _extract(params: ExtractParams, groups: list[RowGroup]) -> _Results:
     """One Spark task: writes the features of its photos, one file for each class.
 
@@ -430,13 +231,13 @@ def _extract(params: ExtractParams, groups: list[RowGroup]) -> _Results:
     ]
 
 
-def _copy(params: ExtractParams, classes: list[_ClassTakes]) -> _Results:
+def _copy(params: ExtractParams, classes: list[ClassTakes]) -> _Results:
     """One Spark task: copies features, to one file for each class. Returns the same as `_extract`."""
     store = open_root(params.store)
     return [(own.label, _written(store, params, own.label, _taken(store, own.takes))) for own in classes]
 
 
-def _taken(store: Root, takes: Sequence[_Take]) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
+def _taken(store: Root, takes: Sequence[Take]) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
     """The new rows of copied features, and the features."""
     for take in takes:
         for start in range(0, len(take.images), ROW_GROUP_IMAGES):

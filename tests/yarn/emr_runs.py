@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from benchmarks.photo_sets import variant
 from fruits_assets.partitions import register_classes
 from rehearsal.environment import RehearsalEnvironment
 from spark_jobs.store.root import open_root
@@ -22,13 +23,14 @@ MINUTES = 60.0  # in seconds
 
 
 def copy_photos(root: Path, labels: list[str], each: int) -> None:
-    """Writes `each` sample photos of every label: up to twelve files, repeated under different names."""
+    """Writes `each` photos of every label: up to twelve samples, and variants of them."""
     names = numbered_samples(root / ".samples", min(each, 12))
     for number, label in enumerate(labels):
         samples = sorted((root / ".samples" / names[number % len(names)]).iterdir())
         (root / label).mkdir()
         for copy in range(each):
-            shutil.copy(samples[copy % len(samples)], root / label / f"{copy}_100.jpg")
+            content = variant(samples[copy % len(samples)], copy // len(samples))
+            (root / label / f"{copy}_100.jpg").write_bytes(content)
     shutil.rmtree(root / ".samples")
 
 
