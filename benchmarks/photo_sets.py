@@ -5,9 +5,8 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
@@ -101,8 +100,8 @@ def variant(photo: Path, number: int) -> bytes:
 
 def _write(variants: Iterable[tuple[Path, str, int, Path]]) -> None:
     """Writes variants of photos, given as (photo, new name, number of the variant, folder)."""
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for _ in pool.map(_write_one, variants, chunksize=256):
+    with ThreadPoolExecutor() as pool:  # Pillow encodes without Python's lock
+        for _ in pool.map(_write_one, variants):
             pass
 
 

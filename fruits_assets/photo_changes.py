@@ -57,11 +57,11 @@ def photo_changes(
         keep_hours=settings.keep_hours,
         recompute=recompute,
     )
-    done, changed = up_to_date(store, params)
+    done, changed, failed = up_to_date(store, params)
     absent = [label for label in labels if label not in listing.classes]
     hidden = {label: path for label in absent for path in listing.unreadable if label in path.split("/")}
     kept = _without_photos(store, [label for label in absent if label not in hidden])
-    failed = {label: f"its folder cannot be listed: {path}" for label, path in hidden.items()}
+    failed |= {label: f"its folder cannot be listed: {path}" for label, path in hidden.items()}
     failed |= {
         label: listing.refused.get(label)
         or f"there are no photos of it under FRUITS_IMAGES={settings.images}; put the folder back, or take "

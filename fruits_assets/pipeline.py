@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from shlex import quote
 from typing import Any
@@ -29,7 +30,8 @@ from spark_jobs.store.schemas import (
     PCA_MODEL,
     RAW_IMAGES,
 )
-from spark_jobs.store.tables import rows_by_class
+from spark_jobs.store.tables import current, rows_by_class
+from spark_jobs.store.versions import Version
 from spark_jobs.wording import counted
 
 # Classes that a summary names, of those that failed and of those without photos.
@@ -110,36 +112,30 @@ def run_pipeline(
     with full_disk_explained(settings):
         check_residency(settings)
         photos = PhotoFolders(settings.images)
+        photos.begin()  # Dagster takes a second to open, and S3 as long to list
         store = open_root(settings.store)
-        plan = plan_run(
-            settings,
-            store,
-            photos.listing,
-            labels,
-            fit=refit or bool(pca_config),
-            recompute=recompute,
-            accept_removals=accept_removals,
-        )
-        if refit and not pca_config and (model := current_one(store, PCA_MODEL)):
-            pca_config = {"components": model.details["components"]}
-        failed, since = dict(plan.photos.failed), None
-        changes = list(plan.lines)
-        if dry_run:
-            changes += _estimate(settings, store, plan)
-        else:
-            check_free_space(
-                settings, {label: change.to_read for label, change in plan.photos.changed.items()}
+        with nullcontext() if dry_run else dagster_runs(settings, photos) as runs:
+            plan = plan_run(
+                settings,
+                store,
+                photos.listing,
+                labels,
+                fit=refit or bool(pca_config),
+                recompute=recompute,
+                accept_removals=accept_removals,
             )
-            with dagster_runs(settings, photos) as runs:
-                if not plan.is_empty or plan.classes - set(known_classes(runs.instance)):
-                    runs.materialize([FRUIT_PHOTOS])
-                if not plan.is_empty:
-                    failed |= _materialize(runs, store, plan, _config(pca_config, recompute, accept_removals))
-                since = _since_fit(store, plan)
-                if since and not plan.is_empty:
-                    runs.report_check(since_fit_result(since))
-        without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
-        return _summary(store, plan, changes, failed, without_photos, since, time.monotonic() - started)
+            if plan.model and refit and not pca_config:
+                pca_config = {"components": plan.model.details["components"]}
+            changes, failed = list(plan.lines), dict(plan.photos.failed)
+            if runs is None:
+                changes.append(("would take", _estimate(settings, store, plan)))
+            else:
+                config = _config(pca_config, recompute, accept_removals)
+                failed |= _bring_up_to_date(settings, runs, store, plan, config)
+            since = None if plan.fit or plan.model is None else _since_fit(runs, store, plan, plan.model)
+            without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
+            seconds = time.monotonic() - started
+            return _summary(store, plan, changes, failed, without_photos, since, seconds)
 
 
 def _config(pca_config: Mapping[str, Any], recompute: bool, accept_removals: bool) -> dict[str, Any]:
@@ -151,6 +147,18 @@ def _config(pca_config: Mapping[str, Any], recompute: bool, accept_removals: boo
         PCA_FEATURES_CSV: again,
         PCA_MODEL: pca_config,
     }
+
+
+def _bring_up_to_date(
+    settings: Settings, runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, Any]
+) -> dict[str, str]:
+    """Does what the plan says; returns the failed classes with the reasons."""
+    if plan.is_empty and plan.classes <= set(known_classes(runs.instance)):
+        return {}
+    to_read = {label: change.to_read for label, change in plan.photos.changed.items()}
+    check_free_space(settings, to_read)
+    runs.materialize([FRUIT_PHOTOS])
+    return {} if plan.is_empty else _materialize(runs, store, plan, config)
 
 
 def _materialize(runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, Any]) -> dict[str, str]:
@@ -187,16 +195,21 @@ def _materialize(runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, An
     return failed | runs.materialize_classes([PCA_FEATURES_CSV], to_project - projected, config, idle)
 
 
-def _since_fit(store: Root, plan: RunPlan) -> SinceFit | None:
-    """What has come since the current model was fitted; None where this run has fitted it."""
-    model = None if plan.fit else current_one(store, PCA_MODEL)
-    return since_fit(store, model) if model else None
+def _since_fit(runs: Runs | None, store: Root, plan: RunPlan, model: Version) -> SinceFit:
+    """What has come since a model was fitted. Where the run has changed features, it tells Dagster too."""
+    if runs is None or plan.is_empty:
+        return since_fit(store, model, plan.features)
+    since = since_fit(store, model, current(store, MOBILENET_FEATURES))
+    runs.report_check(since_fit_result(since))
+    return since
 
 
-def _estimate(settings: Settings, store: Root, plan: RunPlan) -> list[tuple[str, str]]:
+def _estimate(settings: Settings, store: Root, plan: RunPlan) -> str:
     """What the work of a plan would take, by the rates of earlier runs."""
+    if plan.is_empty:
+        return "nothing"
     photos = [photo for change in plan.photos.changed.values() for photo in change.to_read]
-    rows = rows_by_class(store, RAW_IMAGES)
+    rows = {label: version.rows for label, version in plan.images.items()}
     behind = plan.extract - plan.photos.changed.keys()
     images = {
         RAW_IMAGES: len(photos),
@@ -204,14 +217,11 @@ def _estimate(settings: Settings, store: Root, plan: RunPlan) -> list[tuple[str,
         PCA_MODEL: len(photos) + sum(rows.values()) if plan.fit else 0,
         PCA_FEATURES_CSV: len(photos),
     }
-    records, _ = read_records(store)
-    seconds = expected_seconds(settings, records, images) if not plan.is_empty else 0.0
-    return [
-        (
-            "would take",
-            f"about {seconds:,.0f} s, and {sum(photo.bytes for photo in photos) / 1e6:,.1f} MB to read",
-        )
-    ]
+    seconds = expected_seconds(settings, read_records(store)[0], images)
+    size = sum(photo.bytes for photo in photos) / 1e6
+    return (
+        f"about {seconds:,.0f} s, to read {size:,.1f} MB and compute {images[MOBILENET_FEATURES]:,} features"
+    )
 
 
 def _summary(
@@ -224,9 +234,10 @@ def _summary(
     seconds: float,
 ) -> Summary:
     wanted = plan.classes
-    images = rows_by_class(store, RAW_IMAGES)
+    rows = {label: version.rows for label, version in plan.images.items()}
+    images = rows if plan.is_empty else rows_by_class(store, RAW_IMAGES)
     csvs = current_by_class(store, PCA_FEATURES_CSV, wanted)
-    model = current_one(store, PCA_MODEL)
+    model = current_one(store, PCA_MODEL) if plan.fit else plan.model
     return Summary(
         changes=changes,
         classes_done=len(wanted - failed.keys()),

@@ -1,9 +1,9 @@
 """What `fruits run` has to do to bring the store up to date. The plan reads little and changes nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fruits_assets.assets.feature_extractor import extractor_version, whole_extractor
+from fruits_assets.assets.feature_extractor import extractor_version
 from fruits_assets.photo_changes import PhotoChanges, photo_changes
 from resources.photo_folders import Listing
 from resources.settings import Settings
@@ -14,8 +14,8 @@ from spark_jobs.project_to_csv import ProjectParams
 from spark_jobs.store.classes import old_classes
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root
-from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_MODEL, RAW_IMAGES
-from spark_jobs.store.tables import rows_by_class
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_MODEL, RAW_IMAGES
+from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Version
 from spark_jobs.wording import counted
 
@@ -24,7 +24,7 @@ from spark_jobs.wording import counted
 class RunPlan:
     """The work of a run over `classes`: the classes of each stage, and whether a model is fitted.
 
-    The `idle` classes need nothing.
+    The `idle` classes need nothing. `model`, `images` and `features` are what was current when it was made.
     """
 
     classes: set[str]
@@ -32,6 +32,9 @@ class RunPlan:
     extract: set[str]
     project: set[str]
     fit: bool
+    model: Version | None
+    images: Mapping[str, Version]
+    features: Mapping[str, Version]
 
     @property
     def to_do(self) -> set[str]:
@@ -85,18 +88,17 @@ def plan_run(
 
     Raises `FruitsError` for a class without photos, and for classes without a model to project them.
     """
-    model = current_one(store, PCA_MODEL)
+    model, extractor = (current_one(store, output) for output in (PCA_MODEL, FEATURE_EXTRACTOR))
     _check_classes(settings, labels, list(listing.classes), model)
-    classes = set(labels) or {*listing.classes, *rows_by_class(store, RAW_IMAGES), *old_classes(store)}
+    images, features = (current(store, table) for table in (RAW_IMAGES, MOBILENET_FEATURES))
+    classes = set(labels) or {*listing.classes, *images, *old_classes(store)}
     photos = photo_changes(
         settings, store, listing, classes, recompute=recompute, accept_removals=accept_removals
     )
     fit = fit or model is None
-    usable = classes & rows_by_class(store, RAW_IMAGES).keys()
-    extractor = whole_extractor(store)
-    convert = extractor is None or extractor.data_version != extractor_version(settings.weights)
-    extract = set(usable) if recompute or convert else set()
-    if extractor and not extract:
+    usable = classes & images.keys()
+    extract = set(usable)
+    if extractor and extractor.data_version == extractor_version(settings.weights):
         params = ExtractParams(
             store=settings.store,
             version="",
@@ -105,10 +107,11 @@ def plan_run(
             extractor_sha256=extractor.details["ir_sha256"],
             extractor_version=extractor.data_version,
             keep_hours=settings.keep_hours,
+            recompute=recompute,
         )
-        extract = usable - extract_features.up_to_date(store, params).keys()
-    project = {*usable, *rows_by_class(store, MOBILENET_FEATURES)} if fit else set(usable)
-    if model and not (fit or recompute):
+        extract -= extract_features.up_to_date(params, images, features).keys()
+    project = {*usable, *features} if fit else set(usable)
+    if model and not fit:
         params_of_csvs = ProjectParams(
             store=settings.store,
             version="",
@@ -116,9 +119,19 @@ def plan_run(
             model_directory=model.directory,
             model_version=model.data_version,
             keep_hours=settings.keep_hours,
+            recompute=recompute,
         )
-        project = usable - project_to_csv.up_to_date(store, params_of_csvs).keys()
-    return RunPlan(classes=classes, photos=photos, extract=extract, project=project, fit=fit)
+        project -= project_to_csv.up_to_date(store, params_of_csvs, features).keys()
+    return RunPlan(
+        classes=classes,
+        photos=photos,
+        extract=extract,
+        project=project,
+        fit=fit,
+        model=model,
+        images=images,
+        features=features,
+    )
 
 
 def _check_classes(

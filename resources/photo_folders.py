@@ -4,7 +4,7 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +27,9 @@ from spark_jobs.store.root import (
 from spark_jobs.store.versions import combined_version
 from spark_jobs.wording import counted
 
+# The folders of photos on S3 whose keys are listed one after another.
+_LEAST_FOLDERS = 10
+
 
 @dataclass
 class Listing:
@@ -46,15 +49,26 @@ class Listing:
 
 
 class PhotoFolders:
-    """The root of the photos, which is listed once, when its listing is first asked for."""
+    """The root of the photos, which is listed once: in the background, or when its listing is asked for."""
 
     def __init__(self, images: str) -> None:
         self.images = images
 
     @cached_property
+    def _listing(self) -> Future[Listing]:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="list-photos")
+        listing = pool.submit(list_photos, self.images)
+        pool.shutdown(wait=False)
+        return listing
+
+    def begin(self) -> None:
+        """Begins to list the photos in the background."""
+        self._listing  # noqa: B018
+
+    @property
     def listing(self) -> Listing:
         """Raises the errors of `list_photos`."""
-        return list_photos(self.images)
+        return self._listing.result()
 
 
 def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
@@ -129,7 +143,9 @@ def _list_s3(uri: str, may_be_empty: bool) -> list[Photo] | None:
                 Bucket=bucket, Prefix=prefix, Delimiter="/"
             )
             folders = [entry["Prefix"] for page in top for entry in page.get("CommonPrefixes", ())]
-            bounds = ["", *folders[:: -(-len(folders) // IO_THREADS) or 1][1:], ""]
+            # A range begins with a request for 1,000 keys, however many it holds.
+            every = max(_LEAST_FOLDERS, -(-len(folders) // IO_THREADS))
+            bounds = ["", *folders[::every][1:], ""]
             with ThreadPoolExecutor(IO_THREADS) as pool:
                 ranges = pool.map(lambda ends: _list_range(client, bucket, prefix, *ends), pairwise(bounds))
                 photos = [photo for found in ranges for photo in found]

@@ -6,7 +6,7 @@ Features that are there already stay, or are copied: see `feature_plan`.
 import hashlib
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -45,7 +45,6 @@ from spark_jobs.store.tables import (
     ClassChange,
     change_classes,
     class_version,
-    current,
     replace_classes,
 )
 from spark_jobs.store.versions import Part, Version, classes_behind
@@ -103,17 +102,21 @@ class ExtractReport:
     failed: dict[str, str]
 
 
-def up_to_date(store: Root, params: ExtractParams) -> dict[str, ClassFeatures]:
-    """The figures of the classes that have features of all their photos, by the present extractor."""
+def up_to_date(
+    params: ExtractParams, images: Mapping[str, Version], features: Mapping[str, Version]
+) -> dict[str, ClassFeatures]:
+    """The figures of the classes that have features of all their photos, by the present extractor.
+
+    `images` and `features` are the current versions in the two tables.
+    """
     if params.recompute:
         return {}
-    images = current(store, RAW_IMAGES, params.classes)
-    features = current(store, MOBILENET_FEATURES, params.classes)
-    behind = classes_behind(features, images, source=RAW_IMAGES, other_inputs=params.made_with)
+    wanted = {label: images[label] for label in params.classes if label in images}
+    behind = classes_behind(features, wanted, source=RAW_IMAGES, other_inputs=params.made_with)
     return {
-        label: _figures(version, new=0, gone=0, written=0)
-        for label, version in features.items()
-        if label not in behind and not images[label].damage
+        label: _figures(features[label], new=0, gone=0, written=0)
+        for label, version in wanted.items()
+        if label not in behind and not version.damage
     }
 
 

@@ -9,7 +9,7 @@ grow with the number of images.
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial, reduce
@@ -110,7 +110,7 @@ class Decomposition(NamedTuple):
         return shares[: self.components.shape[1]]
 
 
-def inputs_version(features: dict[str, Version]) -> str:
+def inputs_version(features: Mapping[str, Version]) -> str:
     """A data version of the input of a fit: the current features of every class."""
     return combined_version(
         *(f"{label}\0{version.data_version}" for label, version in sorted(features.items()))

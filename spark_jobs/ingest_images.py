@@ -264,19 +264,24 @@ def too_bad(figures: ClassIngest, max_bad_share: float) -> str:
     )
 
 
-def up_to_date(store: Root, params: IngestParams) -> tuple[dict[str, ClassIngest], dict[str, Difference]]:
-    """The figures of the classes whose photos have not changed, and the differences of the other classes.
+def up_to_date(
+    store: Root, params: IngestParams
+) -> tuple[dict[str, ClassIngest], dict[str, Difference], dict[str, str]]:
+    """The figures of classes whose photos have not changed, and the differences of the other classes.
 
-    A class that has too many bad photos is among the others.
+    Classes that have not changed, and have too many bad photos, are neither: the third value has the reasons.
     """
-    current, others = {}, {}
+    current, changed, failed = {}, {}, {}
     for label, change in differences(store, params).items():
+        if not change.is_empty:
+            changed[label] = change
+            continue
         figures = _figures(change, _Written())
-        if change.is_empty and not too_bad(figures, params.max_bad_share):
-            current[label] = figures
+        if reason := too_bad(figures, params.max_bad_share):
+            failed[label] = reason
         else:
-            others[label] = change
-    return current, others
+            current[label] = figures
+    return current, changed, failed
 
 
 def _chunks(label: str, photos: Sequence[Photo]) -> Iterator[_Chunk]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -90,11 +90,13 @@ class _Written(NamedTuple):
     head: str
 
 
-def up_to_date(store: Root, params: ProjectParams) -> dict[str, ClassCsv]:
-    """The figures of the classes whose CSV is that of their features and of the model, and whole."""
+def up_to_date(store: Root, params: ProjectParams, features: Mapping[str, Version]) -> dict[str, ClassCsv]:
+    """The figures of the classes whose CSV is that of their features and of the model, and whole.
+
+    `features` are the current versions.
+    """
     if params.recompute:
         return {}
-    features = current(store, MOBILENET_FEATURES, params.classes)
     csvs = current_by_class(store, PCA_FEATURES_CSV)
     model = {PCA_MODEL: params.model_version}
     wanted = {label: csvs[label] for label in params.classes if label in csvs}
@@ -109,6 +111,7 @@ def up_to_date(store: Root, params: ProjectParams) -> dict[str, ClassCsv]:
         label: _figures(version, paths[label], new=0, gone=0)
         for label, version in wanted.items()
         if label not in behind
+        and label in features
         and not features[label].damage
         and sizes.get(version.parts[0].path) == version.bytes == sizes.get(paths[label])
     }

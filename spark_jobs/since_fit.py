@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
-from spark_jobs.fit_pca import MODEL_CONTENTS, MODEL_JSON, contents_of
+from spark_jobs.fit_pca import MODEL_CONTENTS, MODEL_JSON, contents_of, inputs_version
 from spark_jobs.spark_model import read_components
 from spark_jobs.store.parquet import read_column_of, vectors_at
 from spark_jobs.store.root import IO_THREADS, Root
@@ -73,6 +73,8 @@ def since_fit(store: Root, model: Version, features: Mapping[str, Version] | Non
     """
     versions = current(store, MOBILENET_FEATURES) if features is None else features
     at_fit = float(model.details["explained_variance"])
+    if model.inputs.get(MOBILENET_FEATURES) == inputs_version(versions):
+        return SinceFit(new_images=0, new_classes=0, gone_images=0, kept_variance=None, kept_at_fit=at_fit)
     try:
         description = json.loads(store.read(f"{model.directory}/{MODEL_JSON}"))
         contents = np.load(io.BytesIO(store.read(f"{model.directory}/{MODEL_CONTENTS}")), allow_pickle=False)

@@ -52,7 +52,10 @@ def mobilenet_features(step: ClassStep[ClassConfig]) -> ClassJob[ExtractParams, 
         keep_hours=step.settings.keep_hours,
         recompute=step.config.recompute,
     )
-    done = up_to_date(step.store, params)
+    images, features = (
+        current(step.store, table, step.classes) for table in (RAW_IMAGES, MOBILENET_FEATURES)
+    )
+    done = up_to_date(params, images, features)
     to_do = [label for label in step.classes if label not in done]
     return ClassJob(
         run=extract_features,

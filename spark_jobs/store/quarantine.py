@@ -19,7 +19,7 @@ def bad_photos(store: Root, labels: Iterable[str] | None = None) -> dict[str, in
     missing or damaged, all rows of its quarantine count.
     """
     bad = current(store, QUARANTINED_IMAGES, labels)
-    good = current(store, RAW_IMAGES, bad)
+    good = current(store, RAW_IMAGES, bad) if bad else {}
     counts = {}
     for label, version in bad.items():
         counts[label] = version.rows
