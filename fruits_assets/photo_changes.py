@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from resources.photo_folders import Listing
 from resources.settings import Settings
 from spark_jobs.ingest_images import ClassIngest, IngestParams, up_to_date
-from spark_jobs.store.photos import PHOTO_TABLES, Difference
+from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, image_versions
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root
-from spark_jobs.store.schemas import RAW_IMAGES
-from spark_jobs.store.tables import current, rows_by_class
+from spark_jobs.store.tables import rows_by_class
 
 # The share of the photos of a class, or of the store, that may vanish at once.
 _MAY_VANISH = 0.5
@@ -36,12 +35,13 @@ def photo_changes(
     store: Root,
     listing: Listing,
     labels: Collection[str],
+    known: KnownPhotos,
     *,
     run: str = "",
     recompute: bool = False,
     accept_removals: bool = False,
 ) -> PhotoChanges:
-    """Compares the photos of classes with the store. `run` is the id of the run that works on them.
+    """Compares the photos of classes with those that the store knows. `run` is the id of the run.
 
     If more than half of the photos of a class or of the store are gone, or a folder cannot be listed, a class
     that would lose photos for it fails, unless `accept_removals` is true.
@@ -57,10 +57,10 @@ def photo_changes(
         keep_hours=settings.keep_hours,
         recompute=recompute,
     )
-    done, changed, failed = up_to_date(store, params)
+    done, changed, failed = up_to_date(params, known)
     absent = [label for label in labels if label not in listing.classes]
     hidden = {label: path for label in absent for path in listing.unreadable if label in path.split("/")}
-    kept = _without_photos(store, [label for label in absent if label not in hidden])
+    kept = _without_photos(store, {label: known[label] for label in absent if label in known.keys() - hidden})
     failed |= {label: f"its folder cannot be listed: {path}" for label, path in hidden.items()}
     failed |= {
         label: listing.refused.get(label)
@@ -107,11 +107,11 @@ def _is_below(folder: str, paths: Collection[str]) -> bool:
     return any(path == folder or path.startswith(f"{folder}/") or not folder for path in paths)
 
 
-def _without_photos(store: Root, labels: Collection[str]) -> dict[str, ClassIngest]:
+def _without_photos(store: Root, known: KnownPhotos) -> dict[str, ClassIngest]:
     """The figures of the last versions of classes that have no photos."""
-    if not labels:
+    if not known:
         return {}
-    quarantined = bad_photos(store, labels)
+    quarantined = bad_photos(store, known)
     return {
         label: ClassIngest(
             found=version.rows + quarantined.get(label, 0),
@@ -125,5 +125,5 @@ def _without_photos(store: Root, labels: Collection[str]) -> dict[str, ClassInge
             gone=0,
             without_photos=True,
         )
-        for label, version in current(store, RAW_IMAGES, labels).items()
+        for label, version in image_versions(known).items()
     }

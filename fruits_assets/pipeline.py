@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from shlex import quote
@@ -13,7 +14,7 @@ from fruits_assets.costs.run_records import read_records
 from fruits_assets.dagster_runs import Runs, dagster_runs
 from fruits_assets.free_space import check_free_space, full_disk_explained
 from fruits_assets.partitions import known_classes
-from fruits_assets.run_plan import RunPlan, plan_run
+from fruits_assets.run_plan import RunPlan, plan_run, read_state
 from resources.emr.residency import check_residency
 from resources.photo_folders import PhotoFolders
 from resources.settings import Settings
@@ -112,30 +113,33 @@ def run_pipeline(
     with full_disk_explained(settings):
         check_residency(settings)
         photos = PhotoFolders(settings.images)
-        photos.begin()  # Dagster takes a second to open, and S3 as long to list
         store = open_root(settings.store)
-        with nullcontext() if dry_run else dagster_runs(settings, photos) as runs:
-            plan = plan_run(
-                settings,
-                store,
-                photos.listing,
-                labels,
-                fit=refit or bool(pca_config),
-                recompute=recompute,
-                accept_removals=accept_removals,
-            )
-            if plan.model and refit and not pca_config:
-                pca_config = {"components": plan.model.details["components"]}
-            changes, failed = list(plan.lines), dict(plan.photos.failed)
-            if runs is None:
-                changes.append(("would take", _estimate(settings, store, plan)))
-            else:
-                config = _config(pca_config, recompute, accept_removals)
-                failed |= _bring_up_to_date(settings, runs, store, plan, config)
-            since = None if plan.fit or plan.model is None else _since_fit(runs, store, plan, plan.model)
-            without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
-            seconds = time.monotonic() - started
-            return _summary(store, plan, changes, failed, without_photos, since, seconds)
+        # Dagster takes a second to open, and S3 as long to list and to read.
+        photos.begin()
+        with ThreadPoolExecutor(1) as pool:
+            state = pool.submit(read_state, store)
+            with nullcontext() if dry_run else dagster_runs(settings, photos) as runs:
+                plan = plan_run(
+                    settings,
+                    store,
+                    state.result(),
+                    photos.listing,
+                    labels,
+                    fit=refit or bool(pca_config),
+                    recompute=recompute,
+                    accept_removals=accept_removals,
+                )
+                if (model := plan.state.model) and refit and not pca_config:
+                    pca_config = {"components": model.details["components"]}
+                changes, failed = list(plan.lines), dict(plan.photos.failed)
+                if runs is None:
+                    changes.append(("would take", _estimate(settings, store, plan)))
+                else:
+                    config = _config(pca_config, recompute, accept_removals)
+                    failed |= _bring_up_to_date(settings, runs, store, plan, config)
+                since = None if plan.fit or model is None else _since_fit(runs, store, plan, model)
+        without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
+        return _summary(store, plan, changes, failed, without_photos, since, time.monotonic() - started)
 
 
 def _config(pca_config: Mapping[str, Any], recompute: bool, accept_removals: bool) -> dict[str, Any]:
@@ -198,7 +202,7 @@ def _materialize(runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, An
 def _since_fit(runs: Runs | None, store: Root, plan: RunPlan, model: Version) -> SinceFit:
     """What has come since a model was fitted. Where the run has changed features, it tells Dagster too."""
     if runs is None or plan.is_empty:
-        return since_fit(store, model, plan.features)
+        return since_fit(store, model, plan.state.features)
     since = since_fit(store, model, current(store, MOBILENET_FEATURES))
     runs.report_check(since_fit_result(since))
     return since
@@ -209,7 +213,7 @@ def _estimate(settings: Settings, store: Root, plan: RunPlan) -> str:
     if plan.is_empty:
         return "nothing"
     photos = [photo for change in plan.photos.changed.values() for photo in change.to_read]
-    rows = {label: version.rows for label, version in plan.images.items()}
+    rows = {label: version.rows for label, version in plan.state.images.items()}
     behind = plan.extract - plan.photos.changed.keys()
     images = {
         RAW_IMAGES: len(photos),
@@ -234,10 +238,11 @@ def _summary(
     seconds: float,
 ) -> Summary:
     wanted = plan.classes
-    rows = {label: version.rows for label, version in plan.images.items()}
+    rows = {label: version.rows for label, version in plan.state.images.items()}
     images = rows if plan.is_empty else rows_by_class(store, RAW_IMAGES)
-    csvs = current_by_class(store, PCA_FEATURES_CSV, wanted)
-    model = current_one(store, PCA_MODEL) if plan.fit else plan.model
+    csvs = plan.state.csvs if plan.is_empty else current_by_class(store, PCA_FEATURES_CSV)
+    csvs = {label: version for label, version in csvs.items() if label in wanted}
+    model = current_one(store, PCA_MODEL) if plan.fit else plan.state.model
     return Summary(
         changes=changes,
         classes_done=len(wanted - failed.keys()),

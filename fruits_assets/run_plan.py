@@ -1,7 +1,9 @@
 """What `fruits run` has to do to bring the store up to date. The plan reads little and changes nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from fruits_assets.assets.feature_extractor import extractor_version
 from fruits_assets.photo_changes import PhotoChanges, photo_changes
@@ -12,11 +14,12 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.extract_features import ExtractParams
 from spark_jobs.project_to_csv import ProjectParams
 from spark_jobs.store.classes import old_classes
-from spark_jobs.store.pointers import current_one
+from spark_jobs.store.photos import KnownPhotos, image_versions, known_photos
+from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.root import Root
-from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_MODEL, RAW_IMAGES
+from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
 from spark_jobs.store.tables import current
-from spark_jobs.store.versions import Version
+from spark_jobs.store.versions import Version, is_name
 from spark_jobs.wording import counted
 
 
@@ -24,7 +27,7 @@ from spark_jobs.wording import counted
 class RunPlan:
     """The work of a run over `classes`: the classes of each stage, and whether a model is fitted.
 
-    The `idle` classes need nothing. `model`, `images` and `features` are what was current when it was made.
+    The `idle` classes need nothing. `state` is that of the store when the plan was made.
     """
 
     classes: set[str]
@@ -32,9 +35,7 @@ class RunPlan:
     extract: set[str]
     project: set[str]
     fit: bool
-    model: Version | None
-    images: Mapping[str, Version]
-    features: Mapping[str, Version]
+    state: "StoreState"
 
     @property
     def to_do(self) -> set[str]:
@@ -74,9 +75,39 @@ class RunPlan:
             yield "PCA", "a new model is fitted, and projects all classes"
 
 
+class StoreState(NamedTuple):
+    """What is current in a store: photos, features and CSVs by class, the model and the extractor."""
+
+    known: KnownPhotos
+    features: Mapping[str, Version]
+    csvs: Mapping[str, Version]
+    model: Version | None
+    extractor: Version | None
+    old: set[str]  # classes of release 0.1 that are still to convert
+
+    @property
+    def images(self) -> dict[str, Version]:
+        return image_versions(self.known)
+
+
+def read_state(store: Root) -> StoreState:
+    """Reads the state of all classes. It reads outputs at the same time, since S3 is slow and not busy."""
+    reads: tuple[Callable[[], Any], ...] = (
+        lambda: known_photos(store),
+        lambda: current(store, MOBILENET_FEATURES),
+        lambda: current_by_class(store, PCA_FEATURES_CSV),
+        lambda: current_one(store, PCA_MODEL),
+        lambda: current_one(store, FEATURE_EXTRACTOR),
+        lambda: old_classes(store),
+    )
+    with ThreadPoolExecutor(len(reads)) as pool:
+        return StoreState(*pool.map(lambda read: read(), reads))
+
+
 def plan_run(
     settings: Settings,
     store: Root,
+    state: StoreState,
     listing: Listing,
     labels: Sequence[str],
     *,
@@ -88,12 +119,17 @@ def plan_run(
 
     Raises `FruitsError` for a class without photos, and for classes without a model to project them.
     """
-    model, extractor = (current_one(store, output) for output in (PCA_MODEL, FEATURE_EXTRACTOR))
+    model, extractor, images = state.model, state.extractor, state.images
     _check_classes(settings, labels, list(listing.classes), model)
-    images, features = (current(store, table) for table in (RAW_IMAGES, MOBILENET_FEATURES))
-    classes = set(labels) or {*listing.classes, *images, *old_classes(store)}
+    classes = set(labels) or {*listing.classes, *filter(is_name, images), *state.old}
     photos = photo_changes(
-        settings, store, listing, classes, recompute=recompute, accept_removals=accept_removals
+        settings,
+        store,
+        listing,
+        classes,
+        state.known,
+        recompute=recompute,
+        accept_removals=accept_removals,
     )
     fit = fit or model is None
     usable = classes & images.keys()
@@ -109,8 +145,8 @@ def plan_run(
             keep_hours=settings.keep_hours,
             recompute=recompute,
         )
-        extract -= extract_features.up_to_date(params, images, features).keys()
-    project = {*usable, *features} if fit else set(usable)
+        extract -= extract_features.up_to_date(params, images, state.features).keys()
+    project = {*usable, *state.features} if fit else set(usable)
     if model and not fit:
         params_of_csvs = ProjectParams(
             store=settings.store,
@@ -121,17 +157,8 @@ def plan_run(
             keep_hours=settings.keep_hours,
             recompute=recompute,
         )
-        project -= project_to_csv.up_to_date(store, params_of_csvs, features).keys()
-    return RunPlan(
-        classes=classes,
-        photos=photos,
-        extract=extract,
-        project=project,
-        fit=fit,
-        model=model,
-        images=images,
-        features=features,
-    )
+        project -= project_to_csv.up_to_date(store, params_of_csvs, state.features, state.csvs).keys()
+    return RunPlan(classes=classes, photos=photos, extract=extract, project=project, fit=fit, state=state)
 
 
 def _check_classes(

@@ -26,7 +26,7 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.images import FORMATS, RULES, BadImage, decode, thumbnails
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
-from spark_jobs.store.photos import PHOTO_TABLES, Difference, Photo, difference, known_photos
+from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, Photo, difference, known_photos
 from spark_jobs.store.root import IO_THREADS, Root, open_root
 from spark_jobs.store.s3_errors import OF_AN_OBJECT, fault_of, read_patiently
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
@@ -124,9 +124,8 @@ class _Written:
         self.damage = self.damage or other.damage
 
 
-def differences(store: Root, params: IngestParams) -> dict[str, Difference]:
-    """How the photos of each class of the parameters differ from what the store knows of them."""
-    known = known_photos(store, params.photos)
+def differences(params: IngestParams, known: KnownPhotos) -> dict[str, Difference]:
+    """How the photos of each class of the parameters differ from those that the store knows."""
     return {
         label: difference(
             photos,
@@ -168,7 +167,7 @@ def _ingest_once(
     result: IngestReport,
 ) -> set[str]:
     """Adds the figures of the classes to the result. Returns the classes that another run has changed."""
-    changes = differences(store, params)
+    changes = differences(params, known_photos(store, params.photos))
     written = {label: _Written() for label in changes}
     pieces = [piece for label, change in changes.items() for piece in _pieces(label, change)]
     for results in run_tasks(
@@ -265,14 +264,15 @@ def too_bad(figures: ClassIngest, max_bad_share: float) -> str:
 
 
 def up_to_date(
-    store: Root, params: IngestParams
+    params: IngestParams, known: KnownPhotos
 ) -> tuple[dict[str, ClassIngest], dict[str, Difference], dict[str, str]]:
     """The figures of classes whose photos have not changed, and the differences of the other classes.
 
-    Classes that have not changed, and have too many bad photos, are neither: the third value has the reasons.
+    `known` are the photos that the store knows. Classes that have not changed, and have too many bad photos,
+    are neither: the third value has the reasons.
     """
     current, changed, failed = {}, {}, {}
-    for label, change in differences(store, params).items():
+    for label, change in differences(params, known).items():
         if not change.is_empty:
             changed[label] = change
             continue

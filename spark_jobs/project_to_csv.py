@@ -90,14 +90,15 @@ class _Written(NamedTuple):
     head: str
 
 
-def up_to_date(store: Root, params: ProjectParams, features: Mapping[str, Version]) -> dict[str, ClassCsv]:
+def up_to_date(
+    store: Root, params: ProjectParams, features: Mapping[str, Version], csvs: Mapping[str, Version]
+) -> dict[str, ClassCsv]:
     """The figures of the classes whose CSV is that of their features and of the model, and whole.
 
-    `features` are the current versions.
+    `features` and `csvs` are the current versions; `csvs` has all classes, for the names of their copies.
     """
     if params.recompute:
         return {}
-    csvs = current_by_class(store, PCA_FEATURES_CSV)
     model = {PCA_MODEL: params.model_version}
     wanted = {label: csvs[label] for label in params.classes if label in csvs}
     behind = classes_behind(wanted, features, source=MOBILENET_FEATURES, other_inputs=model)

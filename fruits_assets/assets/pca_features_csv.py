@@ -69,7 +69,8 @@ def pca_features_csv(step: ClassStep[ClassConfig]) -> ClassJob[ProjectParams, Cl
         keep_hours=step.settings.keep_hours,
         recompute=step.config.recompute,
     )
-    done = up_to_date(store, params, current(store, MOBILENET_FEATURES, step.classes))
+    features = current(store, MOBILENET_FEATURES, step.classes)
+    done = up_to_date(store, params, features, current_by_class(store, PCA_FEATURES_CSV))
     to_do = [label for label in step.classes if label not in done]
     return ClassJob(
         run=project_to_csv,

@@ -13,6 +13,7 @@ from fruits_assets.free_space import check_free_space
 from fruits_assets.photo_changes import photo_changes
 from fruits_assets.plots import embed_image
 from spark_jobs.ingest_images import ClassIngest, IngestParams, ingest_images
+from spark_jobs.store.photos import known_photos
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
@@ -52,6 +53,7 @@ def raw_images(step: ClassStep[IngestConfig]) -> ClassJob[IngestParams, ClassIng
         step.store,
         step.photos.listing,
         step.classes,
+        known_photos(step.store, step.classes),
         run=step.run,
         recompute=step.config.recompute,
         accept_removals=step.config.accept_removals,

@@ -11,8 +11,8 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.store.parquet import read_columns
 from spark_jobs.store.root import IO_THREADS, Root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES
-from spark_jobs.store.tables import TableFile, check_inside, files_by_class
-from spark_jobs.store.versions import Part
+from spark_jobs.store.tables import TableFile, check_inside, files_by_class, version_of
+from spark_jobs.store.versions import Part, Version
 
 # The two tables that a photo can be in.
 PHOTO_TABLES = (RAW_IMAGES, QUARANTINED_IMAGES)
@@ -39,7 +39,7 @@ class PhotoFile(NamedTuple):
     """A file of `raw_images` or of `quarantined_images`, and its photos as they were when they were read.
 
     `hashes` are their SHA-256 values; a photo that could not be read has none. A file that is missing or
-    damaged has no part and no photos.
+    damaged has no part and no photos, but its `damage`.
     """
 
     table: str
@@ -47,6 +47,7 @@ class PhotoFile(NamedTuple):
     part: Part | None
     photos: Sequence[Photo]
     hashes: Sequence[str | None]
+    damage: str = ""
 
     @property
     def path(self) -> str:
@@ -89,9 +90,12 @@ class Difference(NamedTuple):
         return [known.file.path for known in self.files if known.table == table]
 
 
-def known_photos(store: Root, labels: Iterable[str]) -> dict[str, list[PhotoFile]]:
-    """The files of both tables of photos, of each given class that has any, by label."""
-    wanted = set(labels)
+KnownPhotos = Mapping[str, Sequence[PhotoFile]]
+
+
+def known_photos(store: Root, labels: Iterable[str] | None = None) -> KnownPhotos:
+    """The files of both tables of photos, of each class or of each given class that has any, by label."""
+    wanted = None if labels is None else set(labels)
     found = [
         (table, file)
         for table in PHOTO_TABLES
@@ -110,13 +114,24 @@ def _photo_file(store: Root, table: str, file: TableFile) -> PhotoFile:
         check_inside(store, table, f"{table}/{file.path}")
         columns = ["path", "bytes", "modified", "etag", "sha256"]
         part, rows = read_columns(store, f"{table}/{file.path}", file.bytes, columns)
-    except FruitsError:
-        return PhotoFile(table, file, None, (), ())
+    except FruitsError as error:
+        return PhotoFile(table, file, None, (), (), str(error))
     times = rows.column("modified").cast(pa.int64())
     values = rows.set_column(columns.index("modified"), "modified", times).to_pydict()
     known = zip(*(values[name] for name in columns[:-1]), strict=True)
     photos = [Photo(path, size or 0, modified or 0, etag or "") for path, size, modified, etag in known]
     return PhotoFile(table, file, part, photos, values["sha256"])
+
+
+def image_versions(known: KnownPhotos) -> dict[str, Version]:
+    """The current version of each class of `raw_images`, by label, as `current` returns it."""
+    versions = {}
+    for label in sorted(known):
+        files = [file for file in known[label] if file.table == RAW_IMAGES]
+        if files:
+            said = [(file.file, file.part, file.damage) for file in files]
+            versions[label] = version_of(RAW_IMAGES, label, said)
+    return versions
 
 
 def difference(

@@ -97,15 +97,27 @@ def rows_by_class(store: Root, table: str) -> dict[str, int]:
 
 def _version(store: Root, table: str, label: str, files: Sequence[TableFile]) -> Version:
     """The version of one class, put together from what its files say of themselves."""
-    try:
-        if not is_name(label):
-            raise FruitsError(f"the log of {store.uri_of(table)} names the class {label!r}, which is no name")
-        parts = [part_of(store, table, file) for file in files]
-    except FruitsError as error:
-        known = [Part(f"{table}/{file.path}", [file.rows], file.bytes) for file in files]
-        damage = f"{error}. {DAMAGED.format(table=table)}"
-        return Version(label=label, data_version="", parts=known, damage=damage)
-    return class_version(table, label, parts)
+    said: list[tuple[TableFile, Part | None, str]] = []
+    for file in files:
+        try:
+            said.append((file, part_of(store, table, file), ""))
+        except FruitsError as error:
+            said.append((file, None, str(error)))
+    return version_of(table, label, said)
+
+
+def version_of(table: str, label: str, files: Sequence[tuple[TableFile, Part | None, str]]) -> Version:
+    """The version of a class from its files, each with what it says of itself, or with its damage."""
+    parts = [part for _, part, _ in files if part is not None]
+    if len(parts) == len(files) and is_name(label):
+        return class_version(table, label, parts)
+    damage = f"the log of {table} names the class {label!r}, which is no name"
+    if is_name(label):
+        damage = next(damage for _, part, damage in files if part is None)
+    known = [Part(f"{table}/{file.path}", [file.rows], file.bytes) for file, _, _ in files]
+    return Version(
+        label=label, data_version="", parts=known, damage=f"{damage}. {DAMAGED.format(table=table)}"
+    )
 
 
 def class_version(table: str, label: str, parts: Iterable[Part]) -> Version:

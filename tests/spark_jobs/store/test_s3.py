@@ -117,6 +117,28 @@ def test_a_key_with_an_empty_folder_name_hides_no_other_photo(prefix: str, s3: A
     assert list(listing.skipped.values()) == ["has a part without a name, or the part . or .., in its path"]
 
 
+def test_a_photo_with_the_same_size_and_time_is_known_by_its_etag(prefix: str) -> None:
+    root, listings = open_root(prefix), []
+    for content in (b"photo", b"other", b"photo"):
+        root.write("Kiwi/1.jpg", content)
+        listings.append(list_photos(prefix))
+    first, second, third = (listing.classes["Kiwi"][0].state for listing in listings)
+    assert first == third != second
+    assert listings[0].version("Kiwi") == listings[2].version("Kiwi") != listings[1].version("Kiwi")
+
+
+def test_many_folders_are_listed_in_ranges_that_leave_no_photo_out(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.photo_folders._LEAST_FOLDERS", 2)
+    paths = [f"{label}/{number}.jpg" for label in AWKWARD for number in range(3)]
+    root = open_root(prefix)
+    root.write_many((path, b"photo") for path in [*paths, "a.txt", "zz.txt", "😀.txt"])
+    listing = list_photos(prefix)
+    assert sorted(photo.path for photos in listing.classes.values() for photo in photos) == sorted(paths)
+    assert sorted(listing.skipped) == ["a.txt", "zz.txt", "😀.txt"]
+
+
 @pytest.mark.parametrize("uri", ["s3://fruits/no-such-prefix", "s3://no-such-bucket/photos"])
 def test_a_missing_root_is_refused_with_the_remedy(uri: str) -> None:
     with pytest.raises(FruitsError, match=f"^FRUITS_IMAGES={uri} does not exist. Set it to"):

@@ -23,19 +23,26 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from spark_jobs.errors import FruitsError
+from spark_jobs.store import tables
 from spark_jobs.store.leases import held_lease
 from spark_jobs.store.parquet import read_column
 from spark_jobs.store.root import Root, open_root
-from spark_jobs.store.schemas import COLUMNS_VERSION
+from spark_jobs.store.schemas import COLUMNS_VERSION, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
 from spark_jobs.store.tables import (
     CHECKPOINT_INTERVAL,
+    Change,
+    ClassChange,
+    change_classes,
+    commit,
     current,
     log_entry,
     open_table,
     replace_classes,
     rows_by_class,
+    upgrade_table,
 )
+from spark_jobs.store.versions import Part
 from tests.spark_jobs.store.test_versions import AWKWARD
 from tests.spark_jobs.store.written import TABLE, commit_class, rows_of, write_part
 
@@ -457,3 +464,96 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(
     commit_class(root, "Kiwi", ["b"])
     assert DeltaTable(root.uri_of(TABLE)).version() == 2
     assert rows_of(root) == {"Kiwi": 1}
+
+
+# Tables of an earlier release.
+
+
+@pytest.fixture
+def earlier(root: Root, monkeypatch: pytest.MonkeyPatch) -> Root:
+    """A table without the columns `modified` and `etag`, with a row of the class Kiwi."""
+    columns = [column for column in SCHEMAS[TABLE] if column.name not in ("modified", "etag")]
+    with monkeypatch.context() as patch:
+        patch.setitem(SCHEMAS, TABLE, pa.schema(columns))
+        patch.setattr("spark_jobs.store.tables.COLUMNS_VERSION", 1)
+        commit_class(root, "Kiwi", ["a"])
+    return root
+
+
+def test_a_table_of_an_earlier_release_is_read_and_gets_the_new_columns(earlier: Root) -> None:
+    assert rows_of(earlier) == {"Kiwi": 1}
+    upgrade_table(earlier, TABLE)
+    upgrade_table(earlier, TABLE)
+    commit_class(earlier, "Lemon", ["b"])
+    assert DeltaTable(earlier.uri_of(TABLE)).metadata().configuration == {"fruits.columns": "2"}
+    assert {row["path"]: row["etag"] for row in plain_rows(earlier)} == dict.fromkeys("ab")
+    versions = current(earlier, TABLE)
+    assert read_column(earlier, versions["Kiwi"], "etag") == [None]
+
+
+def test_runs_that_upgrade_a_table_at_the_same_time_upgrade_it_once(earlier: Root) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: upgrade_table(earlier, TABLE), range(4)))
+    table = DeltaTable(earlier.uri_of(TABLE))
+    assert [field.name for field in table.schema().fields] == SCHEMAS[TABLE].names
+    assert rows_of(earlier) == {"Kiwi": 1}
+
+
+# Changes of some files of a class.
+
+
+def test_a_change_adds_and_removes_the_files_that_it_names(root: Root) -> None:
+    first, second, other = (commit_more(root, label, [path]) for label, path in FILES)
+    with held_lease(root, "run") as lease:
+        new = write_part(root, "Kiwi", ["c"])
+        change = ClassChange([new], [name_of(first)])
+        seen = {"Kiwi": [name_of(first), name_of(second)]}
+        assert change_classes(root, TABLE, {"Kiwi": change}, lease, seen) == set()
+    assert [part.path for part in current(root, TABLE)["Kiwi"].parts] == [second.path, new.path]
+    assert current(root, TABLE)["Lemon"].parts == [other]
+
+
+def test_a_class_that_another_run_has_changed_meanwhile_is_named_and_left_alone(root: Root) -> None:
+    first, second, other = (commit_more(root, label, [path]) for label, path in FILES)
+    with held_lease(root, "run") as lease:
+        changes = {
+            "Kiwi": ClassChange([write_part(root, "Kiwi", ["c"])], [name_of(first)]),
+            "Lemon": ClassChange([write_part(root, "Lemon", ["d"])], []),
+        }
+        seen = {"Kiwi": [name_of(first)], "Lemon": [name_of(other)]}  # not `second`
+        assert change_classes(root, TABLE, changes, lease, seen) == {"Kiwi"}
+    assert current(root, TABLE)["Kiwi"].parts == [first, second]
+    assert current(root, TABLE)["Lemon"].rows == 2
+
+
+def test_a_change_whose_answer_was_lost_is_not_taken_for_that_of_another_run(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = commit_more(root, "Kiwi", ["a"])
+    commit_once = tables._commit_once
+
+    def lose_the_answer(*arguments: Any) -> bool:
+        commit_once(*arguments)
+        return False
+
+    with held_lease(root, "run") as lease:
+        new = write_part(root, "Kiwi", ["c"])
+        monkeypatch.setattr(tables, "_commit_once", lose_the_answer)
+        change = {"Kiwi": ClassChange([new], [name_of(first)])}
+        assert change_classes(root, TABLE, change, lease, {"Kiwi": [name_of(first)]}) == set()
+    assert current(root, TABLE)["Kiwi"].parts == [new]
+
+
+FILES = [("Kiwi", "a"), ("Kiwi", "b"), ("Lemon", "a")]
+
+
+def name_of(part: Part) -> str:
+    return part.path.removeprefix(f"{TABLE}/")
+
+
+def commit_more(root: Root, label: str, paths: Sequence[str]) -> Part:
+    """Adds a file to a class."""
+    with held_lease(root, "run") as lease:
+        part = write_part(root, label, paths)
+        commit(root, TABLE, lease, lambda _: Change({label: [part]}, []))
+    return part
