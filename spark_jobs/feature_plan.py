@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.parquet import RowGroup, read_columns
+from spark_jobs.store.photos import PHOTO_COLUMNS
 from spark_jobs.store.root import IO_THREADS, Root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES
 from spark_jobs.store.tables import DAMAGED, check_inside, files_by_class
@@ -143,11 +144,14 @@ def _files(store: Root, table: str, labels: Iterable[str]) -> dict[str, list[_Fi
 def _read_files(store: Root, table: str, places: Sequence[tuple[str, int]]) -> list[_File]:
     """Files of a table with their photos, in their order. `places` are their paths and sizes in bytes."""
 
+    # Ingestion has read these columns of the photos.
+    columns = PHOTO_COLUMNS if table == RAW_IMAGES else ("path", "sha256")
+
     def read(place: tuple[str, int]) -> _File:
         path, size = place
         try:
             check_inside(store, table, path)
-            part, rows = read_columns(store, path, size, ["path", "sha256"])
+            part, rows = read_columns(store, path, size, columns)
         except FruitsError as error:
             return _File(path, None, [], f"{error}. {DAMAGED.format(table=table)}")
         values = zip(*(rows.column(name).to_pylist() for name in ("path", "sha256")), strict=True)

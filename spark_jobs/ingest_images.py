@@ -109,17 +109,15 @@ class _Rewrite(NamedTuple):
 
 @dataclass(kw_only=True)
 class _Written:
-    """The new files of a class in both tables, how many photos were read for them, and the preview."""
+    """The new files of a class in both tables, its preview, and the damage of a file that it replaces."""
 
     parts: dict[str, list[Part]] = field(default_factory=lambda: {table: [] for table in PHOTO_TABLES})
-    read: int = 0
     preview: bytes = b""
     damage: str = ""
 
     def add(self, other: "_Written") -> None:
         for table, parts in other.parts.items():
             self.parts[table] += parts
-        self.read += other.read
         self.preview = self.preview or other.preview
         self.damage = self.damage or other.damage
 
@@ -351,7 +349,6 @@ def _ingest_chunk(
         images.add(row, len(content))
     return _Written(
         parts={RAW_IMAGES: images.close(), QUARANTINED_IMAGES: bad.close()},
-        read=len(chunk.photos),
         preview=thumbnails(preview),
     )
 

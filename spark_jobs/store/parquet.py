@@ -128,8 +128,15 @@ def read_part(store_uri: str, path: str, size: int) -> Part:
 def read_columns(store: Root, path: str, size: int, columns: Sequence[str]) -> tuple[Part, pa.Table]:
     """What a file of a table, of `size` bytes, says of itself, and some of its columns.
 
+    A plan, an asset and a job ask the same one after another. So the last files are read once in a process.
     Raises the errors of `read_part`.
     """
+    return _read_columns(store.uri, path, size, tuple(columns))
+
+
+@lru_cache(maxsize=1 << 11)
+def _read_columns(store_uri: str, path: str, size: int, columns: tuple[str, ...]) -> tuple[Part, pa.Table]:
+    store = open_root(store_uri)
     with _open(store, path) as file:
         part = _part(store, path, size, file.metadata)
         return part, _with_all_columns(file.read(columns=list(columns), use_threads=False), columns)

@@ -14,6 +14,9 @@ from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES
 from spark_jobs.store.tables import TableFile, check_inside, files_by_class, version_of
 from spark_jobs.store.versions import Part, Version
 
+# The columns by which a photo is known.
+PHOTO_COLUMNS = ("path", "bytes", "modified", "etag", "sha256")
+
 # The two tables that a photo can be in.
 PHOTO_TABLES = (RAW_IMAGES, QUARANTINED_IMAGES)
 
@@ -112,13 +115,12 @@ def known_photos(store: Root, labels: Iterable[str] | None = None) -> KnownPhoto
 def _photo_file(store: Root, table: str, file: TableFile) -> PhotoFile:
     try:
         check_inside(store, table, f"{table}/{file.path}")
-        columns = ["path", "bytes", "modified", "etag", "sha256"]
-        part, rows = read_columns(store, f"{table}/{file.path}", file.bytes, columns)
+        part, rows = read_columns(store, f"{table}/{file.path}", file.bytes, PHOTO_COLUMNS)
     except FruitsError as error:
         return PhotoFile(table, file, None, (), (), str(error))
     times = rows.column("modified").cast(pa.int64())
-    values = rows.set_column(columns.index("modified"), "modified", times).to_pydict()
-    known = zip(*(values[name] for name in columns[:-1]), strict=True)
+    values = rows.set_column(PHOTO_COLUMNS.index("modified"), "modified", times).to_pydict()
+    known = zip(*(values[name] for name in PHOTO_COLUMNS[:-1]), strict=True)
     photos = [Photo(path, size or 0, modified or 0, etag or "") for path, size, modified, etag in known]
     return PhotoFile(table, file, part, photos, values["sha256"])
 

@@ -117,6 +117,7 @@ def test_model_json_describes_the_model(fitted: Fitted) -> None:
         "variances",
         "explained_variance",
         "fitted_on",
+        "versions",
     }
     assert (description["components"], description["images"]) == (15, 300)
     assert description["classes"] == dict.fromkeys(CLASSES, 100)
