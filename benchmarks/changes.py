@@ -28,7 +28,7 @@ class Place:
     env: dict[str, str]
 
     def run(self, images: int) -> Figures:
-        """Runs `fruits run`, which must end with so many images."""
+        """Runs `fruits run`. Raises `FruitsError` if it ends with another number of images."""
         uris = (s3_server.URI, s3_server.STORE_URI) if self.env else (None, None)
         figures = self.bench.fruits_run(
             self.photos, self.home, "--accept-removals", "--json", env=self.env, uris=uris

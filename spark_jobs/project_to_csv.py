@@ -114,7 +114,7 @@ def up_to_date(
         if label not in behind
         and label in features
         and not features[label].damage
-        and sizes.get(version.parts[0].path) == version.bytes == sizes.get(paths[label])
+        and [sizes.get(part.path) for part in version.parts] == [sizes.get(paths[label])] == [version.bytes]
     }
 
 
@@ -260,7 +260,7 @@ def _old_rows(store: Root, old: Version | None) -> pa.Table | None:
 def _kept_rows(store: Root, work: _Work, old: pa.Table, model_version: str) -> pa.Table | None:
     """The rows of the last CSV that the new CSV has too; None where all rows are to compute."""
     files = work.old.details.get("files") if work.old else None
-    if not work.old or not files or work.old.inputs.get(PCA_MODEL) != model_version:
+    if not work.old or not isinstance(files, list) or work.old.inputs.get(PCA_MODEL) != model_version:
         return None
     still_there = [part for part in work.features.parts if part.path in files]
     paths = [

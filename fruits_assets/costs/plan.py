@@ -128,7 +128,7 @@ def project(
 
 
 def expected_seconds(settings: Settings, records: Sequence[RunRecord], images: Mapping[str, int]) -> float:
-    """The seconds of a run whose stages have so many images each, by the rates of earlier runs."""
+    """The expected seconds of a run, from the images of each stage and the rates of earlier runs."""
     cluster = settings.env == "emr"
     nodes, core_type = settings.emr_core_nodes, settings.emr_core_type
     cores = nodes * executor_cores(core_type) if cluster else settings.spark_cores or os.cpu_count() or 1
