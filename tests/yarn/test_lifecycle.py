@@ -57,8 +57,8 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 
 
 @pytest.fixture
-def settings(account: Account, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The operator's settings; also sets the AWS variables in this process."""
+def settings(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The operator's settings with an empty store; also sets the AWS variables in this process."""
     for name, value in account.operator.items():
         monkeypatch.setenv(name, value)
     return {
@@ -67,7 +67,7 @@ def settings(account: Account, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
         # Empty: overrides the cluster of the session's rehearsal.
         "FRUITS_EMR_CLUSTER": "",
         "FRUITS_IMAGES": account.outputs["ImagesUri"],
-        "FRUITS_STORE": account.outputs["StoreUri"],
+        "FRUITS_STORE": f"{account.outputs['StoreUri']}/{tmp_path.name}",
         "FRUITS_WEIGHTS": "embedded",
     }
 
