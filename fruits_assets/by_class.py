@@ -51,7 +51,7 @@ class ClassConfig(dg.Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassStep(Generic[Config]):
-    """One step of an asset by class: what it may read, and its configuration."""
+    """A step of an asset by class: its context, settings and configuration, and the folders of the photos."""
 
     context: dg.AssetExecutionContext
     settings: Settings

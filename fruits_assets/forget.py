@@ -95,12 +95,11 @@ def _refuse_photos(images: str, labels: Sequence[str]) -> None:
                 f"{images}, and the next run would bring it back. Remove its photos first: {photos[0].path}"
                 + (", ..." if len(photos) > 1 else "")
             )
-        for path, reason in listing.skipped.items():
-            if label in path.split("/") and reason.startswith("cannot"):
-                raise FruitsError(
-                    f"The class {label!r} may have photos: under FRUITS_IMAGES={images}, {path} {reason}. "
-                    "Make it readable, or remove it"
-                )
+        if path := listing.hidden(label):
+            raise FruitsError(
+                f"The class {label!r} may have photos: under FRUITS_IMAGES={images}, {path} "
+                f"{listing.skipped[path]}. Make it readable, or remove it"
+            )
 
 
 def restore_hint(labels: Sequence[str], forgotten: Forgotten) -> str:

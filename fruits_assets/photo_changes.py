@@ -18,7 +18,7 @@ _MAY_VANISH = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoChanges:
-    """What the classes of a step or run need.
+    """The work that the photos of the classes of a step or run give.
 
     `params` are of the job for the classes whose photos have `changed`. The figures of the classes that need
     nothing, or have no photos, are in `done`. `failed` has the reason of each class that cannot be worked on.
@@ -59,7 +59,7 @@ def photo_changes(
     )
     done, changed, failed = up_to_date(params, known)
     absent = [label for label in labels if label not in listing.classes]
-    hidden = {label: path for label in absent for path in listing.unreadable if label in path.split("/")}
+    hidden = {label: path for label in absent if (path := listing.hidden(label))}
     kept = _without_photos(store, {label: known[label] for label in absent if label in known.keys() - hidden})
     failed |= {label: f"its folder cannot be listed: {path}" for label, path in hidden.items()}
     failed |= {

@@ -156,7 +156,7 @@ def _config(pca_config: Mapping[str, Any], recompute: bool, accept_removals: boo
 def _bring_up_to_date(
     settings: Settings, runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Does what the plan says; returns the failed classes with the reasons."""
+    """Carries out the plan; returns the failed classes with the reasons."""
     if plan.is_empty and plan.classes <= set(known_classes(runs.instance)):
         return {}
     to_read = {label: change.to_read for label, change in plan.photos.changed.items()}
@@ -166,7 +166,7 @@ def _bring_up_to_date(
 
 
 def _materialize(runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, Any]) -> dict[str, str]:
-    """Materializes what the plan says; returns the failed classes with the reasons.
+    """Materializes the classes of the plan; returns the failed classes with the reasons.
 
     One Dagster run does everything, where the classes are one contiguous range of partitions and none fails.
     Otherwise each asset runs alone, once for each contiguous range, so that a failed class does not stop the

@@ -47,6 +47,10 @@ class Listing:
         """A data version of one class, from the paths and states of its photos."""
         return combined_version(*(f"{photo.path}\0{photo.state}" for photo in self.classes[label]))
 
+    def hidden(self, label: str) -> str | None:
+        """An unreadable path that may hold photos of a class, or None."""
+        return next((path for path in sorted(self.unreadable) if label in path.split("/")), None)
+
 
 class PhotoFolders:
     """The root of the photos, which is listed once: in the background, or when its listing is asked for."""

@@ -40,11 +40,10 @@ from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
 from spark_jobs.store.tables import (
-    CHANGED_MEANWHILE,
-    MOST_ATTEMPTS,
     ClassChange,
     change_classes,
     class_version,
+    compared_again,
     replace_classes,
 )
 from spark_jobs.store.versions import Part, Version, classes_behind
@@ -128,16 +127,14 @@ def extract_features(spark: SparkSession, params: ExtractParams, report: Reporte
     """
     result = ExtractReport({}, {})
     with prepared_store(spark, params.store, params.version, report) as (store, lease):
-        pending = params.classes
-        for _ in range(MOST_ATTEMPTS):
-            met = _extract_once(spark, replace(params, classes=pending), store, lease, report, result)
-            pending = sorted(met)
-            if not pending:
-                break
-            # `fruits forget` may be what has changed them.
-            result.failed.update(dict.fromkeys(forgotten(store, pending, RAW_IMAGES), FORGOTTEN))
-            pending = [label for label in pending if label not in result.failed]
-        result.failed.update(dict.fromkeys(pending, CHANGED_MEANWHILE))
+
+        def attempt(labels: list[str]) -> set[str]:
+            met = _extract_once(spark, replace(params, classes=labels), store, lease, report, result)
+            gone = forgotten(store, met, RAW_IMAGES) if met else set()  # `fruits forget` has changed these
+            result.failed.update(dict.fromkeys(gone, FORGOTTEN))
+            return met - gone
+
+        result.failed.update(compared_again(params.classes, attempt))
         if gone := forgotten(store, result.classes, RAW_IMAGES):
             replace_classes(store, MOBILENET_FEATURES, dict.fromkeys(gone, ()), lease)
             for label in gone:

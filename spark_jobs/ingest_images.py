@@ -31,7 +31,7 @@ from spark_jobs.store.root import IO_THREADS, Root, open_root
 from spark_jobs.store.s3_errors import OF_AN_OBJECT, fault_of, read_patiently
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
-from spark_jobs.store.tables import CHANGED_MEANWHILE, MOST_ATTEMPTS, ClassChange, change_classes
+from spark_jobs.store.tables import ClassChange, change_classes, compared_again
 from spark_jobs.store.versions import Part, combined_version, photos_version
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 from spark_jobs.wire import ClassFigures
@@ -143,13 +143,12 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     """
     result = IngestReport({}, {})
     with prepared_store(spark, params.store, params.version, report) as (store, lease):
-        pending = params.photos
-        for _ in range(MOST_ATTEMPTS):
-            met = _ingest_once(spark, replace(params, photos=pending), store, lease, report, result)
-            pending = {label: params.photos[label] for label in met}
-            if not pending:
-                break
-        result.failed.update(dict.fromkeys(pending, CHANGED_MEANWHILE))
+
+        def attempt(labels: list[str]) -> set[str]:
+            photos = {label: params.photos[label] for label in labels}
+            return _ingest_once(spark, replace(params, photos=photos), store, lease, report, result)
+
+        result.failed.update(compared_again(params.photos, attempt))
         for table in PHOTO_TABLES:
             compact_table(spark, store, table, lease, report)
             sweep_table(store, table, timedelta(hours=params.keep_hours), lease)

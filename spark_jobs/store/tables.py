@@ -40,8 +40,8 @@ _COLUMNS = "fruits.columns"
 # A checkpoint holds the state of a table, so that a reader opens few entries of the log.
 CHECKPOINT_INTERVAL = 10
 # A job compares a class again where another run has changed it meanwhile, up to this number of times.
-MOST_ATTEMPTS = 20
-CHANGED_MEANWHILE = "other runs change the class all the time; run it again when they have ended"
+_MOST_ATTEMPTS = 20
+_CHANGED_MEANWHILE = "other runs change the class all the time; run it again when they have ended"
 # Each attempt fails only where another commit succeeded, so that many are never needed.
 _COMMIT_ATTEMPTS = 200
 
@@ -305,6 +305,19 @@ def change_classes(
 
     commit(store, table, lease, plan)
     return met
+
+
+def compared_again(classes: Iterable[str], attempt: Callable[[list[str]], set[str]]) -> dict[str, str]:
+    """Calls `attempt` with the classes, and again with those that it returns: other runs have changed them.
+
+    Returns the reason of each class that other runs have changed in all attempts.
+    """
+    pending = list(classes)
+    for _ in range(_MOST_ATTEMPTS):
+        pending = sorted(attempt(pending))
+        if not pending:
+            break
+    return dict.fromkeys(pending, _CHANGED_MEANWHILE)
 
 
 def replace_classes(store: Root, table: str, parts: Mapping[str, Sequence[Part]], lease: Lease) -> None:
