@@ -13,6 +13,7 @@ from fruits_assets.by_class import FAILED_CLASSES
 from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import RANGE_END, RANGE_START, known_classes, register_classes
 from resources.emr.lifecycle import clusters_ended_after, end_clusters_of_process
+from resources.local.spark import begin_session
 from resources.photo_folders import PhotoFolders
 from resources.runs import OWNER_TAG, fail_killed_runs, process_tags
 from resources.settings import Settings
@@ -40,8 +41,12 @@ class Runs:
 
     @cached_property
     def job(self) -> dg.JobDefinition:
-        definitions = definitions_for(self.settings, self.photos, spark_at_once=True)
-        return definitions.resolve_implicit_global_asset_job_def()
+        return definitions_for(self.settings, self.photos).resolve_implicit_global_asset_job_def()
+
+    def begin_spark(self) -> None:
+        """Starts Spark on this machine, if jobs run here, while steps without Spark run."""
+        if self.settings.env == "local":
+            begin_session(self.settings)
 
     def materialize(
         self,

@@ -1,15 +1,13 @@
 """The asset graph, with the resources of the execution target that `FRUITS_ENV` names."""
 
 import dagster as dg
-from dagster_pyspark import LazyPySparkResource
 
 from fruits_assets import assets
 from fruits_assets.automation.sensors import ended_clusters
 from resources.emr.residency import check_residency
 from resources.emr.steps import EmrSteps
 from resources.job_runner import JobRunner
-from resources.local.session import session_config
-from resources.local.spark import LocalSpark
+from resources.local.spark import local_spark
 from resources.photo_folders import PhotoFolders
 from resources.settings import Settings, load_settings
 from resources.terminal_log import terminal_log
@@ -21,13 +19,11 @@ def defs() -> dg.Definitions:
     return definitions_for(load_settings(Settings))
 
 
-def definitions_for(
-    settings: Settings, photos: PhotoFolders | None = None, *, spark_at_once: bool = False
-) -> dg.Definitions:
+def definitions_for(settings: Settings, photos: PhotoFolders | None = None) -> dg.Definitions:
     """The asset graph with resources for `settings.env`: Spark on this machine, or steps of an EMR cluster.
 
     Each run checks the settings before its first step starts, and lists the photos once; with `photos`, all
-    runs share that listing. `spark_at_once` starts Spark on this machine before a job needs it.
+    runs share that listing.
     """
     checked = dg.ResourceDefinition(lambda _: _checked(settings))
     return dg.Definitions(
@@ -36,7 +32,7 @@ def definitions_for(
         resources={
             "settings": checked,
             "photos": dg.ResourceDefinition(lambda _: photos or PhotoFolders(settings.images)),
-            "job_runner": _job_runner(settings, checked, spark_at_once),
+            "job_runner": _job_runner(settings, checked),
         },
         sensors=[ended_clusters(settings)] if settings.makes_clusters else [],
         loggers={"console": terminal_log},
@@ -51,8 +47,5 @@ def _checked(settings: Settings) -> Settings:
     return settings
 
 
-def _job_runner(settings: Settings, checked: dg.ResourceDefinition, spark_at_once: bool) -> JobRunner:
-    if settings.env == "emr":
-        return EmrSteps(settings=checked)
-    pyspark = LazyPySparkResource(spark_config=session_config(settings, event_log=True))
-    return LocalSpark(pyspark=pyspark, store=settings.store, at_once=spark_at_once)
+def _job_runner(settings: Settings, checked: dg.ResourceDefinition) -> JobRunner:
+    return EmrSteps(settings=checked) if settings.env == "emr" else local_spark(settings)

@@ -157,16 +157,24 @@ def _bring_up_to_date(
     settings: Settings, runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, Any]
 ) -> dict[str, str]:
     """Carries out the plan; returns the failed classes with the reasons."""
-    if plan.is_empty and plan.classes <= set(known_classes(runs.instance)):
+    # Dagster may be new to an old store. Then the assets look at these classes, and tell it what there is.
+    unknown = plan.idle - set(known_classes(runs.instance))
+    if plan.is_empty and not unknown:
         return {}
     to_read = {label: change.to_read for label, change in plan.photos.changed.items()}
     check_free_space(settings, to_read)
+    if not plan.is_empty:
+        runs.begin_spark()
     runs.materialize([FRUIT_PHOTOS])
-    return {} if plan.is_empty else _materialize(runs, store, plan, config)
+    return _materialize(runs, store, plan, unknown, config)
 
 
-def _materialize(runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, Any]) -> dict[str, str]:
-    """Materializes the classes of the plan; returns the failed classes with the reasons.
+def _materialize(
+    runs: Runs, store: Root, plan: RunPlan, unknown: set[str], config: Mapping[str, Any]
+) -> dict[str, str]:
+    """Materializes the classes of the plan, and the idle classes that are `unknown` to Dagster.
+
+    Returns the failed classes with the reasons.
 
     One Dagster run does everything, where the classes are one contiguous range of partitions and none fails.
     Otherwise each asset runs alone, once for each contiguous range, so that a failed class does not stop the
@@ -174,7 +182,7 @@ def _materialize(runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, An
     """
     model = [PCA_MODEL, FEATURE_QUALITY] if plan.fit else []
     # A new model projects every class of the store, also a class without photos.
-    wanted = plan.to_do - plan.photos.failed.keys()
+    wanted = (plan.to_do | unknown) - plan.photos.failed.keys()
     idle = () if config[RAW_IMAGES]["recompute"] else plan.idle
     ranges = runs.ranges(wanted & plan.classes, idle)
     failed: dict[str, str] = {}
@@ -185,11 +193,11 @@ def _materialize(runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, An
         projected = set() if failed else wanted & plan.classes
     else:
         runs.materialize([FEATURE_EXTRACTOR])
-        failed = runs.materialize_classes([RAW_IMAGES], plan.photos.changed, config, idle)
+        failed = runs.materialize_classes([RAW_IMAGES], {*plan.photos.changed, *unknown}, config, idle)
     if failed and failed.keys() == wanted:
         return failed
     # The last version of a failed class passes through the same extractor and model as the others.
-    usable = plan.to_do & rows_by_class(store, RAW_IMAGES).keys()
+    usable = (plan.to_do | unknown) & rows_by_class(store, RAW_IMAGES).keys()
     if not projected:
         failed |= runs.materialize_classes([MOBILENET_FEATURES], usable, config, idle)
         if model:

@@ -11,7 +11,6 @@ A store is a folder or `s3://bucket/prefix`. Credentials are those that boto3 fi
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from spark_jobs.spark_model import SPARK_MODEL
 from spark_jobs.store.csv_rows import read_csv
 from spark_jobs.store.parquet import read_row_groups
 from spark_jobs.store.pointers import class_pointers, current_by_class, current_one, pointer_path
-from spark_jobs.store.root import IO_THREADS, Root, delta_options, open_root, plain_s3_uri
+from spark_jobs.store.root import Root, concurrently, delta_options, open_root, plain_s3_uri
 from spark_jobs.store.s3_errors import s3_errors_explained
 from spark_jobs.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, SCHEMAS
 from spark_jobs.store.tables import current
@@ -60,15 +59,14 @@ def read_arrow(
         versions = _versions(root, output, classes)
         parts = [part for found in versions.values() for part in found.parts]
         names = list(columns) if columns else None
-        with ThreadPoolExecutor(IO_THREADS) as pool:
-            if output == PCA_FEATURES_CSV:
-                tables = list(pool.map(lambda part: _read_csv(root, part, names), parts))
-                return pa.concat_tables(tables) if tables else pa.table({})
-            schema = SCHEMAS[output]
-            names = names or schema.names
-            tables = list(pool.map(lambda part: _read_part(root, part, names), parts))
-            empty = pa.schema([schema.field(name) for name in names]).empty_table()
-            return pa.concat_tables([empty, *tables])
+        if output == PCA_FEATURES_CSV:
+            tables = concurrently(lambda part: _read_csv(root, part, names), parts)
+            return pa.concat_tables(tables) if tables else pa.table({})
+        schema = SCHEMAS[output]
+        names = names or schema.names
+        tables = concurrently(lambda part: _read_part(root, part, names), parts)
+        empty = pa.schema([schema.field(name) for name in names]).empty_table()
+        return pa.concat_tables([empty, *tables])
 
 
 def read_pandas(

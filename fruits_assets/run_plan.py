@@ -1,7 +1,6 @@
 """What `fruits run` has to do to bring the store up to date. The plan reads little and changes nothing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from spark_jobs.project_to_csv import ProjectParams
 from spark_jobs.store.classes import old_classes
 from spark_jobs.store.photos import KnownPhotos, image_versions, known_photos
 from spark_jobs.store.pointers import current_by_class, current_one
-from spark_jobs.store.root import Root
+from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
 from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Version, is_name
@@ -100,8 +99,7 @@ def read_state(store: Root) -> StoreState:
         lambda: current_one(store, FEATURE_EXTRACTOR),
         lambda: old_classes(store),
     )
-    with ThreadPoolExecutor(len(reads)) as pool:
-        return StoreState(*pool.map(lambda read: read(), reads))
+    return StoreState(*concurrently(lambda read: read(), reads))
 
 
 def plan_run(

@@ -19,6 +19,7 @@ from spark_jobs.store.root import (
     IO_THREADS,
     S3_ATTEMPTS,
     Root,
+    concurrently,
     open_root,
     s3_endpoint,
     s3_region,
@@ -150,9 +151,8 @@ def _list_s3(uri: str, may_be_empty: bool) -> list[Photo] | None:
             # A range begins with a request for 1,000 keys, however many it holds.
             every = max(_LEAST_FOLDERS, -(-len(folders) // IO_THREADS))
             bounds = ["", *folders[::every][1:], ""]
-            with ThreadPoolExecutor(IO_THREADS) as pool:
-                ranges = pool.map(lambda ends: _list_range(client, bucket, prefix, *ends), pairwise(bounds))
-                photos = [photo for found in ranges for photo in found]
+            ranges = concurrently(lambda ends: _list_range(client, bucket, prefix, *ends), pairwise(bounds))
+            photos = [photo for found in ranges for photo in found]
         except client.exceptions.NoSuchBucket:
             return None
     return photos if photos or may_be_empty else None

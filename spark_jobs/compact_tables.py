@@ -18,7 +18,7 @@ from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, read_row_groups
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import SCHEMAS
-from spark_jobs.store.tables import Change, TableFile, commit, current, open_table, table_files
+from spark_jobs.store.tables import Change, TableFile, commit, current, current_files
 from spark_jobs.store.versions import Part
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 from spark_jobs.wording import counted
@@ -49,9 +49,8 @@ def compact_table(spark: SparkSession, store: Root, table: str, lease: Lease, re
 
     A class that another run changes meanwhile stays as that run leaves it; a damaged class is left alone.
     """
-    opened = open_table(store, table)
     small: dict[str, int] = defaultdict(int)
-    for file in table_files(opened) if opened else []:
+    for file in current_files(store, table) or ():
         small[file.label] += _is_small(file)
     crowded = [label for label, files in small.items() if files > MANY_FILES]
     if not crowded:

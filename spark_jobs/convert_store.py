@@ -20,7 +20,7 @@ from spark_jobs.store.csv_copies import sha256_of
 from spark_jobs.store.leases import Lease, held_lease
 from spark_jobs.store.parquet import PartWriter, read_row_groups
 from spark_jobs.store.pointers import current_by_class, new_directory, parse_pointer, publish
-from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.root import Root, concurrently, open_root
 from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
     MOBILENET_FEATURES,
@@ -38,8 +38,7 @@ def prepared_store(spark: SparkSession, uri: str, run: str, report: Reporter) ->
     store = open_root(uri)
     with held_lease(store, run) as lease:
         convert_store(spark, store, lease, report)
-        for table in TABLES:
-            upgrade_table(store, table)
+        concurrently(lambda table: upgrade_table(store, table), TABLES)
         yield store, lease
 
 
@@ -48,9 +47,11 @@ def convert_store(spark: SparkSession, store: Root, lease: Lease, report: Report
 
     A class whose pointer or file is missing or damaged is left out: its photos are ingested again.
     """
-    for table in TABLES:
-        _convert_table(spark, store, table, lease, report)
-    _convert_csvs(store, lease)
+    old = concurrently(lambda output: bool(store.list(f"{output}/current")), (*TABLES, PCA_FEATURES_CSV))
+    if any(old):
+        for table in TABLES:
+            _convert_table(spark, store, table, lease, report)
+        _convert_csvs(store, lease)
 
 
 def _convert_table(spark: SparkSession, store: Root, table: str, lease: Lease, report: Reporter) -> None:

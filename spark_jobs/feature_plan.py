@@ -7,7 +7,6 @@ preprocessing, in any class, is not computed again.
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, islice
 from typing import NamedTuple
@@ -15,10 +14,13 @@ from typing import NamedTuple
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.parquet import RowGroup, read_columns
 from spark_jobs.store.photos import PHOTO_COLUMNS
-from spark_jobs.store.root import IO_THREADS, Root
+from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES
-from spark_jobs.store.tables import DAMAGED, check_inside, files_by_class
+from spark_jobs.store.tables import DAMAGED, TableFile, check_inside, files_by_class
 from spark_jobs.store.versions import Part
+
+# The columns by which features are known.
+FEATURE_COLUMNS = ("path", "sha256")
 
 _NO_IMAGES = "it has no raw_images yet; materialize raw_images for it first"
 
@@ -91,14 +93,17 @@ def plan_features(
 
     Features count if they are `made_with` the same versions. With `recompute`, no features count.
     """
-    raw = _files(store, RAW_IMAGES, classes)
+    raw_files, feature_files = concurrently(
+        lambda table: files_by_class(store, table), (RAW_IMAGES, MOBILENET_FEATURES)
+    )
+    raw = _files(store, RAW_IMAGES, raw_files, classes)
     failed = {label: _NO_IMAGES for label in classes if label not in raw}
     failed |= {
         label: next(file.damage for file in files if file.damage)
         for label, files in raw.items()
         if any(file.damage for file in files)
     }
-    features = _files(store, MOBILENET_FEATURES, classes)
+    features = _files(store, MOBILENET_FEATURES, feature_files, classes)
     usable = None if recompute else made_with
     plans: dict[str, FeaturePlan] = {}
     missing: dict[str, list[tuple[_File, Image]]] = {}
@@ -108,7 +113,11 @@ def plan_features(
         missing[label] = [
             (file, image) for file in raw[label] for image in file.images if image.path not in served
         ]
-    sources = _by_content(store, usable, features) if usable and any(missing.values()) else {}
+    sources: dict[str, tuple[Part, int]] = {}
+    if usable and any(missing.values()):
+        others = _files(store, MOBILENET_FEATURES, feature_files, feature_files.keys() - features.keys())
+        every = chain.from_iterable((*features.values(), *others.values()))
+        sources = _sources(file for file in every if file.part and file.part.made_with == usable)
     computed: set[str] = set()
     for label, images in missing.items():
         taken: dict[str, list[Image]] = defaultdict(list)
@@ -130,9 +139,11 @@ def plan_features(
     return plans, failed
 
 
-def _files(store: Root, table: str, labels: Iterable[str]) -> dict[str, list[_File]]:
-    """The files, with their photos, of each given class that has any in a table, by label."""
-    found = files_by_class(store, table, labels)
+def _files(
+    store: Root, table: str, files: Mapping[str, Sequence[TableFile]], labels: Iterable[str]
+) -> dict[str, list[_File]]:
+    """The files, with their photos, of each given class that has any among all files of a table, by label."""
+    found = {label: files[label] for label in labels if label in files}
     places = [(f"{table}/{file.path}", file.bytes) for files in found.values() for file in files]
     read = iter(_read_files(store, table, places))
     return {
@@ -145,7 +156,7 @@ def _read_files(store: Root, table: str, places: Sequence[tuple[str, int]]) -> l
     """Files of a table with their photos, in their order. `places` are their paths and sizes in bytes."""
 
     # Ingestion has read these columns of the photos.
-    columns = PHOTO_COLUMNS if table == RAW_IMAGES else ("path", "sha256")
+    columns = PHOTO_COLUMNS if table == RAW_IMAGES else FEATURE_COLUMNS
 
     def read(place: tuple[str, int]) -> _File:
         path, size = place
@@ -157,8 +168,7 @@ def _read_files(store: Root, table: str, places: Sequence[tuple[str, int]]) -> l
         values = zip(*(rows.column(name).to_pylist() for name in ("path", "sha256")), strict=True)
         return _File(path, part, [Image(row, *image) for row, image in enumerate(values)])
 
-    with ThreadPoolExecutor(IO_THREADS) as pool:
-        return list(pool.map(read, places))
+    return concurrently(read, places)
 
 
 def _kept(
@@ -189,16 +199,8 @@ def _kept(
     return plan, served
 
 
-def _by_content(
-    store: Root, made_with: Mapping[str, str], own: Mapping[str, list[_File]]
-) -> dict[str, tuple[Part, int]]:
-    """Where the features of each photo of the store are, by SHA-256: the file and the number of the row."""
-    others = files_by_class(store, MOBILENET_FEATURES).keys() - own.keys()
-    files = chain.from_iterable((*own.values(), *_files(store, MOBILENET_FEATURES, others).values()))
-    return _sources(file for file in files if file.part and file.part.made_with == made_with)
-
-
 def _sources(files: Iterable[_File]) -> dict[str, tuple[Part, int]]:
+    """Where the features of each photo are, by its SHA-256: the file and the number of the row."""
     return {image.sha256: (file.part, image.row) for file in files if file.part for image in file.images}
 
 

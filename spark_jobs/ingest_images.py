@@ -27,7 +27,7 @@ from spark_jobs.images import FORMATS, RULES, BadImage, decode, thumbnails
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
 from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, Photo, difference, known_photos
-from spark_jobs.store.root import IO_THREADS, Root, open_root
+from spark_jobs.store.root import IO_THREADS, Root, concurrently, open_root
 from spark_jobs.store.s3_errors import OF_AN_OBJECT, fault_of, read_patiently
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
@@ -151,7 +151,8 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
         result.failed.update(compared_again(params.photos, attempt))
         for table in PHOTO_TABLES:
             compact_table(spark, store, table, lease, report)
-            sweep_table(store, table, timedelta(hours=params.keep_hours), lease)
+        keep = timedelta(hours=params.keep_hours)
+        concurrently(lambda table: sweep_table(store, table, keep, lease), PHOTO_TABLES)
     return result
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +21,9 @@ from spark_jobs.spark_model import read_components
 from spark_jobs.store.classes import FORGOTTEN, forgotten
 from spark_jobs.store.csv_copies import copy_csvs, csv_paths
 from spark_jobs.store.csv_rows import read_csv, write_csv
-from spark_jobs.store.parquet import read_row_groups, vectors_in
+from spark_jobs.store.parquet import read_column_of, read_row_groups, vectors_in
 from spark_jobs.store.pointers import current_by_class, folder_of, new_directory, publish, withdraw
-from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.root import Root, concurrently, open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
 from spark_jobs.store.sweep import sweep_versions
 from spark_jobs.store.tables import current
@@ -263,12 +264,8 @@ def _kept_rows(store: Root, work: _Work, old: pa.Table, model_version: str) -> p
     if not work.old or not isinstance(files, list) or work.old.inputs.get(PCA_MODEL) != model_version:
         return None
     still_there = [part for part in work.features.parts if part.path in files]
-    paths = [
-        path
-        for part in still_there
-        for rows in _rows(store, part, ["path"])
-        for path in rows.column("path").to_pylist()
-    ]
+    read = concurrently(lambda part: read_column_of(store, part, "path"), still_there)
+    paths = list(chain.from_iterable(read))
     kept = old.filter(pc.is_in(old.column("path"), pa.array(paths, pa.string())))
     # Two names can look alike in a CSV: one with an apostrophe of its own, and one that begins a formula.
     return kept if kept.num_rows == len(paths) else None

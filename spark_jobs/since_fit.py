@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,11 @@ from numpy.typing import NDArray
 
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
+from spark_jobs.feature_plan import FEATURE_COLUMNS
 from spark_jobs.fit_pca import MODEL_CONTENTS, MODEL_JSON, contents_of, inputs_version
 from spark_jobs.spark_model import read_components
-from spark_jobs.store.parquet import read_column_of, vectors_at
-from spark_jobs.store.root import IO_THREADS, Root
+from spark_jobs.store.parquet import read_columns, vectors_at
+from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import MOBILENET_FEATURES
 from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Part, Version
@@ -107,14 +107,15 @@ def _new_images(
 
     def rows(part: Part) -> NDArray[np.intp]:
         try:
-            hashes = contents_of(read_column_of(store, part, "sha256"))
+            # The extraction has read these columns in the same process.
+            _, columns = read_columns(store, part.path, part.bytes, FEATURE_COLUMNS)
         except FruitsError:  # its class fails elsewhere, by name
             return np.empty(0, np.intp)
+        hashes = contents_of(columns.column("sha256").to_pylist())
         return np.flatnonzero(~np.isin(hashes, contents))
 
-    with ThreadPoolExecutor(IO_THREADS) as pool:
-        found = zip(parts, pool.map(rows, parts), strict=True)
-        return [(part, numbers) for part, numbers in found if len(numbers)]
+    found = zip(parts, concurrently(rows, parts), strict=True)
+    return [(part, numbers) for part, numbers in found if len(numbers)]
 
 
 def _kept(
@@ -126,12 +127,14 @@ def _kept(
     """The share of the variance of new images, about the mean, that the components keep."""
     every = -(-sum(len(rows) for _, rows in new) // SAMPLE_IMAGES)
     components = read_components(store.uri, model.directory)
-    kept = total = 0.0
-    for part, rows in new:
+
+    def variances(found: tuple[Part, NDArray[np.intp]]) -> tuple[float, float]:
+        part, rows = found
         try:
             vectors = vectors_at(store, part, rows[::every].tolist()).reshape(-1, FEATURES) - mean
         except FruitsError:
-            continue
-        kept += float(np.square(vectors @ components).sum())
-        total += float(np.square(vectors).sum())
+            return 0.0, 0.0
+        return float(np.square(vectors @ components).sum()), float(np.square(vectors).sum())
+
+    kept, total = map(sum, zip(*concurrently(variances, new), strict=True))
     return kept / total if total else None

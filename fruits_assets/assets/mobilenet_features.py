@@ -14,7 +14,7 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.extract_features import ClassFeatures, ExtractParams, extract_features, up_to_date
 from spark_jobs.images import PREPROCESSING
 from spark_jobs.store.pointers import current_one
-from spark_jobs.store.root import Root
+from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, described
 from spark_jobs.store.tables import current
 from spark_jobs.store.versions import classes_behind
@@ -52,8 +52,8 @@ def mobilenet_features(step: ClassStep[ClassConfig]) -> ClassJob[ExtractParams, 
         keep_hours=step.settings.keep_hours,
         recompute=step.config.recompute,
     )
-    images, features = (
-        current(step.store, table, step.classes) for table in (RAW_IMAGES, MOBILENET_FEATURES)
+    images, features = concurrently(
+        lambda table: current(step.store, table, step.classes), (RAW_IMAGES, MOBILENET_FEATURES)
     )
     done = up_to_date(params, images, features)
     to_do = [label for label in step.classes if label not in done]
@@ -71,7 +71,7 @@ def mobilenet_features(step: ClassStep[ClassConfig]) -> ClassJob[ExtractParams, 
 def _checks(
     store: Root, figures: Mapping[str, ClassFeatures], *, made_with: Mapping[str, str]
 ) -> Iterator[dg.AssetCheckResult]:
-    images, features = (current(store, table) for table in (RAW_IMAGES, MOBILENET_FEATURES))
+    images, features = concurrently(lambda table: current(store, table), (RAW_IMAGES, MOBILENET_FEATURES))
     yield check_classes(
         "one_feature_per_image",
         classes_behind(features, images, source=RAW_IMAGES, other_inputs=made_with),

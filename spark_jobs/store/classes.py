@@ -8,7 +8,7 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.store.csv_copies import copy_csvs
 from spark_jobs.store.leases import held_lease, live_runs
 from spark_jobs.store.pointers import current_by_class, withdraw
-from spark_jobs.store.root import Root
+from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, QUARANTINED_IMAGES, RAW_IMAGES
 from spark_jobs.store.sweep import sweep_table, sweep_versions
 from spark_jobs.store.tables import replace_classes, rows_by_class
@@ -31,7 +31,7 @@ class Holding(NamedTuple):
 
 def holdings(store: Root) -> dict[str, Holding]:
     """What the store holds of each of its classes, by label, sorted. It reads logs and pointers alone."""
-    rows = [rows_by_class(store, table) for table in TABLES]
+    rows = concurrently(lambda table: rows_by_class(store, table), TABLES)
     csvs = current_by_class(store, PCA_FEATURES_CSV)
     rows.append({label: version.rows for label, version in csvs.items()})
     labels = sorted({label for table in rows for label in table})
@@ -40,7 +40,8 @@ def holdings(store: Root) -> dict[str, Holding]:
 
 def old_classes(store: Root) -> set[str]:
     """The classes of a store of release 0.1 that is still to convert."""
-    return {label for table in TABLES for label in current_by_class(store, table)}
+    found = concurrently(lambda table: current_by_class(store, table), TABLES)
+    return {label for versions in found for label in versions}
 
 
 def refuse_old_store(store: Root) -> None:

@@ -9,10 +9,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from spark_jobs.store.pointers import current_by_class
-from spark_jobs.store.root import IO_THREADS, Root
+from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import PCA_FEATURES_CSV
 from spark_jobs.store.versions import Version, class_key
 
@@ -59,9 +58,8 @@ def _stale(store: Root, versions: Mapping[str, Version], paths: Mapping[str, str
         path, version = paths[label], versions[label]
         return sizes.get(path) != version.bytes or sha256_of(store, path) != version.details.get("sha256")
 
-    with ThreadPoolExecutor(IO_THREADS) as pool:
-        stale = pool.map(is_stale, versions)
-        return {label: versions[label] for label, old in zip(versions, stale, strict=True) if old}
+    stale = concurrently(is_stale, versions)
+    return {label: versions[label] for label, old in zip(versions, stale, strict=True) if old}
 
 
 def copy_csvs(store: Root) -> dict[str, str]:

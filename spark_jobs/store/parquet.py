@@ -29,6 +29,11 @@ _FOOTER = b"fruits"
 _SAID = {"first", "digest", "made_with", "counts", "rules"}
 
 
+_LARGE = ("content", "features")
+
+# The footer of most files is shorter. pyarrow would read 64 KB, often more than the columns that are read.
+_END_BYTES = 16 << 10
+
 # A column has the same type in each table.
 _TYPES = {column.name: column.type for schema in SCHEMAS.values() for column in schema}
 
@@ -74,6 +79,8 @@ class PartWriter:
             schema,
             compression="snappy",
             use_dictionary=["label", "format", "reason"],
+            # The least and the greatest photo would fill the footer, which each run reads.
+            write_statistics=[name for name in schema.names if name not in _LARGE],
             write_page_checksum=True,
         )
 
@@ -210,7 +217,8 @@ def _open(store: Root, path: str) -> Iterator[pq.ParquetFile]:
     """An open Parquet file, whose errors become a `FruitsError` with its name."""
     try:
         with store.fs.open_input_file(store.inside(path)) as source:
-            yield pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+            footer = _footer(source)
+            yield pq.ParquetFile(source, metadata=footer, pre_buffer=True, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         # pyarrow names a failure of S3 by these words. Spark then repeats the task.
         if "AWS Error" in str(error) and not isinstance(error, FileNotFoundError):
@@ -218,6 +226,16 @@ def _open(store: Root, path: str) -> Iterator[pq.ParquetFile]:
         raise FruitsError(
             f"{store.uri_of(path)} cannot be read ({error}): it was removed or changed after it was written"
         ) from error
+
+
+def _footer(source: pa.NativeFile) -> pq.FileMetaData:
+    """The footer of a Parquet file. Its length is in the four bytes before the last four."""
+    size = source.size()
+    end = source.read_at(min(size, _END_BYTES), max(0, size - _END_BYTES))
+    length = int.from_bytes(end[-8:-4], "little") + 8
+    if len(end) < length <= size:
+        end = source.read_at(length, size - length)
+    return pq.read_metadata(pa.BufferReader(end))
 
 
 def row_groups(versions: Mapping[str, Version]) -> list[RowGroup]:

@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.parquet import read_columns
-from spark_jobs.store.root import IO_THREADS, Root
+from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES
 from spark_jobs.store.tables import TableFile, check_inside, files_by_class, version_of
 from spark_jobs.store.versions import Part, Version
@@ -99,16 +98,16 @@ KnownPhotos = Mapping[str, Sequence[PhotoFile]]
 def known_photos(store: Root, labels: Iterable[str] | None = None) -> KnownPhotos:
     """The files of both tables of photos, of each class or of each given class that has any, by label."""
     wanted = None if labels is None else set(labels)
+    logs = concurrently(lambda table: files_by_class(store, table, wanted), PHOTO_TABLES)
     found = [
         (table, file)
-        for table in PHOTO_TABLES
-        for files in files_by_class(store, table, wanted).values()
+        for table, log in zip(PHOTO_TABLES, logs, strict=True)
+        for files in log.values()
         for file in files
     ]
     known: dict[str, list[PhotoFile]] = defaultdict(list)
-    with ThreadPoolExecutor(IO_THREADS) as pool:
-        for read in pool.map(lambda place: _photo_file(store, *place), found):
-            known[read.file.label].append(read)
+    for read in concurrently(lambda place: _photo_file(store, *place), found):
+        known[read.file.label].append(read)
     return dict(known)
 
 

@@ -2,12 +2,13 @@
 
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -23,8 +24,23 @@ IO_THREADS = 32
 S3_ATTEMPTS = 8
 
 DEFAULT_REGION = "eu-west-3"
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+
+def concurrently(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The results of a function for items, in their order, from up to `IO_THREADS` threads at once.
+
+    Raises the error of the first item whose call fails.
+    """
+    wanted = list(items)
+    if len(wanted) < 2:
+        return list(map(function, wanted))
+    with ThreadPoolExecutor(min(IO_THREADS, len(wanted))) as pool:
+        return list(pool.map(function, wanted))
 
 
 @dataclass(frozen=True)
@@ -57,9 +73,10 @@ class Root:
 
     def read(self, path: str) -> bytes:
         """The content of one file. Raises `FileNotFoundError`, `PermissionError` or `OSError`."""
-        with self.fs.open_input_stream(self.inside(path)) as stream:
+        # A stream of unknown length would be read from S3 in requests of 256 KB.
+        with self.fs.open_input_file(self.inside(path)) as file:
             try:
-                return bytes(stream.read())
+                return bytes(file.read(file.size()))
             except OSError as error:  # pyarrow's text does not name the object
                 told = self._told_again(path) or error if str(error).endswith("operation: ") else error
                 raise OSError(f"When reading {self.uri_of(path)}: {told}") from error
@@ -95,9 +112,8 @@ class Root:
             return None
 
         wanted = list(paths)
-        with ThreadPoolExecutor(IO_THREADS) as pool:
-            read = zip(wanted, pool.map(content, wanted), strict=True)
-            return {path: found for path, found in read if found is not None}
+        read = zip(wanted, concurrently(content, wanted), strict=True)
+        return {path: found for path, found in read if found is not None}
 
     def write(self, path: str, content: bytes) -> None:
         """Writes one file as a whole or not at all. Readers see the old or the new content, never a part.
@@ -128,8 +144,7 @@ class Root:
     def write_many(self, contents: Iterable[tuple[str, bytes]]) -> None:
         """`write` for several files, concurrently."""
         written = dict(contents)
-        with ThreadPoolExecutor(IO_THREADS) as pool:
-            list(pool.map(lambda item: self._write(*item), written.items()))
+        concurrently(lambda item: self._write(*item), written.items())
         self.sync_folders(written)
 
     def create(self, path: str) -> pa.NativeFile:
@@ -167,8 +182,7 @@ class Root:
     def copy_many(self, copies: Iterable[tuple[str, str]]) -> None:
         """`copy` for several (source, target), concurrently."""
         wanted = list(copies)
-        with ThreadPoolExecutor(IO_THREADS) as pool:
-            list(pool.map(lambda pair: self._copy(*pair), wanted))
+        concurrently(lambda pair: self._copy(*pair), wanted)
         self.sync_folders(target for _, target in wanted)
 
     def remove_file(self, path: str) -> None:
@@ -179,8 +193,7 @@ class Root:
     def remove_files(self, paths: Iterable[str]) -> None:
         """`remove_file` for several files, concurrently, and removes folders on disk that become empty."""
         removed = list(paths)
-        with ThreadPoolExecutor(IO_THREADS) as pool:
-            list(pool.map(self.remove_file, removed))
+        concurrently(self.remove_file, removed)
         if self.is_local:
             for folder in sorted({Path(path).parent for path in removed}):
                 self._remove_empty(folder)

@@ -4,15 +4,14 @@ delta-rs's `vacuum` knows no run that is still writing, so it is not used.
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from urllib.parse import unquote
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.leases import LIFETIME, Lease, live_runs
 from spark_jobs.store.pointers import class_pointers, folder_of, parse_pointer, pointer_path
-from spark_jobs.store.root import IO_THREADS, Root
-from spark_jobs.store.tables import LOG, open_table, table_files
+from spark_jobs.store.root import Root, concurrently
+from spark_jobs.store.tables import LOG, current_files
 
 _VERSION_DIGITS = 20  # in the names of the entries of a log
 
@@ -28,12 +27,12 @@ def sweep_table(store: Root, table: str, keep: timedelta, lease: Lease) -> int:
         return 0  # a store of release 0.1, which `convert_store` has still to convert
     now = lease.now()
     alive = live_runs(store, now)
-    opened = open_table(store, table)
-    if opened is None:
+    files = current_files(store, table)
+    if files is None:
         return 0
     # A run needs the entries of the version that it has opened until it has committed.
     _expire_log(store, table, now - max(keep, LIFETIME))
-    needed = {file.path for file in table_files(opened)} | _replaced_after(store, table, now - keep)
+    needed = {file.path for file in files} | _replaced_after(store, table, now - keep)
     unneeded = [
         name for name in names if not name.startswith(LOG) and name not in needed and _run(name) not in alive
     ]
@@ -108,8 +107,7 @@ def sweep_versions(store: Root, output: str, keep: timedelta, lease: Lease) -> i
     except FruitsError:
         return 0
     unreferenced = [path for path in old if path not in named]
-    with ThreadPoolExecutor(IO_THREADS) as pool:
-        list(pool.map(store.remove, unreferenced))
+    concurrently(store.remove, unreferenced)
     return len(unreferenced)
 
 

