@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from resources.photo_folders import Listing
+from resources.photo_names import companion
 from resources.settings import Settings
 from spark_jobs.ingest_images import ClassIngest, IngestParams, up_to_date
 from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, image_versions
@@ -87,19 +88,24 @@ def _vanished(store: Root, listing: Listing, changed: Mapping[str, Difference]) 
         return {}
     rows = [rows_by_class(store, table) for table in PHOTO_TABLES]
     known = sum(sum(table.values()) for table in rows)
-    gone = sum(len(change.gone) for change in losing.values())
+    gone = sum(len(_photos(change.gone)) for change in losing.values())
     gone += sum(images for table in rows for label, images in table.items() if label not in listing.classes)
     held = {}
     for label, change in losing.items():
         unreadable = next((path for path in listing.unreadable if _is_below(path, change.gone)), None)
         if unreadable is not None:
             held[label] = f"{unreadable!r} cannot be listed, so its photos seem to be gone"
-        elif len(change.gone) > _MAY_VANISH * change.known:
-            held[label] = f"{len(change.gone):,} of its {change.known:,} photos are gone"
+        elif len(vanished := _photos(change.gone)) > _MAY_VANISH * change.known:
+            held[label] = f"{len(vanished):,} of its {change.known:,} photos are gone"
         elif gone > _MAY_VANISH * known:
             held[label] = f"{gone:,} of the {known:,} photos of the store are gone"
     remedy = "The class keeps its last version. If the photos are to go: fruits run --accept-removals"
     return {label: f"{reason}. {remedy}" for label, reason in held.items()}
+
+
+def _photos(paths: Collection[str]) -> list[str]:
+    """The paths without those of files beside photos, which an earlier release took for bad photos."""
+    return [path for path in paths if not companion(path.rpartition("/")[2])]
 
 
 def _is_below(folder: str, paths: Collection[str]) -> bool:

@@ -17,6 +17,7 @@ from fruits_assets.partitions import known_classes
 from fruits_assets.run_plan import RunPlan, plan_run, read_state
 from resources.emr.residency import check_residency
 from resources.photo_folders import PhotoFolders
+from resources.photo_names import label_of
 from resources.settings import Settings
 from spark_jobs.since_fit import SinceFit, since_fit
 from spark_jobs.store.pointers import current_by_class, current_one
@@ -110,6 +111,7 @@ def run_pipeline(
     SIGINT.
     """
     started = time.monotonic()
+    labels = [label_of(label) for label in labels]
     with full_disk_explained(settings):
         check_residency(settings)
         photos = PhotoFolders(settings.images)

@@ -2,17 +2,18 @@
 
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from resources.photo_names import companion, invisible, label_of, unfit_for_partition
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import (
@@ -30,18 +31,25 @@ from spark_jobs.wording import counted
 
 # The folders of photos on S3 whose keys are listed one after another.
 _LEAST_FOLDERS = 10
+# A folder on disk that is deeper than this is an accident, such as a backup of itself.
+_DEEPEST = 64
+# Times, in microseconds since 1970, that pandas can hold. Damaged archives bring others.
+_EARLIEST, _LATEST = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000 for year in (1678, 2262))
+_HIDDEN = "begins with . or _"
 
 
 @dataclass
 class Listing:
     """Photos by class, sorted by path; the reason by skipped path; the reason by refused class name.
 
-    `unreadable` are the paths, of the skipped ones, that may hold photos which the system does not show.
+    `companions` are the numbers of files that lie beside photos, by kind. `unreadable` are the paths, of the
+    skipped ones, that may hold photos which the system does not show.
     """
 
     classes: dict[str, list[Photo]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    companions: dict[str, int] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
 
     def version(self, label: str) -> str:
@@ -50,7 +58,18 @@ class Listing:
 
     def hidden(self, label: str) -> str | None:
         """An unreadable path that may hold photos of a class, or None."""
-        return next((path for path in sorted(self.unreadable) if label in path.split("/")), None)
+        return next(
+            (path for path in sorted(self.unreadable) if label_of(label) in label_of(path).split("/")), None
+        )
+
+    @property
+    def several_folders(self) -> dict[str, int]:
+        """The classes that several folders make up, with the number of their folders."""
+        folders = {
+            label: len({photo.path.rpartition("/")[0] for photo in photos})
+            for label, photos in self.classes.items()
+        }
+        return {label: number for label, number in folders.items() if number > 1}
 
 
 class PhotoFolders:
@@ -80,8 +99,9 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
     """Lists a root of photos, with one folder for each class, at any depth.
 
     The label of a photo is the name of its folder; all folders of the same name are one class. A file or
-    folder is skipped if its name begins with a dot or an underscore, if it is in no folder, or if it is a
-    link that leads out of the root. A folder name that cannot be a Dagster partition is refused.
+    folder is skipped if its name begins with a dot or an underscore, or has an invisible character, if it is
+    in no folder, or if it is a link that leads out of the root. Files that lie beside photos are counted. A
+    folder name that cannot be a Dagster partition is refused.
 
     Raises `FruitsError` if the root does not exist, or holds no photo in any folder and may not be empty. On
     S3, a prefix without objects does not exist, so a root that may be empty is any prefix of a bucket.
@@ -97,22 +117,25 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
         )
     classes: dict[str, list[Photo]] = defaultdict(list)
     # A dictionary, so that a listing that returns an object twice counts it once.
+    companions: Counter[str] = Counter()
     for photo in {photo.path: photo for photo in found}.values():
         folder, _, name = photo.path.rpartition("/")
         hidden = next((part for part in photo.path.split("/") if part.startswith((".", "_"))), None)
         if not {"", ".", ".."}.isdisjoint(photo.path.split("/")):
             listing.skipped[photo.path] = "has a part without a name, or the part . or .., in its path"
         elif hidden is not None:
-            listing.skipped[photo.path[: photo.path.index(hidden)] + hidden] = "begins with . or _"
+            listing.skipped[photo.path[: photo.path.index(hidden)] + hidden] = _HIDDEN
+        elif kind := companion(name):
+            companions[kind] += 1
         elif not folder:
             listing.skipped[name] = "is in no folder, so it has no label"
+        elif reason := unfit_for_partition(label := label_of(folder.rpartition("/")[2])):
+            listing.refused[label] = reason
+        elif reason := invisible(photo.path):
+            listing.skipped[photo.path] = reason
         else:
-            label = folder.rpartition("/")[2]
-            reason = _unfit_for_partition(label)
-            if reason:
-                listing.refused[label] = reason
-            else:
-                classes[label].append(photo)
+            classes[label].append(photo)
+    listing.companions = dict(companions)
     if not classes and not may_be_empty:
         skipped = f"{counted(len(listing.skipped), 'entry was', 'entries were')} skipped, "
         refused = f"{counted(len(listing.refused), 'class name was', 'class names were')} refused"
@@ -122,15 +145,6 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
         )
     listing.classes = {label: sorted(classes[label]) for label in sorted(classes)}
     return listing
-
-
-def _unfit_for_partition(label: str) -> str | None:
-    """The reason why a folder name cannot be a partition key, or None if it can."""
-    if "..." in label:
-        return "holds '...', which Dagster reads as a range of partitions"
-    if any(unicodedata.category(character) == "Cc" for character in label):
-        return "holds a control character"
-    return None
 
 
 def _list_s3(uri: str, may_be_empty: bool) -> list[Photo] | None:
@@ -214,43 +228,63 @@ def _faults_of_listing(bucket: str, prefix: str) -> Iterator[None]:
 def _walk_local(root: Root, listing: Listing) -> Iterator[Photo] | None:
     """The files below a folder, or None where there is no folder. Notes what cannot be read in `listing`."""
     top = os.path.realpath(root.uri)
-    return _walk_folder(Path(top), "", [top], listing) if os.path.isdir(top) else None
+    return _walk(Path(top), listing) if os.path.isdir(top) else None
 
 
-def _walk_folder(top: Path, folder: str, above: list[str], listing: Listing) -> Iterator[Photo]:
-    """Yields the files below one folder. `above` holds the real paths of the folder and its parents."""
-    skipped = listing.skipped
-    try:
-        entries = sorted(os.scandir(top / folder), key=lambda entry: entry.name)
-    except OSError as error:
-        skipped[folder] = f"cannot be listed: {error.strerror}"
-        listing.unreadable.add(folder)
-        return
-    for entry in entries:
-        path = f"{folder}/{entry.name}" if folder else entry.name
-        if any(unicodedata.category(character) == "Cs" for character in entry.name):
-            # Python reads a byte that is not UTF-8 as a lone surrogate; no other program can open the path.
-            skipped[os.fsencode(path).decode(errors="backslashreplace")] = "has a name that is not UTF-8"
-            continue
-        if entry.name.startswith((".", "_")):
-            skipped[path] = "begins with . or _"
-            continue
-        if entry.is_symlink():
-            target = os.path.realpath(entry.path)
-            if os.path.commonpath([target, top]) != str(top):
-                skipped[path] = "is a link that leads out of FRUITS_IMAGES"
-                continue
-            if target in above:
-                skipped[path] = "is a link to a folder that contains it"
-                continue
+class _Folder(NamedTuple):
+    """A folder to list: its path relative to the root, and whether a link led into it."""
+
+    path: str
+    linked: bool
+
+
+def _walk(top: Path, listing: Listing) -> Iterator[Photo]:
+    folders = [_Folder("", False)]
+    while folders:
+        folder = folders.pop()
         try:
-            if entry.is_dir():
-                yield from _walk_folder(top, path, [*above, os.path.realpath(entry.path)], listing)
-            elif entry.is_file():
-                status = entry.stat()
-                yield Photo(path, status.st_size, status.st_mtime_ns // 1000)
-            else:
-                skipped[path] = "is neither a file nor a folder, or a broken link"
+            entries = sorted(os.scandir(top / folder.path), key=lambda entry: entry.name)
         except OSError as error:
-            skipped[path] = f"cannot be read: {error.strerror}"
-            listing.unreadable.add(path)
+            listing.skipped[folder.path] = f"cannot be listed: {error.strerror}"
+            listing.unreadable.add(folder.path)
+            continue
+        for entry in entries:
+            path = f"{folder.path}/{entry.name}" if folder.path else entry.name
+            try:
+                found = _entry(top, folder, entry, path)
+            except OSError as error:
+                found = f"cannot be read: {error.strerror}"
+                listing.unreadable.add(path)
+            if isinstance(found, _Folder):
+                folders.append(found)
+            elif isinstance(found, Photo):
+                yield found
+            else:
+                listing.skipped[os.fsencode(path).decode(errors="backslashreplace")] = found
+
+
+def _entry(top: Path, folder: _Folder, entry: "os.DirEntry[str]", path: str) -> "_Folder | Photo | str":
+    """The folder or file that an entry of a folder is, or the reason why it is skipped."""
+    if any(unicodedata.category(character) == "Cs" for character in entry.name):
+        # Python reads a byte that is not UTF-8 as a lone surrogate; no other program can open the path.
+        return "has a name that is not UTF-8"
+    if entry.name.startswith((".", "_")):
+        return _HIDDEN
+    linked = folder.linked
+    if entry.is_symlink():
+        target = os.path.realpath(entry.path)
+        if os.path.commonpath([target, top]) != str(top):
+            return "is a link that leads out of FRUITS_IMAGES"
+        if entry.is_dir():
+            if linked:
+                return "is a link in a folder that is itself reached by a link"
+            if os.path.commonpath([target, top / folder.path]) == target:
+                return "is a link to a folder that contains it"
+            linked = True
+    if entry.is_dir():
+        deep = path.count("/") + 1 >= _DEEPEST
+        return f"is more than {_DEEPEST} folders deep" if deep else _Folder(path, linked)
+    if not entry.is_file():
+        return "is neither a file nor a folder, or a broken link"
+    status = entry.stat()
+    return Photo(path, status.st_size, min(max(status.st_mtime_ns // 1000, _EARLIEST), _LATEST))

@@ -5,10 +5,7 @@ Only photos that the store does not know in their present state are read. The fi
 
 import base64
 import hashlib
-import os
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -24,11 +21,11 @@ from spark_jobs.compact_tables import compact_table
 from spark_jobs.convert_store import prepared_store
 from spark_jobs.errors import FruitsError
 from spark_jobs.images import FORMATS, RULES, BadImage, decode, thumbnails
+from spark_jobs.read_photos import Content, read_ahead
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
 from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, Photo, difference, known_photos
-from spark_jobs.store.root import IO_THREADS, Root, concurrently, open_root
-from spark_jobs.store.s3_errors import OF_AN_OBJECT, fault_of, read_patiently
+from spark_jobs.store.root import Root, concurrently, open_root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
 from spark_jobs.store.tables import ClassChange, change_classes, compared_again
@@ -40,7 +37,6 @@ from spark_jobs.wording import counted, recompute_hint
 # A chunk is the photos of one class in one task, small enough that the last task of a run is short.
 CHUNK_IMAGES = 512
 CHUNK_BYTES = 64 << 20
-READ_AHEAD_BYTES = 64 << 20
 # Images of a task, at least and about at most.
 LEAST_IMAGES, MOST_IMAGES = 1024, 2048
 PREVIEW_IMAGES = 6
@@ -109,7 +105,7 @@ class _Rewrite(NamedTuple):
 
 @dataclass(kw_only=True)
 class _Written:
-    """The new files of a class in both tables, its preview, and the damage of a file that it replaces."""
+    """The new files of a class in both tables, its preview, and why the class cannot be replaced."""
 
     parts: dict[str, list[Part]] = field(default_factory=lambda: {table: [] for table in PHOTO_TABLES})
     preview: bytes = b""
@@ -304,7 +300,7 @@ def _ingest(params: IngestParams, pieces: list[_Chunk | _Rewrite]) -> list[tuple
         if isinstance(piece, _Rewrite)
     ]
     photos = [photo for chunk in chunks for photo in chunk.photos]
-    with closing(_read_ahead(open_root(params.images), photos, params.max_bytes)) as contents:
+    with closing(read_ahead(open_root(params.images), photos, params.max_bytes)) as contents:
         written += [
             (chunk.label, _ingest_chunk(store, params, chunk, islice(contents, len(chunk.photos))))
             for chunk in chunks
@@ -325,15 +321,22 @@ def _rewrite(store: Root, run: str, piece: _Rewrite) -> _Written:
 
 
 def _ingest_chunk(
-    store: Root, params: IngestParams, chunk: _Chunk, contents: Iterable[tuple[Photo, bytes | BadImage]]
+    store: Root, params: IngestParams, chunk: _Chunk, contents: Iterable[tuple[Photo, Content]]
 ) -> _Written:
-    """Writes at most one file of good photos and one of bad photos, and keeps photos for the preview."""
+    """Writes at most one file of good photos and one of bad photos, and keeps photos for the preview.
+
+    Where the disk fails, the chunk is damaged, so that its class keeps all of its photos.
+    """
     images, bad = (_Rows(store, table, params.version, params.rules) for table in PHOTO_TABLES)
     preview: list[Image.Image] = []
     every = -(-len(chunk.photos) // PREVIEW_IMAGES)
+    damage = ""
     for index, (photo, content) in enumerate(contents):
         row: dict[str, Any] = {"path": photo.path, "label": chunk.label, "bytes": photo.bytes}
         row |= {"modified": photo.modified, "etag": photo.etag or None}
+        if isinstance(content, OSError):
+            damage = f"{photo.path!r} cannot be read: {content.strerror}. The class keeps its last version"
+            continue
         try:
             if isinstance(content, BadImage):
                 raise content
@@ -350,6 +353,7 @@ def _ingest_chunk(
     return _Written(
         parts={RAW_IMAGES: images.close(), QUARANTINED_IMAGES: bad.close()},
         preview=thumbnails(preview),
+        damage=damage,
     )
 
 
@@ -381,43 +385,3 @@ class _Rows:
         if self._rows:
             self._flush()
         return [self._writer.close()] if self._writer else []
-
-
-def _read_ahead(
-    root: Root, photos: Sequence[Photo], max_bytes: int
-) -> Generator[tuple[Photo, bytes | BadImage], None, None]:
-    """Yields every photo with its content, in order. Threads read ahead, up to `READ_AHEAD_BYTES`."""
-    waiting: deque[tuple[Photo, Future[bytes | BadImage]]] = deque()
-    pending = 0
-    with ThreadPoolExecutor(min(IO_THREADS, len(photos) or 1)) as pool:
-        for photo in photos:
-            while waiting and (len(waiting) == 2 * IO_THREADS or pending + photo.bytes > READ_AHEAD_BYTES):
-                oldest, future = waiting.popleft()
-                yield oldest, future.result()
-                pending -= oldest.bytes
-            waiting.append((photo, pool.submit(read_photo, root, photo, max_bytes)))
-            pending += photo.bytes
-        while waiting:
-            oldest, future = waiting.popleft()
-            yield oldest, future.result()
-
-
-def read_photo(root: Root, photo: Photo, max_bytes: int) -> bytes | BadImage:
-    """The content of a photo, or the reason to quarantine it.
-
-    Raises `OSError` if the network fails, or if S3 denies the run everything.
-    """
-    if photo.bytes > max_bytes:
-        return BadImage(f"{photo.bytes:,} bytes are over the limit of {max_bytes:,} (FRUITS_MAX_IMAGE_BYTES)")
-    try:
-        return read_patiently(root, photo.path)
-    except FileNotFoundError:
-        return BadImage("was deleted during ingestion")
-    except OSError as error:
-        if root.is_local:
-            return BadImage(f"cannot be read: {os.strerror(error.errno) if error.errno else error}")
-        fault = fault_of(str(error))
-        if fault and fault.kind in OF_AN_OBJECT:
-            root.exists()  # raises where the run has lost its access: then no photo is bad
-            return BadImage(f"cannot be read: {fault.cause}. {fault.remedy}")
-        raise

@@ -5,6 +5,7 @@ import dagster as dg
 from fruits_assets.decorators import GROUP, errors_end_the_step
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
 from resources.photo_folders import PhotoFolders
+from resources.photo_names import alike, only_divisions
 from resources.settings import Settings
 from spark_jobs.store.classes import holdings, old_classes
 from spark_jobs.store.root import open_root
@@ -40,6 +41,22 @@ def fruit_photos(
         context.log.warning(f"Refused the folder {name!r}: its name {reason}. Rename it.")
     for name, reason in list(listing.skipped.items())[:SHOWN]:
         context.log.info(f"Skipped {name!r}: it {reason}.")
+    if listing.companions:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(listing.companions.items()))
+        context.log.info(f"Skipped files that lie beside photos: {kinds}.")
+    several = [f"{label}: {number} folders" for label, number in listing.several_folders.items()]
+    if several:
+        context.log.info(f"Classes of several folders: {len(several)} ({', '.join(several[:SHOWN])}).")
+    for labels in alike(listing.classes)[:SHOWN]:
+        context.log.warning(
+            f"These class names look alike: {', '.join(map(repr, labels))}. If they are one fruit, give "
+            "their folders one name."
+        )
+    if only_divisions(listing.classes):
+        context.log.warning(
+            f"The only classes are {', '.join(listing.classes)}. Photos get the name of their own folder, so "
+            "put them into a folder for each fruit."
+        )
     if gone:
         context.log.warning(
             f"Classes without photos: {len(gone)} ({', '.join(gone[:SHOWN])}). Their last versions stay "
@@ -61,6 +78,7 @@ def fruit_photos(
                 "gone_classes": gone[:SHOWN],
                 "refused": dict(list(listing.refused.items())[:SHOWN]),
                 "skipped": dict(list(listing.skipped.items())[:SHOWN]),
+                "companions": listing.companions,
             },
         )
     )

@@ -71,12 +71,16 @@ class Root:
         """Whether a file of this name exists."""
         return bool(self.fs.get_file_info(self.inside(path)).type == pafs.FileType.File)
 
-    def read(self, path: str) -> bytes:
-        """The content of one file. Raises `FileNotFoundError`, `PermissionError` or `OSError`."""
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """The content of one file, or its first `most` bytes.
+
+        Raises `FileNotFoundError`, `PermissionError` or `OSError`.
+        """
         # A stream of unknown length would be read from S3 in requests of 256 KB.
         with self.fs.open_input_file(self.inside(path)) as file:
             try:
-                return bytes(file.read(file.size()))
+                size = file.size()
+                return bytes(file.read(size if most is None else min(most, size)))
             except OSError as error:  # pyarrow's text does not name the object
                 told = self._told_again(path) or error if str(error).endswith("operation: ") else error
                 raise OSError(f"When reading {self.uri_of(path)}: {told}") from error

@@ -156,13 +156,13 @@ def fault_of(text: str) -> Fault | None:
     return Fault(kind, where, cause, remedy)
 
 
-def read_patiently(root: Root, path: str) -> bytes:
-    """The content of a file. Where S3 is too busy, it reads again for ten minutes, one file at a time.
+def read_patiently(root: Root, path: str, most: int | None = None) -> bytes:
+    """`Root.read`. Where S3 is too busy, it reads again for ten minutes, one file at a time.
 
     pyarrow itself tries again for about a minute, in each of many threads, which keeps S3 busy.
     """
     try:
-        return root.read(path)
+        return root.read(path, most)
     except OSError as error:
         _raise_unless_patient(error, 0)
     begun = time.monotonic()
@@ -170,7 +170,7 @@ def read_patiently(root: Root, path: str) -> bytes:
         for pause in chain((1, 2, 4, 8, 16), repeat(30)):
             time.sleep(random.uniform(0.5, 1) * pause)
             try:
-                return root.read(path)
+                return root.read(path, most)
             except OSError as error:
                 _raise_unless_patient(error, time.monotonic() - begun)
     raise AssertionError  # `repeat` never ends

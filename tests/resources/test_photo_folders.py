@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from resources.photo_folders import list_photos
+from resources.photo_names import alike, only_divisions
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import Photo
 from tests.support import without_roots_powers
@@ -116,15 +118,115 @@ def test_a_changed_photo_changes_only_the_version_of_its_class(root: Path) -> No
 # Names that are refused and files that are skipped, each with the reason.
 
 
-@pytest.mark.parametrize(
-    "label", ["a...b", "trailing...", "new\nline", "tab\t", "\x01", "delete\x7f", "\x85"]
-)
+@pytest.mark.parametrize("label", ["a...b", "trailing..."])
 def test_a_folder_name_that_cannot_be_a_partition_is_refused(root: Path, label: str) -> None:
     put(root, f"{label}/1.jpg", "Kiwi/1.jpg", f"{label}/Banana/1.jpg")
     listing = list_photos(str(root))
     assert list(listing.classes) == ["Banana", "Kiwi"]
     assert list(listing.refused) == [label]
     assert listing.refused[label].startswith("holds ")
+
+
+INVISIBLE = [
+    "new\nline",
+    "tab\t",
+    "\x01",
+    "\x85",
+    "\u202egpj.iwiK",
+    "a\u200b",
+    "\u2028b",
+    "\ufeffKiwi",
+    "\ue000",
+]
+
+
+@pytest.mark.parametrize("name", INVISIBLE)
+def test_a_name_with_an_invisible_character_is_refused_or_skipped_by_name(root: Path, name: str) -> None:
+    put(root, f"{name}/1.jpg", "Kiwi/1.jpg", f"{name}/Banana/1.jpg", f"Kiwi/{name}.jpg")
+    listing = list_photos(str(root))
+    assert paths_by_class(root) == {"Kiwi": ["Kiwi/1.jpg"]}
+    assert list(listing.refused) == [name]
+    assert set(listing.skipped) == {f"{name}/Banana/1.jpg", f"Kiwi/{name}.jpg"}
+    for reason in (*listing.refused.values(), *listing.skipped.values()):
+        assert reason.startswith("holds the invisible character U+")
+
+
+@pytest.mark.parametrize(
+    "label", ["\u062a\u0648\u062a\u200c\u0641\u0631\u0646\u06af\u06cc", "\U0001f469\u200d\U0001f33e"]
+)
+def test_a_character_that_joins_or_separates_letters_belongs_to_a_name(root: Path, label: str) -> None:
+    put(root, f"{label}/1.jpg")
+    assert list(list_photos(str(root)).classes) == [label]
+
+
+# Files that lie beside photos.
+
+COMPANIONS = {
+    "films": ["IMG_1.MOV", "a.mp4"],
+    "notes and data": [
+        "1.xml",
+        "1.jpg.json",
+        "labels.csv",
+        "README",
+        "LICENSE",
+        "Readme.md",
+        "Orange_Info.txt",
+    ],
+    "edits of photos": ["IMG_1.AAE", "1.xmp"],
+    "archives": ["photos.zip", "photos.tar.gz"],
+    "files of the system": ["Thumbs.db", "desktop.ini", "Kiwi_$folder$", "1.jpg.crdownload"],
+}
+
+
+def test_files_that_lie_beside_photos_are_counted_by_kind_and_are_no_class(root: Path) -> None:
+    put(root, "Kiwi/1.jpg", *(f"Kiwi/{name}" for names in COMPANIONS.values() for name in names))
+    put(root, "Notes/1.txt", "readme.txt", "Kiwi/._1.jpg", "__MACOSX/Kiwi/._1.jpg")
+    listing = list_photos(str(root))
+    assert paths_by_class(root) == {"Kiwi": ["Kiwi/1.jpg"]}
+    counts = {kind: len(names) for kind, names in COMPANIONS.items()}
+    assert listing.companions == counts | {"notes and data": counts["notes and data"] + 2}
+
+
+@pytest.mark.parametrize(
+    "name", ["photo", "1.jpg.1", "IMG_1", "db", "x.JPG", "license plate.jpg", "1.heic", "1.txt.jpg"]
+)
+def test_a_file_that_may_be_a_photo_is_listed_whatever_its_name(root: Path, name: str) -> None:
+    put(root, f"Kiwi/{name}")
+    assert paths_by_class(root) == {"Kiwi": [f"Kiwi/{name}"]}
+
+
+# Names that look alike.
+
+
+def test_a_name_is_one_class_in_both_normal_forms_of_unicode(root: Path) -> None:
+    composed, decomposed = "P\u00eache", "Pe\u0302che"
+    put(root, f"{composed}/1.jpg", f"{decomposed}/2.jpg", "Kiwi/1.jpg", "test/Kiwi/2.jpg", "Fig/1.jpg")
+    listing = list_photos(str(root))
+    assert list(listing.classes) == ["Fig", "Kiwi", composed]
+    assert {photo.path for photo in listing.classes[composed]} == {f"{composed}/1.jpg", f"{decomposed}/2.jpg"}
+    assert listing.several_folders == {"Kiwi": 2, composed: 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [
+        (["Apple", "apple", "Apple ", "Apple.", "Pear"], [["Apple", "Apple ", "Apple.", "apple"]]),
+        (["\u00c9t\u00e9", "\u00e9t\u00e9"], [["\u00c9t\u00e9", "\u00e9t\u00e9"]]),
+        (["Apple 1", "Apple 2"], []),
+    ],
+)
+def test_names_that_differ_in_case_or_in_their_ends_look_alike(
+    labels: list[str], groups: list[list[str]]
+) -> None:
+    assert alike(labels) == groups
+
+
+@pytest.mark.parametrize(
+    ("labels", "only"),
+    [(["train", "Test"], True), (["images"], True), (["train", "Kiwi"], False), ([], False)],
+)
+def test_classes_may_be_only_the_parts_of_a_data_set(labels: list[str], only: bool) -> None:
+    assert only_divisions(labels) == only
 
 
 @pytest.mark.parametrize("path", [".cache/1.jpg", "_old/1.jpg", "Kiwi/_bad/Banana/2.jpg", "Kiwi/.DS_Store"])
@@ -139,10 +241,10 @@ def test_a_name_with_a_leading_dot_or_underscore_is_skipped(root: Path, path: st
 
 
 def test_a_file_outside_any_folder_is_skipped(root: Path) -> None:
-    put(root, "readme.txt", "Kiwi/1.jpg")
+    put(root, "2.jpg", "Kiwi/1.jpg")
     listing = list_photos(str(root))
     assert list(listing.classes) == ["Kiwi"]
-    assert listing.skipped == {"readme.txt": "is in no folder, so it has no label"}
+    assert listing.skipped == {"2.jpg": "is in no folder, so it has no label"}
 
 
 def test_a_pipe_is_skipped(root: Path) -> None:
@@ -221,6 +323,33 @@ def test_loops_of_links_are_not_followed(root: Path) -> None:
         "b": ["a/b/1.jpg", "b/1.jpg"],
     }
     assert {"a/self", "a/above", "a/b/a", "b/a/b"} <= listing.skipped.keys()
+
+
+def test_folders_that_link_to_each_other_are_listed_once_from_each(root: Path) -> None:
+    names = [f"class {number}" for number in range(12)]
+    put(root, *(f"{name}/{name}.jpg" for name in names))
+    for name in names:
+        for other in names:
+            if other != name:
+                (root / name / other).symlink_to(f"../{other}")
+    listing = list_photos(str(root))
+    assert {len(photos) for photos in listing.classes.values()} == {len(names)}
+
+
+def test_folders_that_are_too_deep_are_skipped_and_the_others_are_listed(root: Path) -> None:
+    put(root, "Kiwi/1.jpg", f"{'x/' * 200}1.jpg")
+    listing = list_photos(str(root))
+    assert list(listing.classes) == ["Kiwi"]
+    assert list(listing.skipped.values()) == ["is more than 64 folders deep"]
+
+
+@pytest.mark.parametrize(("year", "clamped"), [(2400, 2262), (2024, 2024)])
+def test_a_time_that_no_column_holds_is_clamped(root: Path, year: int, clamped: int) -> None:
+    put(root, "Kiwi/1.jpg")
+    seconds = round((year - 1970) * 365.2425 * 86_400)
+    os.utime(root / "Kiwi/1.jpg", (seconds, seconds))
+    [photo] = list_photos(str(root)).classes["Kiwi"]
+    assert datetime.fromtimestamp(photo.modified / 1e6, UTC).year == clamped
 
 
 def test_a_broken_link_is_skipped(root: Path) -> None:
