@@ -103,6 +103,26 @@ def test_only_changed_classes_are_worked_on_in_one_run(platform: Platform, run: 
     assert platform.out_of_sync(*BY_CLASS) == []
 
 
+def test_a_class_is_found_in_both_normal_forms_of_unicode(platform: Platform, run: Run) -> None:
+    composed, decomposed = "P\u00eache", "Pe\u0302che"
+    shutil.copytree(platform.photos / "Kiwi", platform.photos / decomposed)
+    for label in (composed, decomposed):
+        assert run(label, dry_run=True).changes[0] == ("photos", f"{IMAGES} new in 1 class")
+
+
+def test_files_that_an_earlier_release_took_for_bad_photos_leave_the_quarantine(
+    platform: Platform, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2 * IMAGES):
+        (platform.photos / "Kiwi" / f"{number}.xml").write_text("<annotation/>")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(photo_folders, "companion", lambda name: None)
+        assert list(run().failed_classes) == ["Kiwi"]
+    summary = run()
+    assert summary.failed_classes == {}
+    assert (summary.images, summary.quarantined_images) == (IMAGES * len(CLASSES), 0)
+
+
 def test_photos_are_listed_once_in_a_run(
     platform: Platform, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
