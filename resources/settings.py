@@ -112,9 +112,9 @@ class Settings(StoreSettings):
     spark_cores: int | None = Field(None, ge=1, description="Spark's cores; all of the machine if unset.")
     spark_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="Memory of Spark's JVM, as 700m or 1g.")
     max_image_bytes: int = Field(50_000_000, ge=1, description="A photo of more bytes is quarantined.")
-    # Pillow refuses to open an image with more pixels than the upper bound.
+    # Phones of today have 50 to 200 megapixels. A photo takes up to 8 bytes a pixel of a worker's memory.
     max_image_pixels: int = Field(
-        50_000_000, ge=1, le=178_956_970, description="A photo of more pixels is quarantined."
+        120_000_000, ge=1, le=250_000_000, description="A photo of more pixels is quarantined."
     )
     max_bad_share: float = Field(
         0.1,

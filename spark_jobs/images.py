@@ -4,10 +4,14 @@ The bytes come from strangers, so the rules are strict:
 
 | The file                                 | What `decode` does                                              |
 |------------------------------------------|-----------------------------------------------------------------|
-| JPEG, MPO, PNG, GIF, WebP, BMP, TIFF     | read by its contents; the name and its extension do not matter  |
+| JPEG, MPO, PNG, GIF, WebP, BMP, TIFF,    | read by its contents; the name and its extension do not matter  |
+| HEIC and other HEIF, AVIF                |                                                                 |
 | any other format (SVG, EPS, HTML, text)  | refused; formats that run an interpreter are never tried        |
 | empty, truncated, damaged                | refused; every pixel is decoded here, so no later step fails    |
+| a JPEG that lacks only its end marker    | read                                                            |
 | over `max_pixels`, or a side over 65535  | refused from the header, before a pixel is decoded              |
+| more memory than `max_pixels` allows     | refused from the header: see `_memory`                          |
+| a JPEG of more than 100 scans            | refused; each scan costs as much time as a whole picture        |
 | grey, palette, CMYK, YCbCr, LAB          | Pillow's conversion to RGB; colour profiles are not applied     |
 | 16 bits a channel                        | the high byte of each value                                     |
 | 32-bit integer grey                      | as 16-bit grey if its values fit in 16 bits, else refused       |
@@ -16,8 +20,7 @@ The bytes come from strangers, so the rules are strict:
 | several frames or pages                  | the first                                                       |
 | EXIF orientation                         | applied; broken EXIF is ignored                                 |
 
-Pillow's own limits apply too, even if `max_pixels` is higher. Pillow refuses metadata that unpacks to
-megabytes, and a picture over twice `PIL.Image.MAX_IMAGE_PIXELS` (by default 178956970 pixels in all).
+Pillow refuses metadata that unpacks to megabytes. `max_pixels` applies instead of its limit of pixels.
 
 A JPEG decoder conceals some damage inside the data; `decode` cannot detect it. Pillow's warnings are
 silenced. The lines that libtiff itself prints to stderr about a damaged TIFF cannot be silenced.
@@ -25,27 +28,44 @@ silenced. The lines that libtiff itself prints to stderr about a damaged TIFF ca
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from spark_jobs.dimensions import IMAGE_SIDE
+from spark_jobs.jpeg import END, lacks_only_its_end, scans
+from spark_jobs.signatures import signature
 
 # A version of the steps from a photo to the model's input; a change makes the features of every class stale.
 PREPROCESSING = "exif-rgb-bicubic224-mobilenet_v2/1"
 
 # "JPEG" covers MPO: Pillow's JPEG reader opens it, and "MPO" is not accepted in a list of formats.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+_OTHERS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+_IN_BOXES = ("HEIF", "AVIF")
+FORMATS = (*_OTHERS, *_IN_BOXES)
 
 # A version of the rules in the table above. After a change, the next run checks each photo again.
-RULES = "1"
+RULES = "2"
 
 # The limit of the JPEG format. A picture of 50000000 x 1 is within the limit of pixels, yet the coefficients
 # of its bicubic filter take 1.6 GB.
 MAX_SIDE = 65_535
+
+# A progressive photo has about 10 scans. libjpeg-turbo's own tools stop at 100 where they are asked to.
+MAX_SCANS = 100
+
+# What a pixel may cost, in bytes: Pillow keeps RGB in 4 bytes, and the turned picture beside it.
+_PIXEL_BYTES = 8
+# What a pixel costs in the decoder itself: the coefficients of a progressive JPEG, two canvases of a WebP,
+# and the planes of HEIF and AVIF beside their RGB.
+_DECODER_BYTES = {"JPEG progressive": 6, "WEBP": 8, "HEIF": 6, "AVIF": 6}
+# A tile of a TIFF may have this many pixels, however small the picture is.
+_TILE_PIXELS = 1 << 22
 
 THUMBNAIL_SIDE = 48  # pixels
 # The preview becomes metadata of an event in Dagster's database, so it has to stay small. At this quality
@@ -92,23 +112,18 @@ def decode(content: bytes, max_pixels: int) -> Decoded:
     """
     if not content:
         raise BadImage("empty file")
-    # This changes the filters of the whole process, which is safe because no caller decodes in threads.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _pillow_without_warnings_and_limit():
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            _check_size(image.width, image.height, max_pixels)
-            image.load()
+            image = _loaded(content, max_pixels)
             rgb = _to_rgb(image)
             turn = _UPRIGHT.get(_orientation(image) or 1)
             upright = rgb if turn is None else rgb.transpose(turn)
         except BadImage:
             raise
         except UnidentifiedImageError:
-            raise BadImage(f"not an image in a supported format ({', '.join(FORMATS)})") from None
-        except Image.DecompressionBombError:
-            # Pillow raises this before the width and height are known here.
-            raise BadImage(_over_limit("its pixels are", max_pixels)) from None
+            kind = signature(content)
+            formats = f"not an image in a supported format ({', '.join(FORMATS)})"
+            raise BadImage(f"{formats}: it is {kind}" if kind else formats) from None
         except MemoryError:
             raise BadImage("not enough memory to decode it") from None
         except Exception as error:
@@ -117,6 +132,115 @@ def decode(content: bytes, max_pixels: int) -> Decoded:
             message = " ".join(str(error).split())[:200] or type(error).__name__
             raise BadImage(f"truncated or damaged: {message}") from error
     return Decoded(image=upright, width=upright.width, height=upright.height, format=image.format or "")
+
+
+@contextmanager
+def _pillow_without_warnings_and_limit() -> Iterator[None]:
+    """This changes the whole process, which is safe because no caller decodes in threads."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    threads, AvifImagePlugin.DEFAULT_MAX_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS, 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS = limit, threads
+
+
+def _loaded(content: bytes, max_pixels: int) -> Image.Image:
+    """The picture with its pixels, which were decoded only after its header was found to be harmless."""
+    if content[:4] == b"RIFF":
+        _check_size(*_webp_size(content), max_pixels)  # Pillow reserves the canvas when it opens the file
+    in_boxes = content[4:8] == b"ftyp"  # the first box of HEIF and AVIF (ISO/IEC 14496-12)
+    if in_boxes:
+        _register_heif()
+    image = Image.open(io.BytesIO(content), formats=_IN_BOXES if in_boxes else _OTHERS)
+    _check_size(image.width, image.height, max_pixels)
+    _check_header(image, content, max_pixels)
+    try:
+        image.load()
+    except OSError as error:
+        if image.format != "JPEG" or "truncated" not in str(error) or not lacks_only_its_end(content):
+            raise
+        return _ended(content, error)
+    return image
+
+
+@cache
+def _register_heif() -> None:
+    """Lets Pillow read HEIF. The import takes 50 ms, which a process without such photos saves."""
+    from pillow_heif import register_heif_opener
+
+    # Spark runs one task on each core. Thumbnails and depths would be decoded beside the picture.
+    register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+
+
+def _ended(content: bytes, error: OSError) -> Image.Image:
+    """A JPEG whose end marker is missing. Raises `error` where more than the marker is missing.
+
+    If bits of the picture were missing, its pixels would depend on the bits that follow.
+    """
+    data = content.removesuffix(b"\xff")  # half of the marker
+    filled = [Image.open(io.BytesIO(data + fill + bytes([0xFF, END]))) for fill in (bytes(64), b"\xa5" * 64)]
+    first, second = (image.tobytes() for image in filled)
+    if first != second:
+        raise error
+    return filled[0]
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """The size of a WebP from its header (RFC 9649), in pixels; (1, 1) if it is none."""
+    kind, head = content[12:16], content[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return (
+            int.from_bytes(head[4:7], "little") + 1,
+            int.from_bytes(head[7:10], "little") + 1,
+        )
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return (
+            max(1, int.from_bytes(head[6:8], "little") & 0x3FFF),
+            max(1, int.from_bytes(head[8:10], "little") & 0x3FFF),
+        )
+    return 1, 1
+
+
+def _check_header(image: Image.Image, content: bytes, max_pixels: int) -> None:
+    """Raises `BadImage` where a header promises more time or memory than a photo needs."""
+    if image.format in ("JPEG", "MPO") and scans(content) > MAX_SCANS:
+        raise BadImage(f"a JPEG of {scans(content):,} scans; {MAX_SCANS} are allowed")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, height = (
+            int(image.tag_v2.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+        )
+        if width * height > max(_TILE_PIXELS, image.width * image.height):
+            raise BadImage(f"its tiles of {width} x {height} pixels are larger than the picture")
+    needed, allowed = _memory(image), _PIXEL_BYTES * max_pixels
+    if needed > allowed:
+        raise BadImage(
+            f"decoding its {image.width} x {image.height} pixels takes {needed / 1e9:.1f} GB; "
+            f"FRUITS_MAX_IMAGE_PIXELS={max_pixels} allows {allowed / 1e9:.1f} GB"
+        )
+
+
+def _memory(image: Image.Image) -> int:
+    """The bytes that decoding takes at most, from the mode and the format of a picture.
+
+    Pillow keeps a pixel of grey or of a palette in 1 byte, of 16 bits in 2, and of any other mode in 4. The
+    conversion to RGB and the turning each take 4 more. Transparency takes RGBA, an alpha and white beside it.
+    """
+    kept = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
+    turned = 4 if (_orientation(image) or 1) != 1 else 0
+    progressive = bool(image.info.get("progressive") or image.info.get("progression"))
+    decoder = _DECODER_BYTES.get("JPEG progressive" if progressive else str(image.format), 0)
+    converted = 0 if image.mode == "RGB" else 4
+    if image.mode == "I" or image.mode.startswith("I;"):
+        converted += 5  # NumPy's values and their high bytes
+    if image.has_transparency_data:
+        converted += 5
+    return image.width * image.height * (kept + converted + turned + decoder)
 
 
 def model_input(image: Image.Image, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -177,16 +301,11 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise BadImage(f"{width} x {height} pixels: the picture is empty")
     if width * height > max_pixels:
-        raise BadImage(_over_limit(f"{width} x {height} pixels are", max_pixels))
+        raise BadImage(
+            f"{width} x {height} pixels are over the limit of {max_pixels} (FRUITS_MAX_IMAGE_PIXELS)"
+        )
     if max(width, height) > MAX_SIDE:
         raise BadImage(f"{width} x {height} pixels: a side is over {MAX_SIDE}")
-
-
-def _over_limit(pixels_are: str, max_pixels: int) -> str:
-    pillow_limit = Image.MAX_IMAGE_PIXELS
-    if pillow_limit is not None and max_pixels > 2 * pillow_limit:
-        return f"{pixels_are} over Pillow's limit of {2 * pillow_limit}"
-    return f"{pixels_are} over the limit of {max_pixels} (FRUITS_MAX_IMAGE_PIXELS)"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -6,14 +6,19 @@ import sys
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
+from spark_jobs import jpeg
 from spark_jobs.images import BadImage, decode
 
 LIMIT = 50_000_000
+
+pillow_heif.register_heif_opener()
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> Image.Image:
@@ -40,6 +45,12 @@ def png_with_header(width: int, height: int, *chunks: bytes) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + b"".join(chunks) + data + png_chunk(b"IEND", b"")
     )
+
+
+def turned_exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    return exif
 
 
 def reason(content: bytes, max_pixels: int = LIMIT) -> str:
@@ -251,8 +262,181 @@ def test_a_decompression_bomb_is_refused_before_its_pixels_are_decoded(
     assert "over the limit of 50000000" in reason(bomb)
 
 
-def test_pillows_limit_applies_even_if_max_pixels_is_higher() -> None:
-    assert "over Pillow's limit of" in reason(png_with_header(30_000, 30_000), 10**12)
+def test_the_limit_may_be_above_that_of_pillow_which_stays_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert decode(encoded(picture(size=(60, 40)), "PNG"), 2400).width == 60
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_the_size_of_a_webp_is_that_of_its_header(lossless: bool, alpha: bool) -> None:
+    content = encoded(picture("RGBA" if alpha else "RGB", (61, 43)), "WEBP", lossless=lossless)
+    assert reason(content, 61 * 43 - 1).startswith("61 x 43 pixels are over the limit of")
+    assert decode(content, LIMIT).width == 61
+
+
+def test_the_canvas_of_a_webp_is_not_reserved_before_its_size_is_known() -> None:
+    canvas = b"VP8X" + struct.pack("<I", 10) + bytes([2, 0, 0, 0]) + b"\xfe\x3f\0" * 2
+    content = b"RIFF" + struct.pack("<I", len(canvas) + 20) + b"WEBP" + canvas + b"ANIM" + bytes(16)
+    assert reason(content).startswith("16383 x 16383 pixels are over the limit of")
+
+
+def progressive(scans: int) -> bytes:
+    """A progressive JPEG whose last scan is there many times."""
+    content = encoded(picture(size=(64, 64)), "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * (scans - jpeg.scans(content)) + content[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_from_its_header() -> None:
+    assert reason(progressive(101)) == "a JPEG of 101 scans; 100 are allowed"
+    assert jpeg.scans(progressive(12)) == 12
+    decode(encoded(picture(), "JPEG", progressive=True), LIMIT)
+
+
+def test_data_that_looks_like_scans_does_not_count() -> None:
+    content = encoded(picture(), "JPEG", comment=b"\xff\xda" * 200)
+    assert jpeg.scans(content) == 1
+    decode(content, LIMIT)
+
+
+def test_a_tiff_whose_tile_is_much_larger_than_its_picture_is_refused() -> None:
+    def tiff(side: int) -> bytes:
+        tags = {
+            256: 9,
+            257: 9,
+            258: 8,
+            259: 1,
+            262: 1,
+            277: 1,
+            322: side,
+            323: side,
+            324: 200,
+            325: side * side,
+        }
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+        return head.ljust(200, b"\0") + bytes(min(side * side, 300))
+
+    assert reason(tiff(32_768)) == "its tiles of 32768 x 32768 pixels are larger than the picture"
+    assert decode(tiff(16), LIMIT).width == 9
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "limit"),
+    [
+        ("RGB", {"format": "JPEG"}, 1.0),
+        ("RGB", {"format": "JPEG", "exif": turned_exif()}, 1.0),
+        ("RGB", {"format": "JPEG", "progressive": True}, 1.25),
+        ("CMYK", {"format": "JPEG"}, 1.0),
+        ("L", {"format": "PNG"}, 1.0),
+        ("RGBA", {"format": "PNG"}, 1.625),
+        ("RGB", {"format": "WEBP"}, 1.5),
+    ],
+)
+def test_a_photo_may_take_as_much_memory_as_a_turned_jpeg_of_the_limit(
+    mode: str, options: dict[str, Any], limit: float
+) -> None:
+    """`limit` is the smallest one that decodes the photo, in multiples of its pixels."""
+    content = encoded(picture(mode, (100, 100)), **options)
+    assert decode(content, round(limit * 10_000)).width == 100
+    if limit > 1:
+        assert reason(content, round(limit * 10_000) - 10).startswith("decoding its 100 x 100 pixels takes ")
+
+
+# The formats of phones.
+
+
+PHONES: dict[str, dict[str, Any]] = {"HEIF": {"quality": -1, "chroma": 444}, "AVIF": {"quality": 100}}
+
+
+@pytest.mark.parametrize("format", PHONES)
+def test_a_photo_of_a_phone_has_the_pixels_that_its_decoder_gives(format: str) -> None:
+    image = picture(size=(64, 48))
+    content = encoded(image, format, **PHONES[format])
+    decoded = decode(content, LIMIT)
+    assert (decoded.format, decoded.width, decoded.height) == (format, 64, 48)
+    assert np.abs(np.asarray(decoded.image, int) - np.asarray(image, int)).max() <= 6
+    assert reason(content, 64 * 48 - 1).startswith("64 x 48 pixels are over the limit of")
+
+
+@pytest.mark.parametrize("format", PHONES)
+def test_a_photo_of_a_phone_that_was_held_upright_is_turned(format: str) -> None:
+    image = Image.new("RGB", (64, 48), "blue")
+    image.paste("red", (0, 0, 32, 48))
+    upright = decode(encoded(image, format, exif=turned_exif().tobytes(), **PHONES[format]), LIMIT).image
+    assert upright.size == (48, 64)
+    assert [upright.getpixel((24, y))[0] > 200 for y in (8, 56)] == [True, False]  # type: ignore[index]
+
+
+def test_a_truncated_photo_of_a_phone_is_refused() -> None:
+    for format in PHONES:
+        content = encoded(picture(size=(300, 200)), format)
+        assert reason(content[: len(content) // 2])
+
+
+# A JPEG without its end marker.
+
+
+@pytest.mark.parametrize("options", [{}, {"quality": 95, "subsampling": 0}, {"restart_marker_blocks": 2}])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_read(options: dict[str, Any]) -> None:
+    content = encoded(picture(size=(300, 200)), "JPEG", **options)
+    expected = np.asarray(decode(content, LIMIT).image)
+    for end in (len(content) - 2, len(content) - 1):
+        assert np.array_equal(np.asarray(decode(content[:end], LIMIT).image), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"quality": 95, "subsampling": 0}, {"progressive": True}])
+def test_a_jpeg_that_lacks_more_than_its_end_marker_is_refused(options: dict[str, Any]) -> None:
+    content = encoded(picture(size=(300, 200)), "JPEG", **options)
+    for lost in (4, 8, 50, 400):
+        assert "truncated" in reason(content[:-lost])
+
+
+def test_a_progressive_jpeg_without_its_end_marker_may_lack_scans_and_is_refused() -> None:
+    assert "truncated" in reason(encoded(picture(), "JPEG", progressive=True)[:-2])
+
+
+# What a file is that was saved under a photo's name.
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\n<HTML><head>", "a web page"),
+        (b"<?xml version='1.0'?><svg>", "an SVG drawing"),
+        (b"<?xml version='1.0'?><annotation>", "an XML text"),
+        (b'{"error": "not found"}', "a JSON text"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"PK\x03\x04" + bytes(40), "a ZIP archive"),
+        (b"\x1f\x8b\x08" + bytes(40), "an archive"),
+        (bytes(257) + b"ustar" + bytes(40), "a tar archive"),
+        (b"\0\0\0\x18ftypmp42" + bytes(40), "a film"),
+        (b"\0\0\0\x14ftypqt  " + bytes(40), "a film"),
+        (b"\x1aE\xdf\xa3" + bytes(40), "a film"),
+        (b"\0\0\0\x18ftypcrx " + bytes(40), "a raw file of a camera"),
+        (b"\xff\x0a" + bytes(40), "a JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n", "a JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n", "a JPEG 2000"),
+        (b"8BPS" + bytes(40), "a Photoshop file"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (b"Access denied: your session has expired.\n", "a text"),
+        (bytes(100), "a file of zeros"),
+        (b"MZ" + bytes(40), "a program"),
+    ],
+)
+def test_a_file_under_a_photos_name_says_what_it_is_and_what_to_do(content: bytes, kind: str) -> None:
+    found = reason(content)
+    assert f"): it is {kind}" in found
+    assert found[found.index(f"it is {kind}") :].count(". ") == 1
+
+
+def test_a_file_of_an_unknown_kind_is_only_refused() -> None:
+    assert reason(b"\x01\x02\x03\x04" * 10).endswith(")")
 
 
 def test_a_picture_over_pillows_warning_limit_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +468,7 @@ def test_any_error_inside_pillow_becomes_a_one_line_reason(monkeypatch: pytest.M
         assert message and "\n" not in message
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
 def test_mutated_photos_are_decoded_or_refused_and_nothing_is_printed(
     format: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,7 +508,7 @@ def test_decode_emits_no_warning_and_restores_the_filters() -> None:
     assert [str(warning.message) for warning in seen] == ["another module's"]
 
 
-def test_the_module_imports_only_pillow_numpy_and_the_dimensions() -> None:
+def test_the_module_imports_only_pillow_numpy_and_modules_without_spark() -> None:
     import ast
 
     import spark_jobs.images as module
@@ -336,4 +520,5 @@ def test_the_module_imports_only_pillow_numpy_and_the_dimensions() -> None:
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module or "")
     outside = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
-    assert outside == {"PIL", "numpy", "numpy.typing", "spark_jobs.dimensions"}
+    own = {f"spark_jobs.{name}" for name in ("dimensions", "jpeg", "signatures")}
+    assert outside == {"PIL", "pillow_heif", "numpy", "numpy.typing", *own}

@@ -1,0 +1,57 @@
+"""The segments of a JPEG file, by ITU-T T.81, annex B."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+START, END, SCAN = 0xD8, 0xD9, 0xDA
+# The markers of frames whose scans have all bits of their coefficients: baseline and extended sequential.
+SEQUENTIAL = (0xC0, 0xC1)
+# In entropy-coded data, a zero or the number of a restart interval follows each 0xFF.
+_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+
+
+class Segment(NamedTuple):
+    """A segment: its marker, and where it begins and ends. A scan has its entropy-coded data."""
+
+    marker: int
+    start: int
+    end: int
+
+
+def segments(content: bytes) -> Iterator[Segment]:
+    """The segments of a JPEG up to its end marker, or up to where the bytes are no JPEG any more."""
+    if content[:2] != b"\xff\xd8":
+        return
+    yield Segment(START, 0, 2)
+    position = 2
+    while found := _MARKER.match(content, position):
+        marker, after = found[1][0], found.end()
+        if marker == END:
+            yield Segment(END, position, after)
+            return
+        end = after + int.from_bytes(content[after : after + 2], "big")
+        if marker == SCAN:
+            following = _MARKER.search(content, end)
+            end = following.start() if following else len(content)
+        if end > len(content) or end < after + 2:
+            return
+        yield Segment(marker, position, end)
+        position = end
+
+
+def scans(content: bytes) -> int:
+    """The number of scans. The data of other segments may look like one, so few are not counted exactly."""
+    most = content.count(b"\xff\xda")
+    return most if most <= 1 else sum(segment.marker == SCAN for segment in segments(content))
+
+
+def lacks_only_its_end(content: bytes) -> bool:
+    """Whether a JPEG of one sequential scan of all components has no end marker after its data."""
+    found = list(segments(content))
+    frames = [segment for segment in found if segment.marker in SEQUENTIAL]
+    if len(frames) != 1 or [segment.marker for segment in found[-1:]] != [SCAN]:
+        return False
+    one_scan = sum(segment.marker == SCAN for segment in found) == 1
+    # The number of components is in byte 9 of the frame, and in byte 4 of the scan.
+    return one_scan and content[frames[0].start + 9] == content[found[-1].start + 4]
