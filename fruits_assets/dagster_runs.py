@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,8 @@ _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedErro
 _LOGGING = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
 _SHORT_GAP = 20
+# Classes that a failed check names in a summary.
+_NAMED = 5
 
 # The first and the last class of a contiguous range of partitions, in the order of registration.
 ClassRange = tuple[str, str]
@@ -38,6 +40,8 @@ class Runs:
     photos: PhotoFolders
     instance: dg.DagsterInstance
     tags: Mapping[str, str]
+    failed_classes: dict[str, str] = field(default_factory=dict)
+    _checks: dict[tuple[str, str], dg.AssetCheckEvaluation] = field(default_factory=dict)
 
     @cached_property
     def job(self) -> dg.JobDefinition:
@@ -74,11 +78,27 @@ class Runs:
         failed: dict[str, str] = {}
         for event in result.filter_events(lambda event: event.is_step_failure):
             failed |= _failed_classes(event)
+        for check in result.get_asset_check_evaluations():
+            self._checks[check.asset_key.to_user_string(), check.check_name] = check
         if not result.success and not failed:
             raise FruitsError(
                 f"The run {result.run_id} failed outside its assets. Dagster's UI shows the reason: make ui"
             )
+        self.failed_classes |= failed
         return failed
+
+    @property
+    def failed_checks(self) -> list["FailedCheck"]:
+        """The checks that failed when they were last evaluated by these runs."""
+        return [
+            FailedCheck(
+                check=f"{asset}.{name}",
+                is_error=check.severity == dg.AssetCheckSeverity.ERROR,
+                reason=check.description or _failing_classes(check),
+            )
+            for (asset, name), check in self._checks.items()
+            if not check.passed
+        ]
 
     def report_check(self, result: dg.AssetCheckResult) -> None:
         """Tells Dagster the result of a check, outside of a run."""
@@ -126,6 +146,23 @@ class Runs:
         for classes in self.ranges(labels, idle):
             failed |= self.materialize(assets, classes, config)
         return failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedCheck:
+    """A check that failed: `asset.check`, whether it is an error or a warning, and the reason."""
+
+    check: str
+    is_error: bool
+    reason: str
+
+
+def _failing_classes(check: dg.AssetCheckEvaluation) -> str:
+    """The first classes that a check names in its metadata."""
+    named: Any = check.metadata.get("failing_classes")
+    labels = list(named.value) if named else []
+    more = f", and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else ""
+    return f"{', '.join(labels[:_NAMED])}{more}" or "its metadata in Dagster has the figures"
 
 
 @contextmanager

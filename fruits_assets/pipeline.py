@@ -1,9 +1,9 @@
 """`fruits run`: brings every asset up to date with the photos, in one process, and does no more."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from shlex import quote
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from fruits_assets.assets.pca_model import since_fit_result
 from fruits_assets.costs.plan import expected_seconds
 from fruits_assets.costs.run_records import read_records
-from fruits_assets.dagster_runs import Runs, dagster_runs
+from fruits_assets.dagster_runs import FailedCheck, Runs, dagster_runs
 from fruits_assets.free_space import check_free_space, full_disk_explained
 from fruits_assets.partitions import known_classes
 from fruits_assets.run_plan import RunPlan, plan_run, read_state
@@ -19,6 +19,7 @@ from resources.emr.residency import check_residency
 from resources.photo_folders import PhotoFolders
 from resources.photo_names import label_of
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 from spark_jobs.since_fit import SinceFit, since_fit
 from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.quarantine import bad_photos
@@ -47,6 +48,7 @@ class Summary:
     changes: Sequence[tuple[str, str]]  # what has changed, as (name, value) lines
     classes_done: int
     failed_classes: Mapping[str, str]  # class: reason
+    failed_checks: Sequence[FailedCheck]
     classes_without_photos: Sequence[str]
     images: int
     quarantined_images: int
@@ -60,12 +62,12 @@ class Summary:
 
     @property
     def failed(self) -> bool:
-        return bool(self.failed_classes)
+        return bool(self.failed_classes) or any(check.is_error for check in self.failed_checks)
 
     @property
     def lines(self) -> list[tuple[str, str]]:
         """The figures as (name, value) lines for a terminal."""
-        failed = f", {len(self.failed_classes):,} failed" if self.failed else ""
+        failed = f", {len(self.failed_classes):,} failed" if self.failed_classes else ""
         rows, files = counted(self.csv_rows, "row", "rows"), counted(self.csv_files, "file", "files")
         lines = [
             *self.changes,
@@ -83,9 +85,18 @@ class Summary:
             ("no photos", f"{label}: its last version stays. To take it out: fruits forget {quote(label)}")
             for label in self.classes_without_photos[:_NAMED]
         ]
-        failures = list(self.failed_classes.items())
-        lines += [("failed", f"{label}: {reason}") for label, reason in failures[:_NAMED]]
-        return lines
+        lines += [
+            ("check", f"{check.check} {'failed' if check.is_error else 'warns'}: {check.reason}")
+            for check in self.failed_checks
+        ]
+        return [*lines, *_failures(self.failed_classes)]
+
+
+def _failures(classes: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The failed classes as (name, value) lines for a terminal."""
+    lines = [("failed", f"{label}: {reason}") for label, reason in list(classes.items())[:_NAMED]]
+    more = len(classes) - _NAMED
+    return [*lines, *([("failed", f"{more:,} more classes; --json names all")] if more > 0 else [])]
 
 
 def run_pipeline(
@@ -138,10 +149,23 @@ def run_pipeline(
                     changes.append(("would take", _estimate(settings, store, plan)))
                 else:
                     config = _config(pca_config, recompute, accept_removals)
-                    failed |= _bring_up_to_date(settings, runs, store, plan, config)
+                    with _failures_told(runs, failed):
+                        failed |= _bring_up_to_date(settings, runs, store, plan, config)
                 since = None if plan.fit or model is None else _since_fit(runs, store, plan, model)
         without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
-        return _summary(store, plan, changes, failed, without_photos, since, time.monotonic() - started)
+        checks = runs.failed_checks if runs else []
+        seconds = time.monotonic() - started
+        return _summary(store, plan, changes, failed, checks, without_photos, since, seconds)
+
+
+@contextmanager
+def _failures_told(runs: Runs, failed: Mapping[str, str]) -> Iterator[None]:
+    """Adds the classes that have failed to an error that ends a run, which else would not tell them."""
+    try:
+        yield
+    except FruitsError as error:
+        before = [f"{name}  {value}" for name, value in _failures({**failed, **runs.failed_classes})]
+        raise FruitsError("\n".join([str(error), *before]), retry_helps=error.retry_helps) from error
 
 
 def _config(pca_config: Mapping[str, Any], recompute: bool, accept_removals: bool) -> dict[str, Any]:
@@ -243,6 +267,7 @@ def _summary(
     plan: RunPlan,
     changes: list[tuple[str, str]],
     failed: Mapping[str, str],
+    checks: Sequence[FailedCheck],
     without_photos: list[str],
     since: SinceFit | None,
     seconds: float,
@@ -257,6 +282,7 @@ def _summary(
         changes=changes,
         classes_done=len(wanted - failed.keys()),
         failed_classes=failed,
+        failed_checks=checks,
         classes_without_photos=without_photos,
         images=sum(images.get(label, 0) for label in wanted),
         quarantined_images=sum(bad_photos(store, wanted).values()),

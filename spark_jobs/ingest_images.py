@@ -5,7 +5,7 @@ Only photos that the store does not know in their present state are read. The fi
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -25,6 +25,7 @@ from spark_jobs.read_photos import Content, read_ahead
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
 from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, Photo, difference, known_photos
+from spark_jobs.store.quarantine import commonest_reasons
 from spark_jobs.store.root import Root, concurrently, open_root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
@@ -176,24 +177,22 @@ def _ingest_once(
             written[label].add(total)
 
     figures = {label: _figures(changes[label], written[label]) for label in changes}
-    failed = {
-        label: written[label].damage or too_bad(figures[label], params.max_bad_share) for label in changes
-    }
+    bad = {label for label, found in figures.items() if is_too_bad(found, params.max_bad_share)}
+    failed = {label for label in changes if written[label].damage or label in bad}
     met: set[str] = set()
     # The quarantine comes first: a run that is killed in between leaves no photo out of both tables.
     for table in reversed(PHOTO_TABLES):
         committed = {
             label: _class_change(table, change, written[label])
             for label, change in changes.items()
-            if label not in met and not written[label].damage and not (table == RAW_IMAGES and failed[label])
+            if label not in met and not written[label].damage and not (table == RAW_IMAGES and label in bad)
         }
         seen = {label: changes[label].seen(table) for label in committed}
         met |= change_classes(store, table, committed, lease, seen)
-    for label in sorted(changes.keys() - met):
-        if reason := failed[label]:
-            result.failed[label] = reason
-        else:
-            result.classes[label] = figures[label]
+    done = changes.keys() - met
+    result.failed.update(_too_bad(store, params, {label: figures[label] for label in sorted(bad & done)}))
+    result.failed.update({label: written[label].damage for label in done if written[label].damage})
+    result.classes.update({label: figures[label] for label in sorted(done - failed)})
     return met
 
 
@@ -246,15 +245,24 @@ def _figures(change: Difference, written: _Written) -> ClassIngest:
     )
 
 
-def too_bad(figures: ClassIngest, max_bad_share: float) -> str:
-    """Why a class keeps its last version: too many of its photos are bad. Empty if they are few enough."""
-    if figures.quarantined <= max_bad_share * figures.found and figures.images:
-        return ""
-    return (
-        f"{figures.quarantined} of {figures.found} photos are bad. FRUITS_MAX_BAD_SHARE allows a share of "
-        f"{max_bad_share}, and at least one photo must be good. The last good version of the class, if any, "
-        f"stays current. The table {QUARANTINED_IMAGES} gives each photo's reason"
-    )
+def is_too_bad(figures: ClassIngest, max_bad_share: float) -> bool:
+    """Whether so many photos of a class are bad that it keeps its last version."""
+    return figures.quarantined > max_bad_share * figures.found or not figures.images
+
+
+def _too_bad(store: Root, params: IngestParams, classes: Mapping[str, ClassIngest]) -> dict[str, str]:
+    """Why classes with too many bad photos keep their last versions."""
+    reasons = commonest_reasons(store, classes)
+    return {
+        label: (
+            f"{figures.quarantined} of {figures.found} photos are bad. "
+            + (f"Most often: {reasons[label]}. " if label in reasons else "")
+            + f"FRUITS_MAX_BAD_SHARE allows a share of {params.max_bad_share}, and at least one photo must "
+            "be good. The last good version of the class, if any, stays current. The table "
+            f"{QUARANTINED_IMAGES} gives each photo's reason"
+        )
+        for label, figures in classes.items()
+    }
 
 
 def up_to_date(
@@ -265,17 +273,16 @@ def up_to_date(
     `known` are the photos that the store knows. Classes that have not changed, and have too many bad photos,
     are neither: the third value has the reasons.
     """
-    current, changed, failed = {}, {}, {}
+    current: dict[str, ClassIngest] = {}
+    bad: dict[str, ClassIngest] = {}
+    changed: dict[str, Difference] = {}
     for label, change in differences(params, known).items():
         if not change.is_empty:
             changed[label] = change
             continue
         figures = _figures(change, _Written())
-        if reason := too_bad(figures, params.max_bad_share):
-            failed[label] = reason
-        else:
-            current[label] = figures
-    return current, changed, failed
+        (bad if is_too_bad(figures, params.max_bad_share) else current)[label] = figures
+    return current, changed, _too_bad(open_root(params.store), params, bad)
 
 
 def _chunks(label: str, photos: Sequence[Photo]) -> Iterator[_Chunk]:

@@ -108,6 +108,7 @@ def _checks(report: FitReport, floor: float) -> Iterator[dg.AssetCheckResult]:
     yield dg.AssetCheckResult(
         check_name="explained_variance_floor",
         passed=kept >= floor,
+        severity=dg.AssetCheckSeverity.WARN,
         description=f"{report.components} components keep {kept:.1%} of the variance.",
         metadata={"explained_variance": kept, "floor": floor},
     )

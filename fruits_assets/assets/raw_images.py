@@ -1,6 +1,6 @@
 """`raw_images`: the photos, checked, in Parquet."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -13,11 +13,15 @@ from fruits_assets.free_space import check_free_space
 from fruits_assets.photo_changes import photo_changes
 from fruits_assets.plots import embed_image
 from spark_jobs.ingest_images import ClassIngest, IngestParams, ingest_images
-from spark_jobs.store.photos import known_photos
+from spark_jobs.store.photos import Double, doubles, known_photos
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
 from spark_jobs.store.tables import rows_by_class
+from spark_jobs.wording import counted
+
+# A check names this many doubles, and of each this many photos.
+_SHOWN = 20
 
 
 class IngestConfig(ClassConfig):
@@ -45,6 +49,7 @@ class IngestConfig(ClassConfig):
     checks={
         "counts_reconcile": "In every class, found = ingested + quarantined.",
         "nothing_quarantined": "No photo of any class is in quarantine.",
+        "no_doubles": "No photo of any class is there twice, in its class or in another.",
     },
 )
 def raw_images(step: ClassStep[IngestConfig]) -> ClassJob[IngestParams, ClassIngest]:
@@ -97,4 +102,21 @@ def _checks(store: Root, figures: Mapping[str, ClassIngest]) -> Iterator[dg.Asse
         warning=f"{sum(bad.values())} photos of {len(bad)} classes are in quarantine.",
         quarantined=sum(bad.values()),
         store_path=dg.MetadataValue.path(store.uri_of(QUARANTINED_IMAGES)),
+    )
+    yield _no_doubles(doubles(store))
+
+
+def _no_doubles(found: Sequence[Double]) -> dg.AssetCheckResult:
+    across = [double for double in found if double.across_classes]
+    within = [double for double in found if not double.across_classes]
+    copies = sum(len(double.paths) - 1 for double in found)
+    first = [" = ".join(double.paths[:_SHOWN]) for double in (*across, *within)[:_SHOWN]]
+    said = f"{counted(copies, 'photo is a copy', 'photos are copies')} of other photos"
+    said += f", and {counted(len(across), 'photo is', 'photos are')} in several classes" if across else ""
+    return dg.AssetCheckResult(
+        check_name="no_doubles",
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{said}: {first[0]}" if found else None,
+        metadata={"copies": copies, "photos_in_several_classes": len(across), "doubles": first},
     )

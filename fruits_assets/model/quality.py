@@ -18,6 +18,9 @@ from spark_jobs.store.versions import Version
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
 
+# Below this accuracy on all features, more components do not help: the photos or their labels are the matter.
+POOR_ACCURACY = 0.7
+
 # The sample is bounded, so that the assessment takes some seconds for any number of images.
 SAMPLE_CLASSES, SAMPLE_IMAGES = 100, 2000
 
@@ -64,25 +67,30 @@ class Quality:
 def read_sample(store: Root, features: dict[str, Version]) -> Sample:
     """Reads at most 2,000 images of at most 100 classes, spread evenly, from the first file of each class.
 
-    Damaged classes are left out.
+    Damaged classes are left out. Of photos with the same content, in one class or in several, only the first
+    is in the sample: a classifier that has a held-out photo in its training part would recognise it.
     """
     whole = [label for label, version in features.items() if not version.damage]
     labels = whole[:: max(1, -(-len(whole) // SAMPLE_CLASSES))]
     share = max(8, SAMPLE_IMAGES // max(1, len(labels)))
     vectors, names, parts = [np.empty((0, FEATURES), np.float32)], [], [split_class(0)]
+    hashes: list[str] = []
     for label in labels:
         file = features[label].parts[0]
         needed = int(np.searchsorted(np.cumsum(file.row_groups), share)) + 1
         row_groups = range(min(needed, len(file.row_groups)))
-        batches = list(read_row_groups(store, file.path, row_groups, ["path", "features"]))
+        batches = list(read_row_groups(store, file.path, row_groups, ["path", "sha256", "features"]))
         paths = [path for batch in batches for path in batch.column("path").to_pylist()]
+        contents = [sha256 for batch in batches for sha256 in batch.column("sha256").to_pylist()]
         values = np.concatenate([vectors_in(batch) for batch in batches])
         order = sorted(range(len(paths)), key=lambda index: natural_order(paths[index]))
         order = order[:: max(1, -(-len(order) // share))]
         vectors.append(values[order])
         names += [label] * len(order)
+        hashes += [contents[index] for index in order]
         parts.append(split_class(len(order)))
-    return Sample(np.concatenate(vectors), np.array(names), np.concatenate(parts))
+    once = np.sort(np.unique(np.array(hashes, str), return_index=True)[1])
+    return Sample(np.concatenate(vectors)[once], np.array(names, str)[once], np.concatenate(parts)[once])
 
 
 def assess(sample: Sample, components: NDArray[np.float64]) -> Quality:
@@ -132,8 +140,15 @@ def verdict(quality: Quality, allowed_loss: float) -> tuple[bool, str]:
     """Returns whether the model's components are enough, and a sentence with the accuracies.
 
     The components are enough if their accuracy is at most `allowed_loss` (0 to 1) below the accuracy on all
-    features. The better classifier counts in both cases.
+    features. The better classifier counts in both cases. If even all features tell the classes apart poorly,
+    no number of components is enough.
     """
+    if quality.on_features.best < POOR_ACCURACY:
+        return False, (
+            f"Even all {FEATURES} features classify only {quality.on_features.best:.1%} of the held-out "
+            "images correctly, so the number of components is not the matter. Look for wrong labels, for "
+            "photos that show something else, and for classes that look the same."
+        )
     loss = quality.on_features.best - quality.on_components.best
     enough = loss <= allowed_loss
     sentence = (

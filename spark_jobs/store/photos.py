@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.parquet import read_columns
@@ -15,6 +16,8 @@ from spark_jobs.store.versions import Part, Version
 
 # The columns by which a photo is known.
 PHOTO_COLUMNS = ("path", "bytes", "modified", "etag", "sha256")
+
+_CONTENTS = pa.schema([(name, pa.string()) for name in ("path", "sha256", "label")])
 
 # The two tables that a photo can be in.
 PHOTO_TABLES = (RAW_IMAGES, QUARANTINED_IMAGES)
@@ -122,6 +125,38 @@ def _photo_file(store: Root, table: str, file: TableFile) -> PhotoFile:
     known = zip(*(values[name] for name in PHOTO_COLUMNS[:-1]), strict=True)
     photos = [Photo(path, size or 0, modified or 0, etag or "") for path, size, modified, etag in known]
     return PhotoFile(table, file, part, photos, values["sha256"])
+
+
+class Double(NamedTuple):
+    """Photos of `raw_images` with the same content: their paths, and whether they are in several classes."""
+
+    paths: Sequence[str]
+    across_classes: bool
+
+
+def doubles(store: Root) -> list[Double]:
+    """The photos of all classes that are there more than once. Damaged files are left out."""
+    files = [file for own in files_by_class(store, RAW_IMAGES).values() for file in own]
+
+    def content(file: TableFile) -> pa.Table:
+        try:
+            check_inside(store, RAW_IMAGES, f"{RAW_IMAGES}/{file.path}")
+            _, rows = read_columns(store, f"{RAW_IMAGES}/{file.path}", file.bytes, PHOTO_COLUMNS)
+        except FruitsError:
+            return _CONTENTS.empty_table()
+        return rows.select(["path", "sha256"]).append_column("label", pa.repeat(file.label, rows.num_rows))
+
+    photos = pa.concat_tables([_CONTENTS.empty_table(), *concurrently(content, files)])
+    counts = photos.group_by("sha256").aggregate([("path", "count")])
+    several = counts.filter(pc.greater(counts.column("path_count"), 1)).column("sha256")
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    rows = photos.filter(pc.is_in(photos.column("sha256"), several)).sort_by("path").to_pydict()
+    for path, sha256, label in zip(rows["path"], rows["sha256"], rows["label"], strict=True):
+        found[sha256].append((path, label))
+    return [
+        Double([path for path, _ in places], len({label for _, label in places}) > 1)
+        for places in found.values()
+    ]
 
 
 def image_versions(known: KnownPhotos) -> dict[str, Version]:

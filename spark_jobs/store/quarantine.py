@@ -1,6 +1,8 @@
 """The photos in quarantine."""
 
-from collections.abc import Iterable
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from spark_jobs.errors import FruitsError
@@ -27,6 +29,26 @@ def bad_photos(store: Root, labels: Iterable[str] | None = None) -> dict[str, in
             images = _paths(store, good[label]) if label in good else set()
             counts[label] = len(_paths(store, version) - images)
     return {label: count for label, count in counts.items() if count}
+
+
+def commonest_reasons(store: Root, labels: Collection[str]) -> dict[str, str]:
+    """The two commonest reasons for which photos of each class are in quarantine, each with an example.
+
+    Reasons that differ in numbers alone are alike. A class whose quarantine cannot be read has none.
+    """
+    reasons = {}
+    for label, version in (current(store, QUARANTINED_IMAGES, labels) if labels else {}).items():
+        with suppress(FruitsError):
+            paths, texts = (read_column(store, version, column) for column in ("path", "reason"))
+            alike: dict[str, list[int]] = defaultdict(list)
+            for number, text in enumerate(texts):
+                alike[re.sub(r"[\d,]*\d", "0", text)].append(number)
+            commonest = sorted(alike.values(), key=len, reverse=True)[:2]
+            reasons[label] = "; ".join(
+                f"{paths[first]!r}{f' and {len(others):,} like it' if others else ''}: {texts[first]}"
+                for first, *others in commonest
+            )
+    return reasons
 
 
 def _paths(store: Root, version: Version) -> set[str]:

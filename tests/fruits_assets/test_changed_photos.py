@@ -12,6 +12,7 @@ import pytest
 from fruits_assets.pipeline import Summary, run_pipeline
 from resources import photo_folders
 from resources.local.spark import LocalSpark
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 from tests.fruits_assets.dagster_platform import (
@@ -149,6 +150,35 @@ def test_a_class_that_has_failed_is_tried_again_until_it_succeeds(platform: Plat
     (platform.photos / "Kiwi" / "0_100.jpg").write_bytes(good)
     assert run().failed_classes == {}
     assert run().changes == [("photos", "nothing has changed")]
+
+
+def test_a_summary_has_the_failed_checks_and_an_error_among_them_is_a_failure(
+    platform: Platform, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = platform.photos / "Lemon" / "copy.jpg"
+    shutil.copy(platform.photos / "Kiwi" / "0_100.jpg", copy)
+    summary = run()
+    [doubled] = summary.failed_checks
+    assert (doubled.check, doubled.is_error) == ("raw_images.no_doubles", False)
+    said = "1 photo is a copy of other photos, and 1 photo is in several classes: "
+    assert doubled.reason == f"{said}Kiwi/0_100.jpg = Lemon/copy.jpg"
+    assert ("check", f"raw_images.no_doubles warns: {doubled.reason}") in summary.lines
+    assert not summary.failed
+    copy.unlink()
+    monkeypatch.setattr("fruits_assets.assets.feature_extractor.MAX_DIFFERENCE", -1)
+    summary = run()
+    [different] = summary.failed_checks
+    assert (different.check, different.is_error) == ("feature_extractor.matches_keras", True)
+    assert summary.failed
+
+
+def test_classes_that_failed_are_named_where_a_later_step_ends_the_run(platform: Platform, run: Run) -> None:
+    spoil_photo(platform, "Kiwi")
+    with pytest.raises(FruitsError) as caught:
+        run(components=200)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("pca_model failed: 200 components need at least 201 images")
+    assert second.startswith(f"failed  Kiwi: 1 of {IMAGES} photos are bad. Most often: 'Kiwi/0_100.jpg': ")
 
 
 def test_all_computes_everything_again_and_keeps_the_model(platform: Platform, run: Run) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from spark_jobs import ingest_images as ingest_module
+from spark_jobs.store.photos import doubles
+from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import (
     QUARANTINED_IMAGES,
     RAW_IMAGES,
@@ -117,6 +120,33 @@ def test_a_photo_without_read_permission_is_quarantined(photos: Path, store: str
     assert (row["path"], row["reason"]) == ("Kiwi/3_100.jpg", "cannot be read: Permission denied")
 
 
+def test_a_class_with_too_many_bad_photos_names_the_two_commonest_reasons_whenever_it_fails(
+    spark: SparkSession, photos: Path, store: str
+) -> None:
+    jpeg = (photos / "Kiwi/0_100.jpg").read_bytes()
+    bad = {0: jpeg[:-100], 1: jpeg[:-200], 2: jpeg[:-300], 3: b"", 4: b"", 5: b"<html>"}
+    for number, content in bad.items():
+        (photos / f"Kiwi/{number}_100.jpg").write_bytes(content)
+    for _ in range(2):
+        reason = ingest(spark, photos, store, ["Kiwi"]).failed["Kiwi"]
+        assert "Most often: 'Kiwi/0_100.jpg' and 2 like it: truncated or damaged: " in reason
+        assert "; 'Kiwi/3_100.jpg' and 1 like it: empty file. FRUITS_MAX_BAD_SHARE" in reason
+
+
+def test_photos_that_are_there_twice_are_found_in_a_class_and_across_classes(
+    spark: SparkSession, photos: Path, store: str
+) -> None:
+    shutil.copy(photos / "Kiwi/0_100.jpg", photos / "Kiwi/again.jpg")
+    shutil.copy(photos / "Kiwi/1_100.jpg", photos / "Banana/other.jpg")
+    shutil.copy(photos / "Kiwi/1_100.jpg", photos / "Banana/third.jpg")
+    ingest(spark, photos, store, CLASSES)
+    assert sorted(doubles(open_root(store))) == [
+        (["Banana/other.jpg", "Banana/third.jpg", "Kiwi/1_100.jpg"], True),
+        (["Kiwi/0_100.jpg", "Kiwi/again.jpg"], False),
+    ]
+    assert doubles(open_root(f"{store}/elsewhere")) == []
+
+
 def test_a_class_with_too_many_bad_photos_fails_and_keeps_its_last_version(
     spark: SparkSession, photos: Path, store: str
 ) -> None:
@@ -128,7 +158,10 @@ def test_a_class_with_too_many_bad_photos_fails_and_keeps_its_last_version(
     report = ingest(spark, photos, store, CLASSES)
     after = pointers(store, RAW_IMAGES)
     assert list(report.failed) == ["Kiwi"]
-    assert "4 of 8 photos are bad" in report.failed["Kiwi"]
+    reason = report.failed["Kiwi"]
+    assert reason.startswith(
+        "4 of 8 photos are bad. Most often: 'Kiwi/0_100.jpg' and 3 like it: empty file. "
+    )
     assert "FRUITS_MAX_BAD_SHARE" in report.failed["Kiwi"]
     assert sorted(report.classes) == ["Apple Red 1", "Banana"]
     assert after["Kiwi"] == before["Kiwi"]

@@ -65,6 +65,23 @@ def test_a_damaged_class_is_not_in_the_sample(store: str, path: str) -> None:
     assert set(read_sample(root, versions).labels) == {"class 0", "class 2"}
 
 
+def test_of_photos_with_the_same_content_only_one_is_in_the_sample(store: str) -> None:
+    """With labels drawn at random, a copy in the training part would give a held-out photo away."""
+    vectors = clusters(4, 40)
+    copied = {**vectors, "class 3": np.concatenate([vectors["class 0"], vectors["class 3"]])}
+    publish_features(store, copied)
+    sample = read_sample(open_root(store), current_versions(open_root(store), "mobilenet_features"))
+    assert len(np.unique(sample.features, axis=0)) == len(sample.features) == 160
+    assert {str(label): int((sample.labels == label).sum()) for label in copied} == dict.fromkeys(copied, 40)
+
+
+def test_the_verdict_on_classes_that_no_features_tell_apart_is_no_number_of_components() -> None:
+    poor = replace(quality_of(0.36, {15: 0.36}), on_features=Accuracy(0.375, 0.3))
+    enough, sentence = verdict(poor, allowed_loss=0.02)
+    assert not enough
+    assert sentence.startswith("Even all 1280 features classify only 37.5% of the held-out images correctly")
+
+
 def test_a_store_whose_classes_are_all_damaged_has_an_empty_sample(store: str) -> None:
     publish_features(store, clusters(2, 40))
     versions = current_versions(open_root(store), "mobilenet_features")
