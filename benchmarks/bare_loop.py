@@ -55,7 +55,8 @@ def extract(job: tuple[list[bytes], str]) -> Any:
     from spark_jobs.extract_features import features_of
 
     contents, ir = job
-    photos = pa.RecordBatch.from_pydict({"content": pa.array(contents, pa.binary())})
+    columns = {"path": [""] * len(contents), "content": pa.array(contents, pa.binary())}
+    photos = pa.RecordBatch.from_pydict(columns)
     [(_, features)] = features_of([photos], extractor(ir))
     return features
 

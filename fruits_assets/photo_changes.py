@@ -54,6 +54,7 @@ def photo_changes(
         photos={label: listing.classes[label] for label in labels if label in listing.classes},
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
+        limits=settings.decode_limits,
         max_bad_share=settings.max_bad_share,
         keep_hours=settings.keep_hours,
         recompute=recompute,

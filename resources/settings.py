@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from resources.instance_types import instance
 from spark_jobs.errors import FruitsError
+from spark_jobs.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.store.root import DEFAULT_REGION, plain_s3_uri, split_s3_uri
 
 if TYPE_CHECKING:
@@ -116,6 +117,12 @@ class Settings(StoreSettings):
     max_image_pixels: int = Field(
         120_000_000, ge=1, le=250_000_000, description="A photo of more pixels is quarantined."
     )
+    max_decode_seconds: float = Field(
+        DEFAULT_LIMITS.seconds, gt=0, description="A photo whose decoding takes more CPU time is quarantined."
+    )
+    max_decode_bytes: int = Field(
+        DEFAULT_LIMITS.memory, ge=1, description="A photo whose decoding takes more memory is quarantined."
+    )
     max_bad_share: float = Field(
         0.1,
         ge=0,
@@ -153,6 +160,10 @@ class Settings(StoreSettings):
         {}, description="More tags for clusters, name=value, separated by commas."
     )
     emr_key_name: str | None = Field(None, description="An EC2 key pair for SSH; Session Manager needs none.")
+
+    @property
+    def decode_limits(self) -> Limits:
+        return Limits(self.max_decode_seconds, self.max_decode_bytes)
 
     @property
     def makes_clusters(self) -> bool:

@@ -23,8 +23,10 @@ from spark_jobs.convert_store import prepared_store
 from spark_jobs.dimensions import FEATURES, IMAGE_SIDE
 from spark_jobs.errors import FruitsError
 from spark_jobs.feature_plan import ClassTakes, Take, copies_of_computed, plan_features
-from spark_jobs.images import PREPROCESSING, decode, model_input
+from spark_jobs.guarded import INPUT, decode_guarded
+from spark_jobs.images import PREPROCESSING, BadImage, model_input
 from spark_jobs.inference import Extractor, load_extractor
+from spark_jobs.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.store.classes import FORGOTTEN, forgotten
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import (
@@ -63,7 +65,8 @@ class ExtractParams:
     """Parameters of the extraction: the classes, and the extractor.
 
     The extractor is given by its directory, relative to the store, its SHA-256 and its data version. With
-    `recompute`, the photos of the classes are computed again, whatever features they have.
+    `recompute`, the photos of the classes are computed again, whatever features they have. Decoding a photo
+    may take the `limits`.
     """
 
     store: str
@@ -74,6 +77,7 @@ class ExtractParams:
     extractor_version: str
     keep_hours: float
     recompute: bool = False
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def made_with(self) -> dict[str, str]:
@@ -226,7 +230,10 @@ def _extract(params: ExtractParams, groups: list[RowGroup]) -> _Results:
     extractor = load_extractor(params.store, params.extractor_directory, params.extractor_sha256)
     by_class = groupby(groups, key=lambda group: group.label)
     return [
-        (label, _written(store, params, label, features_of(_read(store, list(own)), extractor)))
+        (
+            label,
+            _written(store, params, label, features_of(_read(store, list(own)), extractor, params.limits)),
+        )
         for label, own in by_class
     ]
 
@@ -296,17 +303,24 @@ def _read(store: Root, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
 
 
 def features_of(
-    photos: Iterable[pa.RecordBatch], extractor: Extractor
+    photos: Iterable[pa.RecordBatch], extractor: Extractor, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
     """Yields each record batch with the features of its photos: (n, 1280) float32 for n photos.
 
-    The column `content` of a record batch holds the bytes of the photos.
+    The columns `path` and `content` of a record batch hold the names and the bytes of the photos. Raises
+    `FruitsError` for a photo that cannot be decoded any more.
     """
     image = np.empty((IMAGE_SIDE, IMAGE_SIDE, 3), np.float32)
     for batch in photos:
         features = np.empty((batch.num_rows, FEATURES), np.float32)
-        for content, vector in zip(batch.column("content"), features, strict=True):
-            # No limit here: ingestion has applied the limits that were set at its time.
-            decoded = decode(content.as_py(), max_pixels=sys.maxsize)
+        columns = (batch.column(name) for name in ("path", "content"))
+        for path, content, vector in zip(*columns, features, strict=True):
+            try:
+                # No limit of pixels: ingestion has applied the limit that was set at its time.
+                decoded = decode_guarded(content.as_py(), sys.maxsize, limits, INPUT)
+            except BadImage as reason:
+                raise FruitsError(
+                    f"the photo {path.as_py()!r} was good when it was ingested, and is bad now: {reason}"
+                ) from reason
             vector[:] = extractor(model_input(decoded.image, out=image))
         yield batch, features

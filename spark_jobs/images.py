@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from spark_jobs.dimensions import IMAGE_SIDE
-from spark_jobs.jpeg import END, lacks_only_its_end, scans
+from spark_jobs.jpeg import END, frame_size, lacks_only_its_end, scans
 from spark_jobs.signatures import signature
 
 # A version of the steps from a photo to the model's input; a change makes the features of every class stale.
@@ -186,6 +186,22 @@ def _ended(content: bytes, error: OSError) -> Image.Image:
     if first != second:
         raise error
     return filled[0]
+
+
+def size_in_header(content: bytes) -> tuple[int, int] | None:
+    """The width and height of a JPEG, PNG, GIF, BMP or WebP from its header, in pixels; else None."""
+    if content[:2] == b"\xff\xd8":
+        return frame_size(content)
+    if content[:8] == b"\x89PNG\r\n\x1a\n":
+        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    if content[:4] == b"GIF8":
+        return int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
+    if content[:2] == b"BM" and content[14:15] == b"\x28":
+        return (
+            abs(int.from_bytes(content[18:22], "little", signed=True)),
+            abs(int.from_bytes(content[22:26], "little", signed=True)),
+        )
+    return _webp_size(content) if content[:4] == b"RIFF" else None
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:

@@ -14,13 +14,15 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image
 from pyspark.sql import SparkSession
 
 from spark_jobs.compact_tables import compact_table
 from spark_jobs.convert_store import prepared_store
 from spark_jobs.errors import FruitsError
-from spark_jobs.images import FORMATS, RULES, BadImage, decode, thumbnails
+from spark_jobs.guarded import PREVIEW, decode_guarded, reduced
+from spark_jobs.images import FORMATS, RULES, BadImage, thumbnails
+from spark_jobs.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.read_photos import Content, read_ahead
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
@@ -41,7 +43,6 @@ CHUNK_BYTES = 64 << 20
 # Images of a task, at least and about at most.
 LEAST_IMAGES, MOST_IMAGES = 1024, 2048
 PREVIEW_IMAGES = 6
-PREVIEW_SIDE = 96  # pixels to which a photo is reduced while it waits for the preview
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class IngestParams:
     `photos` are all photos of each class to work on. `version` names the run. A photo over `max_bytes` or
     `max_pixels` is quarantined. If more than `max_bad_share` (0 to 1) of the photos of a class are
     quarantined, the class keeps its last version. Replaced files are removed after `keep_hours`. With
-    `recompute`, photos that the store knows are read again too.
+    `recompute`, photos that the store knows are read again too. Decoding a photo may take the `limits`.
     """
 
     images: str
@@ -63,11 +64,13 @@ class IngestParams:
     max_bad_share: float
     keep_hours: float
     recompute: bool = False
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def rules(self) -> str:
         """The version of the rules by which photos are accepted or refused."""
-        return combined_version(RULES, *FORMATS, str(self.max_bytes), str(self.max_pixels))
+        numbers = (self.max_bytes, self.max_pixels, *self.limits)
+        return combined_version(RULES, *FORMATS, *map(str, numbers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,12 +351,12 @@ def _ingest_chunk(
             if isinstance(content, BadImage):
                 raise content
             row |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-            decoded = decode(content, params.max_pixels)
+            decoded = decode_guarded(content, params.max_pixels, params.limits, PREVIEW)
         except BadImage as reason:
             bad.add(row | {"reason": str(reason)}, 0)
             continue
         if chunk.first and index % every == 0:
-            preview.append(ImageOps.contain(decoded.image, (PREVIEW_SIDE, PREVIEW_SIDE)))
+            preview.append(reduced(decoded.image, PREVIEW))
         row |= {"content": content, "width": decoded.width, "height": decoded.height}
         row |= {"format": decoded.format}
         images.add(row, len(content))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 START, END, SCAN = 0xD8, 0xD9, 0xDA
 # The markers of frames whose scans have all bits of their coefficients: baseline and extended sequential.
 SEQUENTIAL = (0xC0, 0xC1)
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # In entropy-coded data, a zero or the number of a restart interval follows each 0xFF.
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
@@ -38,6 +39,20 @@ def segments(content: bytes) -> Iterator[Segment]:
             return
         yield Segment(marker, position, end)
         position = end
+
+
+def frame_size(content: bytes) -> tuple[int, int] | None:
+    """The width and height in the header of the first frame, in pixels; None if there is no frame."""
+    for segment in segments(content):
+        if segment.marker in _FRAMES and segment.end - segment.start >= 9:
+            height, width = (
+                content[segment.start + 5 : segment.start + 7],
+                content[segment.start + 7 : segment.start + 9],
+            )
+            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+        if segment.marker == SCAN:
+            return None
+    return None
 
 
 def scans(content: bytes) -> int:

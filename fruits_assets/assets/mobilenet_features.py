@@ -51,6 +51,7 @@ def mobilenet_features(step: ClassStep[ClassConfig]) -> ClassJob[ExtractParams, 
         extractor_version=extractor.data_version,
         keep_hours=step.settings.keep_hours,
         recompute=step.config.recompute,
+        limits=step.settings.decode_limits,
     )
     images, features = concurrently(
         lambda table: current(step.store, table, step.classes), (RAW_IMAGES, MOBILENET_FEATURES)

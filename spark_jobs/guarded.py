@@ -1,0 +1,207 @@
+"""Decodes photos that are not plainly cheap in a child process with limits: a photo can hurt only itself.
+
+A decoder that crashes, hangs or takes memory ends the child. The photo in its hands is bad, and the next
+photo gets a new child. The child sends sizes, names and pixels as text and bytes, nothing to be executed.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, BinaryIO
+
+from PIL import Image, ImageOps
+
+from spark_jobs.dimensions import IMAGE_SIDE
+from spark_jobs.images import BadImage, Decoded, decode, size_in_header
+from spark_jobs.jpeg import scans
+from spark_jobs.limits import Limits
+
+# A photo of at most so many pixels is decoded in the worker itself, in about 40 ms and 64 MB at most.
+CHEAP_PIXELS = 4_000_000
+CHEAP_SCANS = 20
+# The side to which a photo is reduced for the preview of its class, in pixels.
+PREVIEW_SIDE = 96
+# A child that waits for a core of a busy machine has this many times the seconds of CPU time.
+_PATIENCE = 3
+
+# What a child makes of a decoded picture: the picture of a preview, or that of the model.
+PREVIEW, INPUT = "preview", "input"
+
+
+def decode_guarded(content: bytes, max_pixels: int, limits: Limits, purpose: str) -> Decoded:
+    """`decode`, in a child process unless the photo is plainly cheap.
+
+    A child returns the picture reduced for its `purpose`, `PREVIEW` or `INPUT`, as `reduced` does; width and
+    height are those of the photo.
+
+    Raises `BadImage`, also where the photo takes more than the limits, or its decoder crashes.
+    """
+    if is_cheap(content):
+        return decode(content, max_pixels)
+    return _child.decode(content, max_pixels, limits, purpose)
+
+
+def is_cheap(content: bytes) -> bool:
+    """Whether the header of a photo tells that its decoding takes little time and memory."""
+    size = size_in_header(content)
+    return size is not None and size[0] * size[1] <= CHEAP_PIXELS and scans(content) <= CHEAP_SCANS
+
+
+def reduced(image: Image.Image, purpose: str) -> Image.Image:
+    """A picture in the size that its purpose needs. Reducing it again changes nothing."""
+    if purpose == INPUT:
+        return image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
+    return ImageOps.contain(image, (PREVIEW_SIDE, PREVIEW_SIDE))
+
+
+class _Child:
+    """The child process of this worker, which starts with the first photo that needs it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._memory = 0
+
+    def decode(self, content: bytes, max_pixels: int, limits: Limits, purpose: str) -> Decoded:
+        process = self._started(limits.memory)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked = {
+            "bytes": len(content),
+            "max_pixels": max_pixels,
+            "seconds": limits.seconds,
+            "purpose": purpose,
+        }
+        deadline = time.monotonic() + _PATIENCE * limits.seconds
+        try:
+            _send(process.stdin, asked, content)
+            head = json.loads(_receive_line(process.stdout, deadline))
+            if "bad" in head:
+                raise BadImage(str(head["bad"]))
+            width, height = (int(length) for length in head["size"])
+            pixels = _receive(process.stdout, 3 * width * height, deadline)
+            return Decoded(
+                Image.frombytes("RGB", (width, height), pixels),
+                int(head["width"]),
+                int(head["height"]),
+                str(head["format"]),
+            )
+        except TimeoutError:
+            self._end()
+            raise BadImage(f"decoding it takes more than {_PATIENCE * limits.seconds:g} s") from None
+        except (BrokenPipeError, EOFError):
+            raise BadImage(_cause(self._end(), limits)) from None
+
+    def _started(self, memory: int) -> "subprocess.Popen[bytes]":
+        if self._process is None or self._process.poll() is not None or self._memory != memory:
+            self._end()
+            # On a node of a cluster, the modules of this project are in an archive on the path.
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "spark_jobs.guarded", str(memory)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                bufsize=0,
+            )
+            self._memory = memory
+        return self._process
+
+    def _end(self) -> int:
+        """Ends the child; returns the number of the signal that had ended it before, or 0."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)  # the pipes may break a moment before the process is gone
+        code = process.poll()
+        process.kill()
+        process.communicate()
+        return max(0, -(code or 0))
+
+
+def _cause(number: int, limits: Limits) -> str:
+    if number == signal.SIGXCPU:
+        return f"decoding it takes more than {limits.seconds:g} s"
+    if number == signal.SIGKILL:
+        return "its decoder was killed, most often for lack of memory"
+    return f"its decoder crashed: {f'signal {number}' if number else 'it ended without a result'}"
+
+
+def _send(pipe: Any, head: dict[str, Any], content: bytes) -> None:
+    view = memoryview(json.dumps(head).encode() + b"\n" + content)
+    while view:
+        view = view[pipe.write(view) :]
+
+
+def _receive_line(pipe: Any, deadline: float) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        line += _receive(pipe, 1, deadline)
+    return line
+
+
+def _receive(pipe: Any, size: int, deadline: float) -> bytes:
+    """Raises `TimeoutError` at the deadline, and `EOFError` where the pipe ends before."""
+    received = bytearray()
+    while len(received) < size:
+        ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        piece = os.read(pipe.fileno(), min(size - len(received), 1 << 20))
+        if not piece:
+            raise EOFError
+        received += piece
+    return bytes(received)
+
+
+_child = _Child()
+
+
+# The child.
+
+
+def _serve(memory: int, asked: BinaryIO, answers: BinaryIO) -> None:
+    """Decodes photos until the parent ends."""
+    _limit_memory(memory)
+    while line := asked.readline():
+        head = json.loads(line)
+        content = asked.read(head["bytes"])
+        _limit_time(head["seconds"])
+        try:
+            decoded = decode(content, head["max_pixels"])
+            picture = reduced(decoded.image, head["purpose"])
+        except (BadImage, MemoryError) as error:
+            reason = str(error) or "not enough memory to decode it"
+            answers.write(json.dumps({"bad": reason}).encode() + b"\n")
+        else:
+            found = {"width": decoded.width, "height": decoded.height, "format": decoded.format}
+            answers.write(json.dumps({**found, "size": picture.size}).encode() + b"\n" + picture.tobytes())
+        answers.flush()
+
+
+def _limit_memory(memory: int) -> None:
+    """Limits the address space to `memory` bytes beside what Python and its libraries have taken already."""
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):  # macOS has neither /proc nor this limit
+        with open("/proc/self/statm") as pages:
+            taken = int(pages.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
+
+
+def _limit_time(seconds: float) -> None:
+    """Ends this process by SIGXCPU after so many more seconds of CPU time."""
+    import resource
+
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 1, most))
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
