@@ -68,6 +68,10 @@ class ClassTakes(NamedTuple):
     def rows(self) -> int:
         return sum(len(take.images) for take in self.takes)
 
+    @property
+    def bytes(self) -> int:
+        return 0  # copying takes about the same time for each row
+
 
 @dataclass(kw_only=True)
 class FeaturePlan:
@@ -218,6 +222,7 @@ def _row_groups(label: str, part: Part, images: Sequence[Image]) -> list[RowGrou
             number,
             len(rows),
             tuple(rows) if len(rows) < part.row_groups[number] else None,
+            len(rows) * part.bytes // part.rows,
         )
         for number, rows in picked.items()
     ]

@@ -22,7 +22,7 @@ IMAGES_PER_CLASS = 8
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="A test that is skipped has failed.")
     parser.addoption(
-        "--random-changes", type=int, default=16, help="Changes of photos in test_random_changes."
+        "--random-changes", type=int, default=8, help="Changes of photos in test_random_changes."
     )
     parser.addoption("--random-seed", type=int, default=22, help="Seed of these changes.")
 

@@ -20,8 +20,8 @@ from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
 from spark_jobs.store.tables import rows_by_class
 from spark_jobs.wording import counted
 
-# A check names this many doubles, and of each this many photos.
-_SHOWN = 20
+# A check names this many doubles, and of each this many photos: with names of 255 bytes, 20 KB of an event.
+_SHOWN, _SHOWN_PATHS = 20, 4
 
 
 class IngestConfig(ClassConfig):
@@ -110,7 +110,7 @@ def _no_doubles(found: Sequence[Double]) -> dg.AssetCheckResult:
     across = [double for double in found if double.across_classes]
     within = [double for double in found if not double.across_classes]
     copies = sum(len(double.paths) - 1 for double in found)
-    first = [" = ".join(double.paths[:_SHOWN]) for double in (*across, *within)[:_SHOWN]]
+    first = [" = ".join(double.paths[:_SHOWN_PATHS]) for double in (*across, *within)[:_SHOWN]]
     said = f"{counted(copies, 'photo is a copy', 'photos are copies')} of other photos"
     said += f", and {counted(len(across), 'photo is', 'photos are')} in several classes" if across else ""
     return dg.AssetCheckResult(

@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-# The first characters of a formula, from OWASP's "CSV Injection".
-FORMULA_START = r"([=+\-@\t\r])"
+# The first characters of a formula, from OWASP's "CSV Injection". The last four are the full-width signs.
+FORMULA_START = "([=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])"
 _TEXTS = ("path", "label")
 
 

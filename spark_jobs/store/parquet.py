@@ -41,7 +41,8 @@ _TYPES = {column.name: column.type for schema in SCHEMAS.values() for column in 
 class RowGroup(NamedTuple):
     """One row group of a Parquet file of a class, by its number: the smallest piece of work of a task.
 
-    `picks` are the numbers of the wanted rows in it, and `rows` how many they are; None are all rows.
+    `picks` are the numbers of the wanted rows in it, and `rows` how many they are; None are all rows. `bytes`
+    are about those of the rows in the file.
     """
 
     label: str
@@ -49,6 +50,7 @@ class RowGroup(NamedTuple):
     number: int
     rows: int
     picks: tuple[int, ...] | None = None
+    bytes: int = 0
 
 
 class PartWriter:
@@ -271,9 +273,9 @@ def vectors_at(store: Root, part: Part, rows: Sequence[int]) -> NDArray[np.float
     """
     ends = np.cumsum(part.row_groups)
     groups, of_row = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
-    batches = list(read_row_groups(store, part.path, groups.tolist(), ["features"]))
-    starts = (ends - part.row_groups)[groups]
-    vectors = [
-        vectors_in(batches[group])[row - starts[group]] for group, row in zip(of_row, rows, strict=True)
-    ]
-    return np.array(vectors, np.float32)
+    batches = read_row_groups(store, part.path, groups.tolist(), ["features"])
+    read = np.concatenate([np.empty((0, FEATURES), np.float32), *map(vectors_in, batches)])
+    # Where the row groups begin in the file, and in what was read.
+    starts, read_starts = (ends - part.row_groups)[groups], np.cumsum([0, *np.take(part.row_groups, groups)])
+    chosen: NDArray[np.float32] = read[np.array(rows, np.intp) - starts[of_row] + read_starts[of_row]]
+    return chosen

@@ -110,7 +110,18 @@ def copied(fitted: Fitted, store: str) -> str:
 def test_only_text_that_starts_a_formula_gets_an_apostrophe(
     spark: SparkSession, copied: str, fitted: Fitted
 ) -> None:
-    formulas = ["=cmd()", "+1", "-1", "@SUM(A1)", "\tx", "\rx", '=HYPERLINK("http:", "y")']
+    formulas = [
+        "=cmd()",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\tx",
+        "\rx",
+        "\nx",
+        "\uff1dcmd()",
+        "\uff20x",
+        '=HYPERLINK("http:", "y")',
+    ]
     plain = ["a=b", "1+1", "'quoted'", " x", "é", '"', "a,b", "x-"]
     vectors = fitted.features["Kiwi"][:5]
     publish_features(copied, dict.fromkeys(formulas + plain, vectors))

@@ -18,6 +18,8 @@ from spark_jobs import extract_features as extract_module
 from spark_jobs import ingest_images as ingest_module
 from spark_jobs.store import parquet
 from spark_jobs.store.csv_rows import read_csv
+from spark_jobs.store.parquet import RowGroup
+from spark_jobs.store.photos import Photo
 from spark_jobs.store.schemas import (
     MOBILENET_FEATURES,
     PCA_FEATURES_CSV,
@@ -25,10 +27,16 @@ from spark_jobs.store.schemas import (
     RAW_IMAGES,
 )
 from spark_jobs.store.tables import change_classes
+from spark_jobs.tasks import even_tasks
 from tests.conftest import CLASSES, IMAGES_PER_CLASS
 from tests.jobs import extract, fit, ingest, project, table
 from tests.spark_jobs.support import pointers
 from tests.support import current_files, publish_extractor
+
+# The limits of the tasks of the two jobs.
+INGEST, EXTRACT = (
+    {"least": module.LEAST_IMAGES, "most": module.MOST_IMAGES} for module in (ingest_module, extract_module)
+)
 
 
 @pytest.fixture
@@ -282,3 +290,22 @@ def test_a_csv_of_another_model_is_projected_as_a_whole(spark: SparkSession, pho
     written = project(spark, made, CLASSES).classes["Kiwi"]
     assert (written.new, written.kept, written.gone) == (9, 0, 0)
     assert list(csv(made, "Kiwi").columns) == ["path", "label", "pc1", "pc2", "pc3", "pc4", "pc5"]
+
+
+def test_photos_of_phones_are_several_tasks_a_core_and_small_photos_one(spark: SparkSession) -> None:
+    cores = spark.sparkContext.defaultParallelism
+
+    def tasks(size: int) -> tuple[int, int]:
+        photos = [Photo(f"Kiwi/{number:03}.jpg", size, 0) for number in range(200)]
+        groups = [RowGroup("Kiwi", "a file", number, 1, None, size) for number in range(200)]
+        return (
+            len(
+                even_tasks(
+                    spark, list(ingest_module._chunks("Kiwi", photos)), ingest_module._weight, **INGEST
+                )
+            ),
+            len(even_tasks(spark, groups, extract_module._weight, **EXTRACT)),
+        )
+
+    assert tasks(5_000) == (1, cores)
+    assert min(tasks(3_000_000)) >= 4 * cores
