@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from fruits_assets.costs.run_records import STAGES, read_records
 from rehearsal.compare import compare
@@ -35,9 +36,15 @@ UNUSUAL = ["=cmd() é", "50 % #1, 'ripe'", "😀" * 40]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 12 sample photos with unusual names, and one file that is not a photo."""
+    """Three classes of 12 sample photos with unusual names, and one file that is not a photo.
+
+    A child of a worker decodes two further photos: a large one, and one of another format.
+    """
     root = tmp_path_factory.mktemp("photos")
     copy_photos(root, UNUSUAL, 12)
+    with Image.open(root / UNUSUAL[1] / "0_100.jpg") as small:
+        small.resize((2500, 2000)).save(root / UNUSUAL[1] / "large.jpg")
+        small.save(root / UNUSUAL[1] / "phone.avif")
     (root / UNUSUAL[0] / "0_bad.jpg").write_text("no photo")
     return root
 
@@ -106,7 +113,7 @@ def test_the_run_records_of_steps_describe_the_cluster(stores_and_home: tuple[st
     assert [record.stage for record in records] == list(STAGES)
     for record in records:
         assert (record.environment, record.instance_type) == ("emr", "m5.xlarge")
-        assert (record.nodes, record.cores, record.images) == (2, 8, 36)
+        assert (record.nodes, record.cores, record.images) == (2, 8, 38)
         assert 0 < record.seconds < 10 * MINUTES and record.cost_usd is not None
         # The versions of the job's driver; this process may run another Python.
         assert record.versions["emr"].startswith("emr-7.")
