@@ -38,7 +38,7 @@ from spark_jobs.store.parquet import (
     vectors_at,
     vectors_column,
 )
-from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.root import WRITE_THREADS, Root, concurrently, open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
 from spark_jobs.store.tables import (
@@ -249,7 +249,11 @@ def _extract(params: ExtractParams, groups: list[RowGroup]) -> _Results:
 def _copy(params: ExtractParams, classes: list[ClassTakes]) -> _Results:
     """One Spark task: copies features, to one file for each class. Returns the same as `_extract`."""
     store = open_root(params.store)
-    return [(own.label, _written(store, params, own.label, _taken(store, own.takes))) for own in classes]
+
+    def copied(own: ClassTakes) -> tuple[str, Part | str]:
+        return own.label, _written(store, params, own.label, _taken(store, own.takes))
+
+    return concurrently(copied, classes, WRITE_THREADS)
 
 
 def _taken(store: Root, takes: Sequence[Take]) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:

@@ -23,7 +23,7 @@ from spark_jobs.store.csv_copies import copy_csvs, csv_paths
 from spark_jobs.store.csv_rows import read_csv, write_csv
 from spark_jobs.store.parquet import read_column_of, read_row_groups, vectors_in
 from spark_jobs.store.pointers import current_by_class, folder_of, new_directory, publish, withdraw
-from spark_jobs.store.root import Root, concurrently, open_root
+from spark_jobs.store.root import WRITE_THREADS, Root, concurrently, open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
 from spark_jobs.store.sweep import sweep_versions
 from spark_jobs.store.tables import current
@@ -199,14 +199,15 @@ def _project(params: ProjectParams, directory: str, work: list[_Work]) -> list[t
     """
     store = open_root(params.store)
     components = read_components(params.store, params.model_directory)
-    results: list[tuple[str, _Written | str]] = []
-    for one in work:
+
+    def projected(one: _Work) -> tuple[str, _Written | str]:
         label = str(one.features.label)
         try:
-            results.append((label, _project_class(store, components, directory, one, params)))
+            return label, _project_class(store, components, directory, one, params)
         except FruitsError as error:
-            results.append((label, f"{error}. {recompute_hint(label)}"))
-    return results
+            return label, f"{error}. {recompute_hint(label)}"
+
+    return concurrently(projected, work, WRITE_THREADS)
 
 
 def _project_class(

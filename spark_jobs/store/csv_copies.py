@@ -74,11 +74,13 @@ def copy_csvs(store: Root) -> dict[str, str]:
     while (versions := current_by_class(store, PCA_FEATURES_CSV)) != copied:
         paths = csv_paths(versions)
         changed = {label: version for label, version in versions.items() if copied.get(label) != version}
-        store.copy_many(
+        copies = [
             (version.parts[0].path, paths[label])
             for label, version in _stale(store, changed, paths).items()
-            if version.parts and store.has(version.parts[0].path)
-        )
+            if version.parts
+        ]
+        there = concurrently(lambda copy: store.has(copy[0]), copies)
+        store.copy_many(copy for copy, is_there in zip(copies, there, strict=True) if is_there)
         copied = versions
     paths = csv_paths(copied)
     store.remove_files(set(found) - set(paths.values()))

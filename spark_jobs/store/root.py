@@ -20,6 +20,9 @@ from spark_jobs.errors import FruitsError
 # 32 threads read 4 times as fast as 8 threads; more threads gain little.
 IO_THREADS = 32
 
+# Files of a task that are written at the same time. Each takes some row groups of memory.
+WRITE_THREADS = 8
+
 # pyarrow makes a request to S3 this many times, for about a minute in all.
 S3_ATTEMPTS = 8
 
@@ -31,15 +34,17 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 
-def concurrently(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """The results of a function for items, in their order, from up to `IO_THREADS` threads at once.
+def concurrently(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int = IO_THREADS
+) -> list[Result]:
+    """The results of a function for items, in their order, from up to `threads` threads at once.
 
     Raises the error of the first item whose call fails.
     """
     wanted = list(items)
     if len(wanted) < 2:
         return list(map(function, wanted))
-    with ThreadPoolExecutor(min(IO_THREADS, len(wanted))) as pool:
+    with ThreadPoolExecutor(min(threads, len(wanted))) as pool:
         return list(pool.map(function, wanted))
 
 
