@@ -38,7 +38,7 @@ from spark_jobs.store.parquet import (
     vectors_at,
     vectors_column,
 )
-from spark_jobs.store.root import WRITE_THREADS, Root, concurrently, open_root
+from spark_jobs.store.root import Root, concurrently, open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
 from spark_jobs.store.tables import (
@@ -253,7 +253,7 @@ def _copy(params: ExtractParams, classes: list[ClassTakes]) -> _Results:
     def copied(own: ClassTakes) -> tuple[str, Part | str]:
         return own.label, _written(store, params, own.label, _taken(store, own.takes))
 
-    return concurrently(copied, classes, WRITE_THREADS)
+    return concurrently(copied, classes, store.write_threads)
 
 
 def _taken(store: Root, takes: Sequence[Take]) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:

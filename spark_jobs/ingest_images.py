@@ -28,7 +28,7 @@ from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
 from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, Photo, difference, known_photos
 from spark_jobs.store.quarantine import commonest_reasons
-from spark_jobs.store.root import WRITE_THREADS, Root, concurrently, open_root
+from spark_jobs.store.root import Root, concurrently, open_root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
 from spark_jobs.store.tables import ClassChange, change_classes, compared_again
@@ -312,7 +312,7 @@ def _ingest(params: IngestParams, pieces: list[_Chunk | _Rewrite]) -> list[tuple
     chunks = [piece for piece in pieces if isinstance(piece, _Chunk)]
     rewrites = [piece for piece in pieces if isinstance(piece, _Rewrite)]
     written = concurrently(
-        lambda piece: (piece.label, _rewrite(store, params.version, piece)), rewrites, WRITE_THREADS
+        lambda piece: (piece.label, _rewrite(store, params.version, piece)), rewrites, store.write_threads
     )
     photos = [photo for chunk in chunks for photo in chunk.photos]
     with closing(read_ahead(open_root(params.images), photos, params.max_bytes)) as contents:

@@ -23,7 +23,7 @@ from spark_jobs.store.csv_copies import copy_csvs, csv_paths
 from spark_jobs.store.csv_rows import read_csv, write_csv
 from spark_jobs.store.parquet import read_column_of, read_row_groups, vectors_in
 from spark_jobs.store.pointers import current_by_class, folder_of, new_directory, publish, withdraw
-from spark_jobs.store.root import WRITE_THREADS, Root, concurrently, open_root
+from spark_jobs.store.root import Root, concurrently, open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
 from spark_jobs.store.sweep import sweep_versions
 from spark_jobs.store.tables import current
@@ -207,7 +207,7 @@ def _project(params: ProjectParams, directory: str, work: list[_Work]) -> list[t
         except FruitsError as error:
             return label, f"{error}. {recompute_hint(label)}"
 
-    return concurrently(projected, work, WRITE_THREADS)
+    return concurrently(projected, work, store.write_threads)
 
 
 def _project_class(

@@ -20,9 +20,6 @@ from spark_jobs.errors import FruitsError
 # 32 threads read 4 times as fast as 8 threads; more threads gain little.
 IO_THREADS = 32
 
-# Files of a task that are written at the same time. Each takes some row groups of memory.
-WRITE_THREADS = 8
-
 # pyarrow makes a request to S3 this many times, for about a minute in all.
 S3_ATTEMPTS = 8
 
@@ -42,9 +39,10 @@ def concurrently(
     Raises the error of the first item whose call fails.
     """
     wanted = list(items)
-    if len(wanted) < 2:
+    threads = min(threads, len(wanted))
+    if threads < 2:
         return list(map(function, wanted))
-    with ThreadPoolExecutor(min(threads, len(wanted))) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, wanted))
 
 
@@ -58,6 +56,11 @@ class Root:
     uri: str
     fs: pafs.FileSystem
     is_local: bool
+
+    @property
+    def write_threads(self) -> int:
+        """The files of a task to write at once: on S3 a task waits for requests, on disk its core is busy."""
+        return 1 if self.is_local else 8
 
     def inside(self, path: str) -> str:
         """The path itself. Raises `FruitsError` if it leads out of this root."""
