@@ -96,7 +96,7 @@ def _failures(classes: Mapping[str, str]) -> list[tuple[str, str]]:
     """The failed classes as (name, value) lines for a terminal."""
     lines = [("failed", f"{label}: {reason}") for label, reason in list(classes.items())[:_NAMED]]
     more = len(classes) - _NAMED
-    return [*lines, *([("failed", f"{more:,} more classes; --json names all")] if more > 0 else [])]
+    return [*lines, *([("failed", f"{more:,} more classes: see Dagster's UI")] if more > 0 else [])]
 
 
 def run_pipeline(
