@@ -42,7 +42,7 @@ def fruit_photos(
     for name, reason in list(listing.skipped.items())[:SHOWN]:
         context.log.info(f"Skipped {name!r}: it {reason}.")
     if listing.companions:
-        kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(listing.companions.items()))
+        kinds = ", ".join(f"{kind} ({number:,})" for kind, number in sorted(listing.companions.items()))
         context.log.info(f"Skipped files that lie beside photos: {kinds}.")
     several = [f"{label}: {number} folders" for label, number in listing.several_folders.items()]
     if several:

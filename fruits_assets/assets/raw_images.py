@@ -96,10 +96,11 @@ def _checks(store: Root, figures: Mapping[str, ClassIngest]) -> Iterator[dg.Asse
         ],
         images=sum(images.values()),
     )
+    photos = counted(sum(bad.values()), "photo", "photos")
     yield check_classes(
         "nothing_quarantined",
         bad,
-        warning=f"{sum(bad.values())} photos of {len(bad)} classes are in quarantine.",
+        warning=f"{photos} of {counted(len(bad), 'class', 'classes')} in quarantine.",
         quarantined=sum(bad.values()),
         store_path=dg.MetadataValue.path(store.uri_of(QUARANTINED_IMAGES)),
     )

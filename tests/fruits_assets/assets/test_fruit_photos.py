@@ -24,7 +24,7 @@ def observed(platform: Platform, *paths: str) -> tuple[list[str], list[str], dic
 def test_files_beside_photos_are_counted_by_kind(untouched: Platform) -> None:
     files = ["Kiwi/1.jpg", "Kiwi/1.xml", "Kiwi/2.xml", "Kiwi/IMG_1.MOV", "Kiwi/Thumbs.db", "labels.csv"]
     messages, warnings, metadata = observed(untouched, *files)
-    said = "Skipped files that lie beside photos: 1 files of the system, 1 films, 3 notes and data."
+    said = "Skipped files that lie beside photos: files of the system (1), films (1), notes and data (3)."
     assert said in messages
     assert warnings == []
     assert metadata["companions"] == {"files of the system": 1, "films": 1, "notes and data": 3}
