@@ -27,7 +27,7 @@ help:
 	@echo "make test-random   change photos 200 times, kill runs, and compare the store with a fresh run"
 	@echo "make test-all      run lint, all tests, the rehearsal of EMR and the demo"
 	@echo "make bench         compare the speed with the notebook baseline on two classes"
-	@echo "make bench-full    the same on all classes; 40 minutes"
+	@echo "make bench-full    the same on all classes; 90 minutes"
 	@echo "make faults        kill runs, cut the power and flip bits, and show what is lost; 40 minutes, as root"
 	@echo "make lock          upgrade all lock files; UPGRADE= keeps the versions that they have"
 	@echo "make clean         delete .venv and the outputs of the demo and the benchmarks"
