@@ -92,12 +92,12 @@ def test_a_prefix_whose_last_photo_is_gone_may_be_empty(prefix: str) -> None:
 def test_photos_of_any_name_are_listed_by_class(prefix: str) -> None:
     root = open_root(prefix)
     paths = [f"{label}/1.jpg" for label in AWKWARD] + ["deep/er/a b/2.jpg"]
-    skipped = ["readme.txt", ".cache/1.jpg", "a b/_old/1.jpg"]
+    skipped = ["loose.jpg", ".cache/1.jpg", "a b/_old/1.jpg"]
     root.write_many((path, b"photo") for path in [*paths, *skipped, "a...b/1.jpg"])
     listing = list_photos(prefix)
     assert sorted(photo.path for photos in listing.classes.values() for photo in photos) == sorted(paths)
     assert sorted(listing.classes) == sorted(AWKWARD)
-    assert sorted(listing.skipped) == [".cache", "a b/_old", "readme.txt"]
+    assert sorted(listing.skipped) == [".cache", "a b/_old", "loose.jpg"]
     assert list(listing.refused) == ["a...b"]
     assert {photo.bytes for photos in listing.classes.values() for photo in photos} == {5}
 
@@ -133,10 +133,10 @@ def test_many_folders_are_listed_in_ranges_that_leave_no_photo_out(
     monkeypatch.setattr("resources.photo_folders._LEAST_FOLDERS", 2)
     paths = [f"{label}/{number}.jpg" for label in AWKWARD for number in range(3)]
     root = open_root(prefix)
-    root.write_many((path, b"photo") for path in [*paths, "a.txt", "zz.txt", "😀.txt"])
+    root.write_many((path, b"photo") for path in [*paths, "a.jpg", "zz.jpg", "😀.jpg"])
     listing = list_photos(prefix)
     assert sorted(photo.path for photos in listing.classes.values() for photo in photos) == sorted(paths)
-    assert sorted(listing.skipped) == ["a.txt", "zz.txt", "😀.txt"]
+    assert sorted(listing.skipped) == ["a.jpg", "zz.jpg", "😀.jpg"]
 
 
 @pytest.mark.parametrize("uri", ["s3://fruits/no-such-prefix", "s3://no-such-bucket/photos"])
