@@ -89,15 +89,16 @@ def _vanished(store: Root, listing: Listing, changed: Mapping[str, Difference]) 
         return {}
     rows = [rows_by_class(store, table) for table in PHOTO_TABLES]
     known = sum(sum(table.values()) for table in rows)
-    gone = sum(len(_photos(change.gone)) for change in losing.values())
+    vanished = {label: len(_photos(change.gone)) for label, change in losing.items()}
+    gone = sum(vanished.values())
     gone += sum(images for table in rows for label, images in table.items() if label not in listing.classes)
     held = {}
     for label, change in losing.items():
         unreadable = next((path for path in listing.unreadable if _is_below(path, change.gone)), None)
         if unreadable is not None:
             held[label] = f"{unreadable!r} cannot be listed, so its photos seem to be gone"
-        elif len(vanished := _photos(change.gone)) > _MAY_VANISH * change.known:
-            held[label] = f"{len(vanished):,} of its {change.known:,} photos are gone"
+        elif vanished[label] > _MAY_VANISH * change.known:
+            held[label] = f"{vanished[label]:,} of its {change.known:,} photos are gone"
         elif gone > _MAY_VANISH * known:
             held[label] = f"{gone:,} of the {known:,} photos of the store are gone"
     remedy = "The class keeps its last version. If the photos are to go: fruits run --accept-removals"

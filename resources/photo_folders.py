@@ -31,7 +31,7 @@ from spark_jobs.wording import counted
 
 # The folders of photos on S3 whose keys are listed one after another.
 _LEAST_FOLDERS = 10
-# A folder on disk that is deeper than this is an accident, such as a backup of itself.
+# A folder on disk that is deeper than this is an accident, for example a backup of itself.
 _DEEPEST = 64
 # Times, in microseconds since 1970, that pandas can hold. Damaged archives bring others.
 _EARLIEST, _LATEST = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000 for year in (1678, 2262))
@@ -116,8 +116,8 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
             "photos for each fruit class."
         )
     classes: dict[str, list[Photo]] = defaultdict(list)
-    # A dictionary, so that a listing that returns an object twice counts it once.
     companions: Counter[str] = Counter()
+    # A dictionary, so that a listing that returns an object twice counts it once.
     for photo in {photo.path: photo for photo in found}.values():
         folder, _, name = photo.path.rpartition("/")
         hidden = next((part for part in photo.path.split("/") if part.startswith((".", "_"))), None)

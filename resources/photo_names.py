@@ -46,7 +46,7 @@ def companion(name: str) -> str | None:
 
 
 def invisible(text: str) -> str:
-    """What a name has in it that nobody sees, as a phrase; empty if there is nothing."""
+    """The first invisible character of a name, as a phrase; empty if there is none."""
     for character in text:
         if unicodedata.category(character) in _INVISIBLE and character not in _JOINERS:
             return f"holds the invisible character U+{ord(character):04X}"
@@ -74,6 +74,6 @@ def alike(labels: Iterable[str]) -> list[list[str]]:
 
 
 def only_divisions(labels: Iterable[str]) -> bool:
-    """Whether all labels are names of parts of a data set, such as train and test."""
+    """Whether all labels are names of parts of a data set, like train and test."""
     names = {label.casefold().strip() for label in labels}
     return bool(names) and names <= _DIVISIONS

@@ -21,7 +21,7 @@ from spark_jobs.images import BadImage, Decoded, decode, size_in_header
 from spark_jobs.jpeg import scans
 from spark_jobs.limits import Limits
 
-# A photo of at most so many pixels is decoded in the worker itself, in about 40 ms and 64 MB at most.
+# A photo of at most this many pixels is decoded in the worker itself, in about 40 ms and 64 MB at most.
 CHEAP_PIXELS = 4_000_000
 CHEAP_SCANS = 20
 # The side to which a photo is reduced for the preview of its class, in pixels.
@@ -29,7 +29,7 @@ PREVIEW_SIDE = 96
 # A child that waits for a core of a busy machine has this many times the seconds of CPU time.
 _PATIENCE = 3
 
-# What a child makes of a decoded picture: the picture of a preview, or that of the model.
+# The purposes of a decoded picture: the preview of a class, or the input of the model.
 PREVIEW, INPUT = "preview", "input"
 
 
@@ -195,7 +195,7 @@ def _limit_memory(memory: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """Ends this process by SIGXCPU after so many more seconds of CPU time."""
+    """Ends this process by SIGXCPU after `seconds` more of CPU time."""
     import resource
 
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
