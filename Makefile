@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run demo run rehearse-emr ui history test test-random test-emr test-all bench bench-full faults lint lock clean
+.PHONY: help setup setup-run demo run rehearse-emr ui history test test-random test-emr test-slow test-all bench bench-full faults lint lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,6 +24,7 @@ help:
 	@echo "make lint          check style, types, imports, shell, CloudFormation and Dockerfile"
 	@echo "make test          run the quick tests"
 	@echo "make test-emr      run the tests of EMR steps, on a YARN cluster on this machine"
+	@echo "make test-slow     run the tests that take minutes each, also those of EMR steps; 30 minutes"
 	@echo "make test-random   change photos 200 times, kill runs, and compare the store with a fresh run"
 	@echo "make test-all      run lint, all tests, the rehearsal of EMR and the demo"
 	@echo "make bench         compare the speed with the notebook baseline on two classes"
@@ -80,10 +81,14 @@ test: setup
 test-emr: setup
 	pytest tests/yarn
 
+test-slow: setup
+	pytest -m slow
+	pytest -m slow tests/yarn
+
 test-random: setup
 	pytest tests/fruits_assets/test_random_changes.py --random-changes 200
 
-test-all: lint test test-random test-emr rehearse-emr demo
+test-all: lint test test-random test-emr test-slow rehearse-emr demo
 
 bench: setup
 	@python -m benchmarks $(BENCH)

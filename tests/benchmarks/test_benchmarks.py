@@ -187,6 +187,7 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
+@pytest.mark.slow
 def test_the_notebook_baseline_and_the_platform_explain_the_same_variance(
     sample_photos: Path, extractor: Path, tmp_path: Path
 ) -> None:

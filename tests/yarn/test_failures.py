@@ -67,6 +67,7 @@ def is_complete(store: str, images: int) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_the_next_run_cancels_the_step_of_a_killed_process(
     rehearsal: RehearsalEnvironment, few_photos: str, cluster: str, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_expired_credentials_end_the_run_with_the_remedy(
     assert "AWS credentials have expired (ExpiredTokenException): renew them" in out
 
 
+@pytest.mark.slow
 def test_a_run_completes_on_slow_s3_with_failing_calls(
     rehearsal: RehearsalEnvironment, few_photos: str, tmp_path: Path
 ) -> None:
@@ -156,6 +158,7 @@ def test_a_run_completes_on_slow_s3_with_failing_calls(
     assert is_complete(settings["FRUITS_STORE"], FEW)
 
 
+@pytest.mark.slow
 def test_a_step_handles_a_thousand_long_class_names(rehearsal: RehearsalEnvironment, tmp_path: Path) -> None:
     labels = [f"{number:04d} {'é' * 60}" for number in range(1000)]
     copy_photos(tmp_path, labels, 1)
@@ -164,6 +167,7 @@ def test_a_step_handles_a_thousand_long_class_names(rehearsal: RehearsalEnvironm
     assert current_versions(open_root(settings["FRUITS_STORE"]), RAW_IMAGES).keys() == set(labels)
 
 
+@pytest.mark.slow
 def test_a_run_survives_the_loss_of_a_node_during_feature_extraction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,6 +191,7 @@ def test_the_operator_may_not_write_outside_the_store(account: Account) -> None:
         s3.delete_bucket(Bucket=bucket)
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ def rehearse(home: Path, *arguments: str, **settings: str) -> "subprocess.Popen[
     )
 
 
+@pytest.mark.slow
 def test_a_rehearsal_with_own_photos_and_settings_compares_the_outputs(photos: Path, tmp_path: Path) -> None:
     settings = {"FRUITS_IMAGES": str(photos), "FRUITS_MAX_BAD_SHARE": "0.5", "FRUITS_WEIGHTS": "random"}
     run = rehearse(tmp_path / "home", "--images", "25", **settings)
