@@ -55,6 +55,8 @@ def photo_changes(
         max_bytes=settings.max_image_bytes,
         max_pixels=settings.max_image_pixels,
         limits=settings.decode_limits,
+        scaled=settings.decodes_scaled,
+        keep_metadata=settings.keep_metadata,
         max_bad_share=settings.max_bad_share,
         keep_hours=settings.keep_hours,
         recompute=recompute,

@@ -141,6 +141,7 @@ def plan_run(
             extractor_sha256=extractor.details["ir_sha256"],
             extractor_version=extractor.data_version,
             keep_hours=settings.keep_hours,
+            scaled=settings.decodes_scaled,
             recompute=recompute,
         )
         extract -= extract_features.up_to_date(params, images, state.features).keys()

@@ -123,6 +123,14 @@ class Settings(StoreSettings):
     max_decode_bytes: int = Field(
         DEFAULT_LIMITS.memory, ge=1, description="A photo whose decoding takes more memory is quarantined."
     )
+    decode: Literal["exact", "scaled"] = Field(
+        "exact",
+        description="How large JPEGs are decoded: exact is every pixel, scaled is a smaller scale: it is "
+        "faster, and features differ a little.",
+    )
+    keep_metadata: bool = Field(
+        False, description="Keep what photos say about their makers: position, time, device, author."
+    )
     max_bad_share: float = Field(
         0.1,
         ge=0,
@@ -160,6 +168,10 @@ class Settings(StoreSettings):
         {}, description="More tags for clusters, name=value, separated by commas."
     )
     emr_key_name: str | None = Field(None, description="An EC2 key pair for SSH; Session Manager needs none.")
+
+    @property
+    def decodes_scaled(self) -> bool:
+        return self.decode == "scaled"
 
     @property
     def decode_limits(self) -> Limits:

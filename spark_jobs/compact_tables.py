@@ -97,14 +97,15 @@ def _compact(store_uri: str, table: str, run: str, pieces: list[_Small]) -> list
     return compacted
 
 
-def _made(part: Part) -> tuple[str, list[tuple[str, str]]]:
+def _made(part: Part) -> tuple[str, str, list[tuple[str, str]]]:
     """How a file was made, apart from its photos."""
-    return part.rules, sorted(part.made_with.items())
+    return part.rules, part.metadata, sorted(part.made_with.items())
 
 
 def _merge(store: Root, table: str, run: str, parts: list[Part]) -> Part:
     """Writes the rows of several files as one file."""
-    writer = PartWriter(store, f"{table}/{run}", SCHEMAS[table], parts[0].made_with, parts[0].rules)
+    first = parts[0]
+    writer = PartWriter(store, f"{table}/{run}", SCHEMAS[table], first.made_with, first.rules, first.metadata)
     counts: dict[str, int] = defaultdict(int)
     for part in parts:
         for name, count in part.counts.items():

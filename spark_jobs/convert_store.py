@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.images import PREPROCESSING
+from spark_jobs.model_input import preprocessing
 from spark_jobs.store.classes import TABLES
 from spark_jobs.store.csv_copies import sha256_of
 from spark_jobs.store.leases import Lease, held_lease
@@ -98,7 +98,8 @@ def _rewrite_class(store: Root, table: str, run: str, version: Version) -> list[
         return []
     made_with, counts = {}, {}
     if table == MOBILENET_FEATURES:
-        made_with = {FEATURE_EXTRACTOR: version.inputs[FEATURE_EXTRACTOR], "preprocessing": PREPROCESSING}
+        extractor = version.inputs[FEATURE_EXTRACTOR]
+        made_with = {FEATURE_EXTRACTOR: extractor, "preprocessing": preprocessing(scaled=False)}
         counts = {name: int(version.details[name]) for name in ("non_finite", "constant")}
     writer = PartWriter(store, f"{table}/{run}", SCHEMAS[table], made_with)
     for rows in _rows(store, table, version):

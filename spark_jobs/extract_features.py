@@ -23,10 +23,11 @@ from spark_jobs.convert_store import prepared_store
 from spark_jobs.dimensions import FEATURES, IMAGE_SIDE
 from spark_jobs.errors import FruitsError
 from spark_jobs.feature_plan import ClassTakes, Take, copies_of_computed, plan_features
-from spark_jobs.guarded import INPUT, decode_guarded
-from spark_jobs.images import PREPROCESSING, BadImage, model_input
+from spark_jobs.guarded import decode_guarded
+from spark_jobs.images import BadImage
 from spark_jobs.inference import Extractor, load_extractor
 from spark_jobs.limits import DEFAULT_LIMITS, Limits
+from spark_jobs.model_input import decoded_input, model_input, preprocessing
 from spark_jobs.store.classes import FORGOTTEN, forgotten
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import (
@@ -59,6 +60,9 @@ LEAST_IMAGES, MOST_IMAGES = 128, 2048
 # megapixels and 3 MB takes 180 ms on a core, and an inference 7 to 13 ms.
 _IMAGE_BYTES = 150_000
 
+# What extraction reads of a photo, and its hash.
+_INPUT, _CONTENT = ("input", "sha256_input"), ("content", "sha256_stored")
+
 # The new file of each class, or the reason why the class has failed.
 _Results = list[tuple[str, "Part | str"]]
 
@@ -69,7 +73,7 @@ class ExtractParams:
 
     The extractor is given by its directory, relative to the store, its SHA-256 and its data version. With
     `recompute`, the photos of the classes are computed again, whatever features they have. Decoding a photo
-    may take the `limits`.
+    may take the `limits`; a large JPEG is decoded in a smaller scale if `scaled`.
     """
 
     store: str
@@ -81,11 +85,12 @@ class ExtractParams:
     keep_hours: float
     recompute: bool = False
     limits: Limits = DEFAULT_LIMITS
+    scaled: bool = False
 
     @property
     def made_with(self) -> dict[str, str]:
         """The versions of what makes features, apart from the photos."""
-        return {FEATURE_EXTRACTOR: self.extractor_version, "preprocessing": PREPROCESSING}
+        return {FEATURE_EXTRACTOR: self.extractor_version, "preprocessing": preprocessing(self.scaled)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +245,12 @@ def _extract(params: ExtractParams, groups: list[RowGroup]) -> _Results:
     return [
         (
             label,
-            _written(store, params, label, features_of(_read(store, list(own)), extractor, params.limits)),
+            _written(
+                store,
+                params,
+                label,
+                features_of(_read(store, list(own), params), extractor, params.limits, scaled=params.scaled),
+            ),
         )
         for label, own in by_class
     ]
@@ -293,20 +303,26 @@ def _written(
     return writer.close(non_finite=non_finite, constant=constant)
 
 
-def _read(store: Root, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
-    """The photos of each row group, as one record batch.
+def _read(store: Root, groups: list[RowGroup], params: ExtractParams) -> Iterator[pa.RecordBatch]:
+    """The photos of each row group, as one record batch, with either `input` or `content`.
 
     Raises `FruitsError` where a file or a photo is not as ingestion wrote it.
     """
+
+    def columns(shared: Mapping[str, Any]) -> list[str]:
+        has_input = shared.get("preprocessing") == params.made_with["preprocessing"]
+        return ["path", "label", "sha256", *(_INPUT if has_input else _CONTENT)]
+
     for path, part_groups in groupby(groups, key=lambda group: group.path):
         picked = list(part_groups)
-        numbers = [group.number for group in picked]
-        batches = read_row_groups(store, path, numbers, ["path", "label", "sha256", "content"])
+        batches = read_row_groups(store, path, [group.number for group in picked], columns)
         for group, whole in zip(picked, batches, strict=True):
             batch = whole if group.picks is None else whole.take(pa.array(group.picks))
-            columns = (batch.column(name) for name in ("path", "sha256", "content"))
-            for photo, sha256, content in zip(*columns, strict=True):
-                if hashlib.sha256(content.as_buffer()).hexdigest() != sha256.as_py():
+            read, its_hash = batch.schema.names[-2:]
+            values = (batch.column(name) for name in ("path", "sha256", its_hash, read))
+            for photo, sha256, stored, content in zip(*values, strict=True):
+                # A row of an earlier release has the photo as it came.
+                if hashlib.sha256(content.as_buffer()).hexdigest() != (stored.as_py() or sha256.as_py()):
                     raise FruitsError(
                         f"the photo {photo.as_py()} in {store.uri_of(path)} does not match its SHA-256: the "
                         "file was changed after it was written"
@@ -315,24 +331,34 @@ def _read(store: Root, groups: list[RowGroup]) -> Iterator[pa.RecordBatch]:
 
 
 def features_of(
-    photos: Iterable[pa.RecordBatch], extractor: Extractor, limits: Limits = DEFAULT_LIMITS
+    photos: Iterable[pa.RecordBatch],
+    extractor: Extractor,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    scaled: bool = False,
 ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.float32]]]:
     """Yields each record batch with the features of its photos: (n, 1280) float32 for n photos.
 
-    The columns `path` and `content` of a record batch hold the names and the bytes of the photos. Raises
-    `FruitsError` for a photo that cannot be decoded any more.
+    The columns of a record batch are `path` and either the stored `input` of the model or the `content` of
+    the photos, which may be decoded `scaled`. Raises `FruitsError` for a photo that cannot be decoded any
+    more.
     """
     image = np.empty((IMAGE_SIDE, IMAGE_SIDE, 3), np.float32)
     for batch in photos:
         features = np.empty((batch.num_rows, FEATURES), np.float32)
-        columns = (batch.column(name) for name in ("path", "content"))
+        has_input = "input" in batch.schema.names
+        columns = (batch.column(name) for name in ("path", "input" if has_input else "content"))
         for path, content, vector in zip(*columns, features, strict=True):
             try:
-                # No limit of pixels: ingestion has applied the limit that was set at its time.
-                decoded = decode_guarded(content.as_py(), sys.maxsize, limits, INPUT)
-            except BadImage as reason:
+                picture = (
+                    decoded_input(content.as_py())
+                    if has_input
+                    # No limit of pixels: ingestion has applied the limit that was set at its time.
+                    else decode_guarded(content.as_py(), sys.maxsize, limits, scaled=scaled).image
+                )
+            except (BadImage, FruitsError) as reason:
                 raise FruitsError(
                     f"the photo {path.as_py()!r} was good when it was ingested, and is bad now: {reason}"
                 ) from reason
-            vector[:] = extractor(model_input(decoded.image, out=image))
+            vector[:] = extractor(model_input(picture, out=image))
         yield batch, features

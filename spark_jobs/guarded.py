@@ -14,49 +14,37 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from spark_jobs.dimensions import IMAGE_SIDE
 from spark_jobs.images import BadImage, Decoded, decode, size_in_header
 from spark_jobs.jpeg import scans
 from spark_jobs.limits import Limits
+from spark_jobs.model_input import reduced
 
 # A photo of at most this many pixels is decoded in the worker itself, in about 40 ms and 64 MB at most.
 CHEAP_PIXELS = 4_000_000
 CHEAP_SCANS = 20
-# The side to which a photo is reduced for the preview of its class, in pixels.
-PREVIEW_SIDE = 96
 # A child that waits for a core of a busy machine has this many times the seconds of CPU time.
 _PATIENCE = 3
 
-# The purposes of a decoded picture: the preview of a class, or the input of the model.
-PREVIEW, INPUT = "preview", "input"
 
-
-def decode_guarded(content: bytes, max_pixels: int, limits: Limits, purpose: str) -> Decoded:
+def decode_guarded(content: bytes, max_pixels: int, limits: Limits, *, scaled: bool = False) -> Decoded:
     """`decode`, in a child process unless the photo is plainly cheap.
 
-    A child returns the picture reduced for its `purpose`, `PREVIEW` or `INPUT`, as `reduced` does; width and
-    height are those of the photo.
+    A child returns the picture reduced to the input of the model.
 
     Raises `BadImage`, also where the photo takes more than the limits, or its decoder crashes.
     """
     if is_cheap(content):
-        return decode(content, max_pixels)
-    return _child.decode(content, max_pixels, limits, purpose)
+        return decode(content, max_pixels, scaled=scaled)
+    return _child.decode(content, max_pixels, limits, scaled)
 
 
 def is_cheap(content: bytes) -> bool:
     """Whether the header of a photo tells that its decoding takes little time and memory."""
     size = size_in_header(content)
     return size is not None and size[0] * size[1] <= CHEAP_PIXELS and scans(content) <= CHEAP_SCANS
-
-
-def reduced(image: Image.Image, purpose: str) -> Image.Image:
-    """A picture in the size that its purpose needs. Reducing it again changes nothing."""
-    if purpose == INPUT:
-        return image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
-    return ImageOps.contain(image, (PREVIEW_SIDE, PREVIEW_SIDE))
 
 
 class _Child:
@@ -66,7 +54,7 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._memory = 0
 
-    def decode(self, content: bytes, max_pixels: int, limits: Limits, purpose: str) -> Decoded:
+    def decode(self, content: bytes, max_pixels: int, limits: Limits, scaled: bool) -> Decoded:
         process = self._started(limits.memory)
         assert process.stdin is not None
         assert process.stdout is not None
@@ -74,7 +62,7 @@ class _Child:
             "bytes": len(content),
             "max_pixels": max_pixels,
             "seconds": limits.seconds,
-            "purpose": purpose,
+            "scaled": scaled,
         }
         deadline = time.monotonic() + _PATIENCE * limits.seconds
         try:
@@ -82,10 +70,9 @@ class _Child:
             head = json.loads(_receive_line(process.stdout, deadline))
             if "bad" in head:
                 raise BadImage(str(head["bad"]))
-            width, height = (int(length) for length in head["size"])
-            pixels = _receive(process.stdout, 3 * width * height, deadline)
+            pixels = _receive(process.stdout, 3 * IMAGE_SIDE * IMAGE_SIDE, deadline)
             return Decoded(
-                Image.frombytes("RGB", (width, height), pixels),
+                Image.frombytes("RGB", (IMAGE_SIDE, IMAGE_SIDE), pixels),
                 int(head["width"]),
                 int(head["height"]),
                 str(head["format"]),
@@ -173,14 +160,14 @@ def _serve(memory: int, asked: BinaryIO, answers: BinaryIO) -> None:
         content = asked.read(head["bytes"])
         _limit_time(head["seconds"])
         try:
-            decoded = decode(content, head["max_pixels"])
-            picture = reduced(decoded.image, head["purpose"])
+            decoded = decode(content, head["max_pixels"], scaled=head["scaled"])
+            picture = reduced(decoded.image)
         except (BadImage, MemoryError) as error:
             reason = str(error) or "not enough memory to decode it"
             answers.write(json.dumps({"bad": reason}).encode() + b"\n")
         else:
             found = {"width": decoded.width, "height": decoded.height, "format": decoded.format}
-            answers.write(json.dumps({**found, "size": picture.size}).encode() + b"\n" + picture.tobytes())
+            answers.write(json.dumps(found).encode() + b"\n" + picture.tobytes())
         answers.flush()
 
 

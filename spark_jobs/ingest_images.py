@@ -20,10 +20,13 @@ from pyspark.sql import SparkSession
 from spark_jobs.compact_tables import compact_table
 from spark_jobs.convert_store import prepared_store
 from spark_jobs.errors import FruitsError
-from spark_jobs.guarded import PREVIEW, decode_guarded, reduced
-from spark_jobs.images import FORMATS, RULES, BadImage, thumbnails
+from spark_jobs.guarded import decode_guarded
+from spark_jobs.images import FORMATS, RULES, BadImage, Decoded, preview, thumbnails
 from spark_jobs.limits import DEFAULT_LIMITS, Limits
+from spark_jobs.metadata import METADATA_RULES, without_metadata
+from spark_jobs.model_input import encoded_input, is_stored, preprocessing
 from spark_jobs.read_photos import Content, read_ahead
+from spark_jobs.remove_metadata import remove_metadata
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
 from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, Photo, difference, known_photos
@@ -55,7 +58,8 @@ class IngestParams:
     `photos` are all photos of each class to work on. `version` names the run. A photo over `max_bytes` or
     `max_pixels` is quarantined. If more than `max_bad_share` (0 to 1) of the photos of a class are
     quarantined, the class keeps its last version. Replaced files are removed after `keep_hours`. With
-    `recompute`, photos that the store knows are read again too. Decoding a photo may take the `limits`.
+    `recompute`, photos that the store knows are read again too. Decoding a photo may take the `limits`; a
+    large JPEG is decoded in a smaller scale if `scaled`. Metadata is removed unless `keep_metadata`.
     """
 
     images: str
@@ -68,6 +72,13 @@ class IngestParams:
     keep_hours: float
     recompute: bool = False
     limits: Limits = DEFAULT_LIMITS
+    scaled: bool = False
+    keep_metadata: bool = False
+
+    @property
+    def metadata(self) -> str:
+        """The version of the rules by which metadata is removed; empty where it is kept."""
+        return "" if self.keep_metadata else METADATA_RULES
 
     @property
     def rules(self) -> str:
@@ -78,10 +89,14 @@ class IngestParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassIngest(ClassFigures):
-    """Figures of one class, where found = images + quarantined, and a preview of photos that were read."""
+    """Figures of one class, where found = images + quarantined, and a preview of photos that were read.
+
+    Of the photos that were read, `with_position` came with the position of their maker.
+    """
 
     found: int
     quarantined: int
+    with_position: int = 0
     preview_jpeg_base64: str = ""
 
 
@@ -117,12 +132,14 @@ class _Written:
     parts: dict[str, list[Part]] = field(default_factory=lambda: {table: [] for table in PHOTO_TABLES})
     preview: bytes = b""
     damage: str = ""
+    positions: int = 0
 
     def add(self, other: "_Written") -> None:
         for table, parts in other.parts.items():
             self.parts[table] += parts
         self.preview = self.preview or other.preview
         self.damage = self.damage or other.damage
+        self.positions += other.positions
 
 
 def differences(params: IngestParams, known: KnownPhotos) -> dict[str, Difference]:
@@ -132,6 +149,7 @@ def differences(params: IngestParams, known: KnownPhotos) -> dict[str, Differenc
             photos,
             known.get(label, []),
             rules=params.rules,
+            metadata=params.metadata,
             max_bytes=params.max_bytes,
             recompute=params.recompute,
         )
@@ -146,6 +164,8 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     """
     result = IngestReport({}, {})
     with prepared_store(spark, params.store, params.version, report) as (store, lease):
+        if params.metadata:
+            remove_metadata(spark, store, lease, report)
 
         def attempt(labels: list[str]) -> set[str]:
             photos = {label: params.photos[label] for label in labels}
@@ -250,6 +270,7 @@ def _figures(change: Difference, written: _Written) -> ClassIngest:
         new=rows - change.kept_images,
         kept=change.kept_images,
         gone=len(change.gone),
+        with_position=written.positions,
         preview_jpeg_base64=base64.b64encode(written.preview).decode(),
     )
 
@@ -342,8 +363,9 @@ def _ingest_chunk(
 
     Where the disk fails, the chunk is damaged, so that its class keeps all of its photos.
     """
-    images, bad = (_Rows(store, table, params.version, params.rules) for table in PHOTO_TABLES)
-    preview: list[Image.Image] = []
+    images, bad = (_Rows(store, table, params) for table in PHOTO_TABLES)
+    positions = 0
+    previews: list[Image.Image] = []
     every = -(-len(chunk.photos) // PREVIEW_IMAGES)
     damage = ""
     for index, (photo, content) in enumerate(contents):
@@ -356,47 +378,81 @@ def _ingest_chunk(
             if isinstance(content, BadImage):
                 raise content
             row |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-            decoded = decode_guarded(content, params.max_pixels, params.limits, PREVIEW)
+            stored, decoded, had_position = _accepted(params, content)
         except BadImage as reason:
-            bad.add(row | {"reason": str(reason)}, 0)
+            bad.add(row | {"reason": str(reason)})
             continue
+        positions += had_position
         if chunk.first and index % every == 0:
-            preview.append(reduced(decoded.image, PREVIEW))
-        row |= {"content": content, "width": decoded.width, "height": decoded.height}
-        row |= {"format": decoded.format}
-        images.add(row, len(content))
+            previews.append(preview(decoded))
+        row |= {"content": stored, "sha256_stored": hashlib.sha256(stored).hexdigest()}
+        row |= {"width": decoded.width, "height": decoded.height, "format": decoded.format}
+        if is_stored(decoded.width, decoded.height):
+            model_input = encoded_input(decoded.image)
+            row |= {"input": model_input, "sha256_input": hashlib.sha256(model_input).hexdigest()}
+            row |= {"preprocessing": preprocessing(params.scaled)}
+        images.add(row)
     return _Written(
         parts={RAW_IMAGES: images.close(), QUARANTINED_IMAGES: bad.close()},
-        preview=thumbnails(preview),
+        positions=positions,
+        preview=thumbnails(previews),
         damage=damage,
     )
 
 
-class _Rows:
-    """Gathers rows into row groups of one Parquet file, which is created for the first row group."""
+def _accepted(params: IngestParams, content: bytes) -> tuple[bytes, Decoded, bool]:
+    """The bytes of a photo to store, the decoded photo, and whether it had a position.
 
-    def __init__(self, store: Root, table: str, run: str, rules: str) -> None:
+    The stored bytes are decoded, so that extraction can decode them too. Raises `BadImage`.
+    """
+
+    def decode(stored: bytes) -> Decoded:
+        return decode_guarded(stored, params.max_pixels, params.limits, scaled=params.scaled)
+
+    if params.keep_metadata:
+        return content, decode(content), False
+    try:
+        stored, had_position = without_metadata(content)
+    except BadImage:
+        decode(content)  # raises where the photo is bad itself
+        raise
+    return stored, decode(stored), had_position
+
+
+class _Rows:
+    """Gathers rows into row groups of one Parquet file, which is created for the first row group.
+
+    Photos with an input of the model have row groups of their own, of which extraction reads no photos.
+    """
+
+    def __init__(self, store: Root, table: str, params: IngestParams) -> None:
         self._store = store
-        self._rules = rules
-        self._directory = f"{table}/{run}"
+        self._params = params
+        self._directory = f"{table}/{params.version}"
         self._schema = SCHEMAS[table]
         self._writer: PartWriter | None = None
-        self._rows: list[dict[str, Any]] = []
-        self._bytes = 0
+        self._groups: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+        self._bytes = {False: 0, True: 0}
 
-    def add(self, row: dict[str, Any], size: int) -> None:
-        if len(self._rows) == ROW_GROUP_IMAGES or (self._rows and self._bytes + size > ROW_GROUP_BYTES):
-            self._flush()
-        self._rows.append(row)
-        self._bytes += size
+    def add(self, row: dict[str, Any]) -> None:
+        kind, size = "input" in row, len(row.get("content", b""))
+        rows = self._groups[kind]
+        if len(rows) == ROW_GROUP_IMAGES or (rows and self._bytes[kind] + size > ROW_GROUP_BYTES):
+            self._flush(kind)
+        self._groups[kind].append(row)
+        self._bytes[kind] += size
 
-    def _flush(self) -> None:
+    def _flush(self, kind: bool) -> None:
         if self._writer is None:
-            self._writer = PartWriter(self._store, self._directory, self._schema, rules=self._rules)
-        self._writer.write(pa.RecordBatch.from_pylist(self._rows, self._schema))
-        self._rows, self._bytes = [], 0
+            rules, metadata = self._params.rules, self._params.metadata
+            self._writer = PartWriter(
+                self._store, self._directory, self._schema, rules=rules, metadata=metadata
+            )
+        self._writer.write(pa.RecordBatch.from_pylist(self._groups[kind], self._schema))
+        self._groups[kind], self._bytes[kind] = [], 0
 
     def close(self) -> list[Part]:
-        if self._rows:
-            self._flush()
+        for kind, rows in self._groups.items():
+            if rows:
+                self._flush(kind)
         return [self._writer.close()] if self._writer else []

@@ -12,6 +12,10 @@ _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
 
+# A photo has some hundred segments, and a depth map in its metadata some hundred more.
+_MOST_SEGMENTS = 100_000
+
+
 class Segment(NamedTuple):
     """A segment: its marker, and where it begins and ends. A scan has its entropy-coded data."""
 
@@ -21,12 +25,18 @@ class Segment(NamedTuple):
 
 
 def segments(content: bytes) -> Iterator[Segment]:
-    """The segments of a JPEG up to its end marker, or up to where the bytes are no JPEG any more."""
+    """The segments of a JPEG up to its end marker, or up to where the bytes are no JPEG any more.
+
+    After 100,000 segments, they are no JPEG any more either.
+    """
     if content[:2] != b"\xff\xd8":
         return
     yield Segment(START, 0, 2)
     position = 2
-    while found := _MARKER.match(content, position):
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.match(content, position)
+        if found is None:
+            return
         marker, after = found[1][0], found.end()
         if marker == END:
             yield Segment(END, position, after)

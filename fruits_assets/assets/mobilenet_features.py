@@ -12,7 +12,7 @@ from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
 from spark_jobs.errors import FruitsError
 from spark_jobs.extract_features import ClassFeatures, ExtractParams, extract_features, up_to_date
-from spark_jobs.images import PREPROCESSING
+from spark_jobs.model_input import preprocessing
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, described
@@ -24,7 +24,7 @@ from spark_jobs.store.versions import classes_behind
     name=MOBILENET_FEATURES,
     deps=[raw_images, feature_extractor],
     kinds={"spark", "openvino", "deltalake"},
-    code_version=PREPROCESSING,
+    code_version=preprocessing(scaled=False),
     description=(
         "MobileNetV2's features of each photo. The photo is decoded, turned upright and resized to 224 x 224 "
         "(bicubic); the features are average-pooled."
@@ -52,6 +52,7 @@ def mobilenet_features(step: ClassStep[ClassConfig]) -> ClassJob[ExtractParams, 
         keep_hours=step.settings.keep_hours,
         recompute=step.config.recompute,
         limits=step.settings.decode_limits,
+        scaled=step.settings.decodes_scaled,
     )
     images, features = concurrently(
         lambda table: current(step.store, table, step.classes), (RAW_IMAGES, MOBILENET_FEATURES)

@@ -80,6 +80,7 @@ def _describe(figures: ClassIngest) -> dict[str, Any]:
     return {
         "found": figures.found,
         "quarantined": figures.quarantined,
+        "with_position": figures.with_position,
         "gone": figures.without_photos,
         **({"preview": embed_image(preview, "jpeg")} if preview else {}),
     }

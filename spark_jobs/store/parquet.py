@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -26,10 +26,10 @@ ROW_GROUP_BYTES = 4 << 20
 
 # The key in the footer of a file under which it says what is in it, as JSON.
 _FOOTER = b"fruits"
-_SAID = {"first", "digest", "made_with", "counts", "rules"}
+_SAID = {"first", "digest", "made_with", "counts", "rules", "metadata"}
 
 
-_LARGE = ("content", "features")
+_LARGE = ("content", "features", "input")
 
 # The footer of most files is shorter. pyarrow would read 64 KB, often more than the columns that are read.
 _END_BYTES = 16 << 10
@@ -56,7 +56,7 @@ class RowGroup(NamedTuple):
 class PartWriter:
     """Writes one Parquet file of a table. Each `write` adds one row group; `close` returns the finished file.
 
-    The rows need the columns `path` and `sha256`. `made_with` and `rules` are those of the `Part`.
+    The rows need the columns `path` and `sha256`. `made_with`, `rules` and `metadata` are of the `Part`.
     """
 
     def __init__(
@@ -66,11 +66,12 @@ class PartWriter:
         schema: pa.Schema,
         made_with: Mapping[str, str] | None = None,
         rules: str = "",
+        metadata: str = "",
     ) -> None:
         # The name is new for every attempt, so a task that Spark runs twice never overwrites its own file.
         self.path = f"{directory}/part-{uuid.uuid4().hex}.parquet"
         self._store = store
-        self._made_with, self._rules = dict(made_with or {}), rules
+        self._made_with, self._rules, self._metadata = dict(made_with or {}), rules, metadata
         self._row_groups: list[int] = []
         self._first = ""
         self._digest = 0
@@ -80,7 +81,7 @@ class PartWriter:
             self._stream,
             schema,
             compression="snappy",
-            use_dictionary=["label", "format", "reason"],
+            use_dictionary=["label", "format", "reason", "preprocessing"],
             # The least and the greatest photo would fill the footer, which each run reads.
             write_statistics=[name for name in schema.names if name not in _LARGE],
             write_page_checksum=True,
@@ -101,6 +102,7 @@ class PartWriter:
             "made_with": self._made_with,
             "counts": counts,
             "rules": self._rules,
+            "metadata": self._metadata,
         }
         self._writer.add_key_value_metadata({_FOOTER.decode(): json.dumps(content)})
         self._writer.close()
@@ -115,7 +117,7 @@ def write_without(store: Root, directory: str, schema: pa.Schema, part: Part, pa
 
     Raises `FruitsError` where the file is missing or damaged.
     """
-    writer = PartWriter(store, directory, schema, part.made_with, part.rules)
+    writer = PartWriter(store, directory, schema, part.made_with, part.rules, part.metadata)
     for rows in read_row_groups(store, part.path, range(len(part.row_groups)), schema.names):
         left = rows.filter(pc.invert(pc.is_in(rows.column("path"), pa.array(paths, pa.string()))))
         if left.num_rows:
@@ -170,7 +172,10 @@ def _parsed(footer: bytes) -> dict[str, Any] | None:
             re.fullmatch(r"[0-9a-f]{64}", said["digest"])
             and all(
                 isinstance(text, str)
-                for text in (said["first"], said.get("rules", ""), *said["made_with"].values())
+                for text in (
+                    *(said.get(name, "") for name in ("first", "rules", "metadata")),
+                    *said["made_with"].values(),
+                )
             )
             and all(isinstance(count, int) for count in said["counts"].values())
         )
@@ -180,16 +185,34 @@ def _parsed(footer: bytes) -> dict[str, Any] | None:
 
 
 def read_row_groups(
-    store: Root, path: str, row_groups: Sequence[int], columns: Sequence[str]
+    store: Root,
+    path: str,
+    row_groups: Sequence[int],
+    columns: Sequence[str] | Callable[[Mapping[str, Any]], Sequence[str]],
 ) -> Iterator[pa.RecordBatch]:
     """Yields one record batch for each given row group of a Parquet file, in the given order.
 
+    A function may choose the `columns`. It gets the values, by column, that all rows of a row group share.
     Raises `FruitsError`, with the name of the file, where the file is missing or damaged.
     """
     with _open(store, path) as file:
         for index in row_groups:
-            table = file.read_row_group(index, columns=list(columns), use_threads=False)
-            yield from _with_all_columns(table, columns).combine_chunks().to_batches()
+            chosen = columns(_shared(file.metadata.row_group(index))) if callable(columns) else columns
+            table = file.read_row_group(index, columns=list(chosen), use_threads=False)
+            yield from _with_all_columns(table, chosen).combine_chunks().to_batches()
+
+
+def _shared(group: pq.RowGroupMetaData) -> dict[str, Any]:
+    """The values, by column, that the statistics of a row group give for all of its rows."""
+    columns = (group.column(number) for number in range(group.num_columns))
+    return {
+        column.path_in_schema: column.statistics.min
+        for column in columns
+        if column.is_stats_set
+        and column.statistics.has_min_max
+        and column.statistics.null_count == 0
+        and column.statistics.min == column.statistics.max
+    }
 
 
 def _with_all_columns(rows: pa.Table, columns: Sequence[str]) -> pa.Table:

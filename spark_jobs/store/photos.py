@@ -175,12 +175,14 @@ def difference(
     files: Sequence[PhotoFile],
     *,
     rules: str,
+    metadata: str,
     max_bytes: int,
     recompute: bool = False,
 ) -> Difference:
     """Compares the photos of a class in the folders with the files of the class in the store.
 
-    A row stays if its photo has the same state, and was accepted or refused by the same `rules`. A photo of
+    A row stays if its photo has the same state, and was accepted or refused by the same `rules`, and its
+    metadata was removed by the same rules `metadata`. A photo of
     more than `max_bytes` is refused without being read. With `recompute`, no row stays.
     """
     present = {photo.path: photo for photo in listed}
@@ -191,7 +193,8 @@ def difference(
             known[photo.path].add(photo.state)
             listed_now = present.get(photo.path)
             decided = sha256 is not None or photo.bytes > max_bytes
-            same_rules = file.part is not None and file.part.rules == rules and not recompute
+            made = (file.part.rules, file.part.metadata) if file.part else None
+            same_rules = made == (rules, metadata) and not recompute
             if listed_now is not None and listed_now.state == photo.state and decided and same_rules:
                 places[photo.path].append(file)
     # A photo that is in two files is read again: a run was killed between the commits to the two tables.

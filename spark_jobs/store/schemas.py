@@ -17,7 +17,7 @@ ENVIRONMENT_COMPARISON = "environment_comparison"
 VERSION_FOLDERS = {PCA_FEATURES_CSV: "pca_features_csv_versions"}
 
 # The version of the columns below. A release refuses tables of a later version.
-COLUMNS_VERSION = 2
+COLUMNS_VERSION = 3
 
 SCHEMAS: dict[str, pa.Schema] = {
     RAW_IMAGES: pa.schema(
@@ -32,6 +32,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("format", pa.string()),
             ("modified", pa.timestamp("us", tz="UTC")),
             ("etag", pa.string()),
+            ("sha256_stored", pa.string()),
+            ("input", pa.binary()),
+            ("sha256_input", pa.string()),
+            ("preprocessing", pa.string()),
         ]
     ),
     QUARANTINED_IMAGES: pa.schema(
@@ -58,9 +62,13 @@ SCHEMAS: dict[str, pa.Schema] = {
 _DESCRIPTIONS = {
     "path": "Path of the photo, relative to FRUITS_IMAGES.",
     "label": "Fruit class: the name of the folder that the photo is in.",
-    "content": "The bytes of the photo, unchanged.",
-    "sha256": "SHA-256 of the content, in hexadecimal.",
-    "bytes": "Size of the content, in bytes.",
+    "content": "The bytes of the photo, without metadata.",
+    "sha256": "SHA-256 of the file as it came, in hexadecimal.",
+    "sha256_stored": "SHA-256 of the content, in hexadecimal; none in rows of an earlier release.",
+    "input": "The input of the model of a large photo: 224 x 224 pixels as a lossless WebP; else none.",
+    "sha256_input": "SHA-256 of the input, in hexadecimal.",
+    "preprocessing": "Version of the steps from the photo to the input.",
+    "bytes": "Size of the file as it came, in bytes.",
     "width": "Width in pixels, after the EXIF orientation is applied.",
     "height": "Height in pixels, after the EXIF orientation is applied.",
     "format": "Format of the content: JPEG, PNG, ...",

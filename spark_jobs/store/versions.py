@@ -15,7 +15,8 @@ class Part:
     A file of a table also says what is in it. `first` is the path of its first photo. `digest` is a sum of
     hashes of its photos (64 hexadecimal digits): the sum over the files of a class depends on the photos
     alone. `made_with` holds the versions of what made the rows, apart from the photos. `counts` adds up over
-    the files of a class. `rules` is the version of the rules by which its photos were accepted or refused.
+    the files of a class. `rules` is the version of the rules by which its photos were accepted or refused,
+    and `metadata` that of the rules by which metadata was removed; it is empty for photos as they came.
     """
 
     path: str
@@ -26,6 +27,7 @@ class Part:
     made_with: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     rules: str = ""
+    metadata: str = ""
 
     @property
     def rows(self) -> int:

@@ -15,9 +15,10 @@ from PIL import ExifTags, Image
 from pyspark.sql import SparkSession
 
 from spark_jobs import guarded, jpeg
-from spark_jobs.guarded import INPUT, PREVIEW, decode_guarded, is_cheap, reduced
-from spark_jobs.images import BadImage, decode, model_input, size_in_header
+from spark_jobs.guarded import decode_guarded, is_cheap
+from spark_jobs.images import BadImage, decode, size_in_header
 from spark_jobs.limits import Limits
+from spark_jobs.model_input import model_input, reduced
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES
 from tests.jobs import extract, ingest, table
 from tests.support import publish_extractor
@@ -64,7 +65,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[guarded._Child]:
 
 def reason(content: bytes, limits: Limits) -> str:
     with pytest.raises(BadImage) as caught:
-        decode_guarded(content, LIMIT, limits, INPUT)
+        decode_guarded(content, LIMIT, limits)
     return str(caught.value)
 
 
@@ -80,21 +81,20 @@ def meanwhile(child: guarded._Child, number: int) -> None:
     threading.Thread(target=send, daemon=True).start()
 
 
-def test_the_pixels_of_the_model_and_of_the_preview_are_those_of_the_worker_itself(large: bytes) -> None:
-    whole = decode(large, LIMIT)
-    for purpose in (INPUT, PREVIEW):
-        found = decode_guarded(large, LIMIT, Limits(), purpose)
-        assert (found.width, found.height, found.format) == (2000, 3000, "JPEG")
-        assert found.image.tobytes() == reduced(whole.image, purpose).tobytes()
-        assert reduced(found.image, purpose).tobytes() == found.image.tobytes()
-    seen = decode_guarded(large, LIMIT, Limits(), INPUT).image
-    assert np.array_equal(model_input(seen), model_input(whole.image))
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_child_returns_the_input_of_the_model_as_the_worker_itself(large: bytes, scaled: bool) -> None:
+    whole = decode(large, LIMIT, scaled=scaled)
+    found = decode_guarded(large, LIMIT, Limits(), scaled=scaled)
+    assert (found.width, found.height, found.format) == (2000, 3000, "JPEG")
+    assert found.image.tobytes() == reduced(whole.image).tobytes()
+    assert reduced(found.image).tobytes() == found.image.tobytes()
+    assert np.array_equal(model_input(found.image), model_input(whole.image))
 
 
 def test_a_cheap_photo_starts_no_child(child: guarded._Child) -> None:
     content = encoded(noise(1600, 1200), "JPEG")
     assert is_cheap(content)
-    assert decode_guarded(content, LIMIT, Limits(), INPUT).image.size == (1600, 1200)
+    assert decode_guarded(content, LIMIT, Limits()).image.size == (1600, 1200)
     assert child._process is None
 
 
@@ -112,14 +112,14 @@ def test_the_size_in_the_header_is_that_of_the_picture(format: str) -> None:
 
 def test_a_photo_that_takes_too_much_time_is_bad_and_the_next_photo_is_not(slow: bytes, large: bytes) -> None:
     assert reason(slow, Limits(seconds=1)) == "decoding it takes more than 1 s"
-    assert decode_guarded(large, LIMIT, Limits(seconds=1), INPUT).width == 2000
+    assert decode_guarded(large, LIMIT, Limits(seconds=1)).width == 2000
 
 
 def test_a_photo_that_takes_too_much_memory_is_bad_and_the_next_photo_is_not(large: bytes) -> None:
     content = encoded(Image.new("RGB", (9000, 9000)), "PNG")
     limits = Limits(memory=200_000_000)
     assert reason(content, limits) == "not enough memory to decode it"
-    assert decode_guarded(large, LIMIT, limits, INPUT).width == 2000
+    assert decode_guarded(large, LIMIT, limits).width == 2000
 
 
 def test_a_photo_whose_decoder_crashes_is_bad_and_the_next_photo_is_not(
@@ -127,7 +127,7 @@ def test_a_photo_whose_decoder_crashes_is_bad_and_the_next_photo_is_not(
 ) -> None:
     meanwhile(child, signal.SIGSEGV)
     assert reason(slow, Limits()) == "its decoder crashed: signal 11"
-    assert decode_guarded(large, LIMIT, Limits(), INPUT).width == 2000
+    assert decode_guarded(large, LIMIT, Limits()).width == 2000
 
 
 def test_a_photo_whose_decoder_stands_still_is_bad(child: guarded._Child, slow: bytes) -> None:
@@ -137,7 +137,7 @@ def test_a_photo_whose_decoder_stands_still_is_bad(child: guarded._Child, slow: 
 
 def test_time_is_counted_for_each_photo_by_itself(large: bytes) -> None:
     for _ in range(25):
-        decode_guarded(large, LIMIT, Limits(seconds=1), PREVIEW)
+        decode_guarded(large, LIMIT, Limits(seconds=1))
 
 
 def test_hostile_photos_are_named_and_the_others_become_features(
@@ -165,6 +165,7 @@ def test_a_photo_that_decodes_no_more_fails_its_class_by_name(
     (photos / "Kiwi/slow.jpg").write_bytes(slow)
     ingest(spark, photos, store, ["Banana", "Kiwi"])
     publish_extractor(store, extractor)
-    report = extract(spark, store, ["Banana", "Kiwi"], limits=Limits(seconds=1))
+    # Its stored input is that of the exact decoding.
+    report = extract(spark, store, ["Banana", "Kiwi"], limits=Limits(seconds=1), scaled=True)
     assert list(report.classes) == ["Banana"]
     assert "'Kiwi/slow.jpg' was good when it was ingested, and is bad now" in report.failed["Kiwi"]

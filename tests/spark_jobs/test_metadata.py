@@ -1,0 +1,192 @@
+"""Photos lose what they say about their makers, and keep the pixels that the model sees.
+
+Debian's exiftool plants metadata and looks for it afterwards: `apt-get install libimage-exiftool-perl`.
+"""
+
+import io
+import json
+import struct
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import Image
+
+from spark_jobs.images import BadImage, decode
+from spark_jobs.metadata import without_metadata
+
+LIMIT = 10_000_000
+SECRET = b"SECRET"
+PLANTED = {
+    "GPSLatitude": "48.85",
+    "GPSLatitudeRef": "N",
+    "GPSLongitude": "2.35",
+    "GPSLongitudeRef": "E",
+    "Artist": "SECRET artist",
+    "Make": "SECRET make",
+    "Model": "SECRET model",
+    "DateTimeOriginal": "2024:01:02 03:04:05",
+    "UserComment": "SECRET note",
+    "XMP:Creator": "SECRET creator",
+    "XMP:City": "SECRET city",
+    "IPTC:By-line": "SECRET line",
+    "Comment": "SECRET comment",
+    "Orientation#": "6",
+}
+FORMATS: list[tuple[str, dict[str, Any]]] = [
+    ("JPEG", {}),
+    ("JPEG", {"progressive": True}),
+    ("JPEG", {"restart_marker_blocks": 3, "subsampling": 0}),
+    ("PNG", {}),
+    ("WEBP", {}),
+    ("WEBP", {"lossless": True}),
+    ("GIF", {}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}),
+    ("TIFF", {"compression": "jpeg"}),
+    ("HEIF", {}),
+    ("AVIF", {}),
+    ("BMP", {}),
+]
+# What the groups of exiftool may still say.
+HARMLESS = {"SourceFile", "File", "ICC_Profile", "ExifTool", "Composite"}
+HARMLESS |= {"JFIF", "QuickTime", "PNG", "RIFF", "GIF", "APP14"}
+PERSONAL = ("GPS", "Date", "Comment", "Artist", "Creator", "Make", "Model")
+
+pillow_heif.register_heif_opener()
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    colours = np.random.default_rng(3).integers(0, 256, (30, 40, 3), np.uint8)
+    image = Image.fromarray(colours).resize((160, 120), Image.Resampling.BICUBIC).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def planted(folder: Path, image: Image.Image, format: str, options: dict[str, Any]) -> bytes:
+    """A photo with all kinds of metadata, and bytes after its end."""
+    file = folder / "photo"
+    image.save(file, format, **options)
+    if format != "BMP":  # exiftool writes none
+        command = ["exiftool", "-q", "-q", "-m", "-overwrite_original"]
+        subprocess.run(
+            [*command, *(f"-{name}={value}" for name, value in PLANTED.items()), str(file)], check=True
+        )
+    return file.read_bytes() + SECRET * 20
+
+
+def said(folder: Path, content: bytes) -> dict[str, Any]:
+    """What exiftool reads from a photo, as {group:tag: value}."""
+    (folder / "clean").write_bytes(content)
+    command = ["exiftool", "-j", "-r", "-G0", "-s", "-ee", "-U", str(folder / "clean")]
+    return dict(json.loads(subprocess.run(command, capture_output=True, check=True).stdout)[0])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize(("format", "options"), FORMATS, ids=lambda value: str(value))
+def test_nothing_about_the_maker_stays_and_the_pixels_do(
+    tmp_path: Path, format: str, options: dict[str, Any], mode: str
+) -> None:
+    if mode == "RGBA" and (format in ("JPEG", "GIF", "BMP") or options.get("compression") == "jpeg"):
+        mode = "RGB"
+    photo = planted(tmp_path, picture(mode), format, options)
+    clean = without_metadata(photo)
+    assert SECRET not in clean.content
+    assert clean.had_position == (format != "BMP")
+    before, after = decode(photo, LIMIT), decode(clean.content, LIMIT)
+    assert (after.width, after.height, after.format) == (before.width, before.height, before.format)
+    assert after.image.tobytes() == before.image.tobytes()
+    for tag in said(tmp_path, clean.content):
+        group, _, name = tag.partition(":")
+        assert group in HARMLESS or (group == "EXIF" and (name == "Orientation" or format == "TIFF")), tag
+        assert name.startswith("File") or not any(word in name for word in PERSONAL), tag
+    assert without_metadata(clean.content).content == clean.content
+
+
+def test_a_photo_without_metadata_keeps_its_bytes() -> None:
+    content = io.BytesIO()
+    picture().save(content, "JPEG")
+    assert without_metadata(content.getvalue()).content == content.getvalue()
+
+
+def test_a_film_and_a_second_picture_behind_a_photo_go(tmp_path: Path) -> None:
+    first, second = io.BytesIO(), io.BytesIO()
+    picture().save(first, "MPO", save_all=True, append_images=[picture().rotate(90)])
+    picture().rotate(90).save(second, "JPEG")
+    film = b"\0\0\0\x18ftypmp42" + b"SECRET film" * 100
+    clean = without_metadata(first.getvalue() + film)
+    assert SECRET not in clean.content
+    assert clean.content.count(b"\xff\xd8\xff") == 1
+    assert decode(clean.content, LIMIT).image.tobytes() == decode(first.getvalue(), LIMIT).image.tobytes()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "HEIF", "AVIF", "BMP"])
+def test_a_photo_that_is_cut_anywhere_is_bad_or_has_no_metadata(tmp_path: Path, format: str) -> None:
+    photo = planted(tmp_path, picture(), format, {})[: -20 * len(SECRET)]
+    for end in range(0, len(photo), 97):
+        with suppress(BadImage):
+            assert SECRET not in without_metadata(photo[:end]).content
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "HEIF", "AVIF", "BMP"])
+def test_a_changed_byte_makes_a_photo_bad_at_most(tmp_path: Path, format: str) -> None:
+    photo = planted(tmp_path, picture(), format, {})
+    chance = np.random.default_rng(5)
+    for _ in range(300):
+        changed = bytearray(photo)
+        changed[int(chance.integers(min(2000, len(photo))))] = int(chance.integers(256))
+        with suppress(BadImage):
+            without_metadata(bytes(changed))
+
+
+def test_a_position_in_xmp_counts(tmp_path: Path) -> None:
+    file = tmp_path / "photo.jpg"
+    picture().save(file, "JPEG")
+    command = ["exiftool", "-q", "-overwrite_original", "-XMP:GPSLatitude=48.85", str(file)]
+    subprocess.run(command, check=True)
+    assert without_metadata(file.read_bytes()).had_position
+
+
+def test_a_jpeg_without_its_end_marker_stays_without_it() -> None:
+    content = io.BytesIO()
+    picture().save(content, "JPEG", comment=SECRET)
+    clean = without_metadata(content.getvalue()[:-2]).content
+    assert SECRET not in clean
+    assert not clean.endswith(b"\xff\xd9")
+
+
+def chunks(kind: bytes, number: int) -> bytes:
+    return (bytes(4) + kind + bytes(4)) * number
+
+
+MANY = 1_000_000
+ENDLESS = {
+    "JPEG segments": b"\xff\xd8" + b"\xff\xfe\0\2" * MANY,
+    "PNG chunks": b"\x89PNG\r\n\x1a\n" + chunks(b"IDAT", MANY),
+    "WebP chunks": b"RIFF" + (8 * MANY + 4).to_bytes(4, "little") + b"WEBP" + (b"ICCP" + bytes(4)) * MANY,
+    "boxes": b"\0\0\0\x0cftypheic" + b"\0\0\0\x08free" * MANY,
+    "pieces of a TIFF": struct.pack("<4sIH", b"II*\0", 8, 2)
+    + b"".join(struct.pack("<HHII", tag, 4, MANY + 1, 0) for tag in (273, 279))
+    + bytes(4 * MANY + 4),
+}
+
+
+@pytest.mark.parametrize("content", ENDLESS.values(), ids=ENDLESS.keys())
+def test_a_file_of_a_million_parts_is_bad(content: bytes) -> None:
+    with pytest.raises(BadImage, match="its metadata cannot be removed with certainty: "):
+        without_metadata(content)
+
+
+def test_a_list_of_places_that_promises_billions_of_items_is_bad() -> None:
+    def box(kind: bytes, payload: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(payload), kind) + payload
+
+    places = box(b"iloc", struct.pack(">B3xBBI", 2, 0x44, 0x00, 0xFFFFFFFF))
+    meta = bytes(4) + box(b"pitm", struct.pack(">4xH", 1)) + box(b"iinf", struct.pack(">4xH", 0)) + places
+    with pytest.raises(BadImage, match="the list of places ends too early"):
+        without_metadata(box(b"ftyp", b"heic") + box(b"meta", meta))
