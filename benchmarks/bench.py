@@ -35,7 +35,8 @@ class Size:
     images in `reference_classes` classes, or with the unchanged photos if that is None.
 
     Small changes are measured on `unchanged_classes` (classes, images in each), on a class of `large_class`
-    images, and on the images repeated by the largest of `multiples`.
+    images, and on the images repeated by the largest of `multiples`. `large_photos` is the number of photos
+    of 12 megapixels.
     """
 
     classes: int | None
@@ -48,6 +49,7 @@ class Size:
     reference_classes: int | None
     unchanged_classes: tuple[int, int]
     large_class: int
+    large_photos: int
 
 
 QUICK = Size(
@@ -61,6 +63,7 @@ QUICK = Size(
     reference_classes=None,
     unchanged_classes=(40, 2),
     large_class=150,
+    large_photos=24,
 )
 FULL = Size(
     classes=None,
@@ -73,6 +76,7 @@ FULL = Size(
     reference_classes=20,
     unchanged_classes=(1000, 100),
     large_class=5000,
+    large_photos=120,
 )
 
 

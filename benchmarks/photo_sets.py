@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from fruits_assets.samples import copy_samples
@@ -96,6 +97,27 @@ def variant(photo: Path, number: int) -> bytes:
     content = io.BytesIO()
     (image.transpose(Image.Transpose(turns - 1)) if turns else image).save(content, "JPEG", quality=quality)
     return content.getvalue()
+
+
+def phone_photos(root: Path, images: int, folder: Path) -> Path:
+    """Writes photos as a phone takes them to `folder`: 4000 x 3000 pixels, 3 to 4 MB, with a sensor's noise.
+
+    Each is a photo of `root`, enlarged.
+    """
+    source = photos_in(root)
+    noise = np.random.default_rng(1).normal(0, 5, (3000, 4000, 1)).astype(np.int16)
+
+    def write(number: int) -> None:
+        picture = Image.open(source[number % len(source)]).convert("RGB")
+        pixels = np.asarray(picture.resize((4000, 3000), Image.Resampling.BICUBIC)).astype(np.int16)
+        pixels += np.roll(noise, 997 * number)
+        target = folder / f"class {number % 2}" / f"{number:03}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(target, "JPEG", quality=88)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(images)))
+    return folder
 
 
 def _write(variants: Iterable[tuple[Path, str, int, Path]]) -> None:

@@ -3,7 +3,7 @@
 Prints one JSON object: the seconds of each stage. The photos may be on S3. `--ingest-only` ends after the
 first job.
 
-    python -m benchmarks.platform_jobs --photos DIR_OR_S3_PREFIX --ir DIR --out DIR --cores 2
+    python -m benchmarks.platform_jobs [--decode scaled] --photos DIR_OR_S3_PREFIX --ir DIR --out DIR --cores 2
 """
 
 # ruff: noqa: E402
@@ -59,9 +59,15 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--ingest-only", action="store_true")
+    parser.add_argument("--decode", choices=("exact", "scaled"), default="exact")
     arguments = parser.parse_args()
 
-    settings = Settings(images=arguments.photos, store=arguments.out, spark_cores=arguments.cores)
+    settings = Settings(
+        images=arguments.photos,
+        store=arguments.out,
+        spark_cores=arguments.cores,
+        decode=arguments.decode,
+    )
     ir = [(Path(arguments.ir) / name).read_bytes() for name in (MODEL_XML, MODEL_BIN)]
     store = open_root(settings.store)
     spark = start_session(settings, event_log=True)
@@ -80,7 +86,7 @@ def main() -> None:
         "version": "benchmark",
         "keep_hours": settings.keep_hours,
     }
-    model = extract_fit_project(spark, common, labels, sha256_of(*ir), seconds)
+    model = extract_fit_project(spark, settings, common, labels, sha256_of(*ir), seconds)
     with timed(seconds, "quality"):
         assess(
             read_sample(store, current(store, MOBILENET_FEATURES)),
@@ -109,6 +115,7 @@ def ingest(spark: SparkSession, settings: Settings, photos: dict[str, list[Photo
         max_pixels=settings.max_image_pixels,
         max_bad_share=settings.max_bad_share,
         keep_hours=settings.keep_hours,
+        scaled=settings.decodes_scaled,
     )
     with timed(seconds, "ingest"):
         report = ingest_images(spark, params, discard)
@@ -116,7 +123,12 @@ def ingest(spark: SparkSession, settings: Settings, photos: dict[str, list[Photo
 
 
 def extract_fit_project(
-    spark: SparkSession, common: dict[str, Any], labels: list[str], ir_sha256: str, seconds: Seconds
+    spark: SparkSession,
+    settings: Settings,
+    common: dict[str, Any],
+    labels: list[str],
+    ir_sha256: str,
+    seconds: Seconds,
 ) -> FitReport:
     """Runs the other jobs with the parameters `common`. Returns the report of the fit."""
     extract = ExtractParams(
@@ -125,6 +137,7 @@ def extract_fit_project(
         extractor_directory="ir",
         extractor_sha256=ir_sha256,
         extractor_version="1",
+        scaled=settings.decodes_scaled,
     )
     with timed(seconds, "features"):
         extract_features(spark, extract, discard)

@@ -8,7 +8,14 @@ from pathlib import Path
 from benchmarks import s3_server
 from benchmarks.bench import BARE_LOOP, BINARY_FILE, NOTEBOOK, PLATFORM, PREDICT_BATCH, Bench, Row, Variants
 from benchmarks.changes import small_changes
-from benchmarks.photo_sets import equal_classes, first_classes, multiplied, photos_by_class, photos_in
+from benchmarks.photo_sets import (
+    equal_classes,
+    first_classes,
+    multiplied,
+    phone_photos,
+    photos_by_class,
+    photos_in,
+)
 from benchmarks.processes import Figures
 
 LATENCIES = (0.0, 0.015)  # seconds
@@ -207,6 +214,28 @@ def many_classes(bench: Bench) -> Iterator[Row]:
         )
 
 
+def large_photos(bench: Bench) -> Iterator[Row]:
+    """Compares photos of 12 megapixels, in both decodings, with the notebook baseline."""
+    images = bench.size.large_photos
+    photos = phone_photos(bench.photos, images, bench.folder / "phone")
+    baseline = f"{NOTEBOOK}, 12 megapixels"
+    names = {decode: f"{PLATFORM}, 12 megapixels, {decode}" for decode in ("exact", "scaled")}
+    variants: Variants = {baseline: partial(bench.notebook_baseline, photos)}
+    for decode, name in names.items():
+        variants[name] = partial(bench.platform_jobs, photos, "--decode", decode)
+    bench.alternate(variants, images, bench.size.rounds)
+    shutil.rmtree(photos)
+    for decode, name in names.items():
+        yield Row(
+            measurement=f"ingest and features, 12 megapixels, FRUITS_DECODE={decode}",
+            images=images,
+            figure=images / bench.seconds(name, "read_features"),
+            unit="images/s",
+            ratio=bench.speedup(name, baseline, "read_features"),
+            reference=f"speed of {NOTEBOOK}",
+        )
+
+
 def _memory(
     *, prefix: str, images: int, runs: list[Figures], base: Figures, reference: str, target: str = ""
 ) -> Iterator[Row]:
@@ -232,4 +261,4 @@ def _notebook_name(multiple: int) -> str:
     return NOTEBOOK if multiple == 1 else f"{NOTEBOOK}, {multiple} x the images"
 
 
-SECTIONS = (stages, s3_ingest, one_core, again, more_images, many_classes, small_changes)
+SECTIONS = (stages, s3_ingest, one_core, again, more_images, many_classes, small_changes, large_photos)

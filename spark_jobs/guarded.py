@@ -157,18 +157,20 @@ def _serve(memory: int, asked: BinaryIO, answers: BinaryIO) -> None:
     _limit_memory(memory)
     while line := asked.readline():
         head = json.loads(line)
-        content = asked.read(head["bytes"])
         _limit_time(head["seconds"])
-        try:
-            decoded = decode(content, head["max_pixels"], scaled=head["scaled"])
-            picture = reduced(decoded.image)
-        except (BadImage, MemoryError) as error:
-            reason = str(error) or "not enough memory to decode it"
-            answers.write(json.dumps({"bad": reason}).encode() + b"\n")
-        else:
-            found = {"width": decoded.width, "height": decoded.height, "format": decoded.format}
-            answers.write(json.dumps(found).encode() + b"\n" + picture.tobytes())
+        answers.write(_answer(asked.read(head["bytes"]), head["max_pixels"], head["scaled"]))
         answers.flush()
+
+
+def _answer(content: bytes, max_pixels: int, scaled: bool) -> bytes:
+    """The answer for a photo. Its pixels are gone before the next photo comes."""
+    try:
+        decoded = decode(content, max_pixels, scaled=scaled)
+        picture = reduced(decoded.image)
+    except (BadImage, MemoryError) as error:
+        return json.dumps({"bad": str(error) or "not enough memory to decode it"}).encode() + b"\n"
+    found = {"width": decoded.width, "height": decoded.height, "format": decoded.format}
+    return json.dumps(found).encode() + b"\n" + picture.tobytes()
 
 
 def _limit_memory(memory: int) -> None:

@@ -12,6 +12,7 @@ The bytes come from strangers, so the rules are strict:
 | over `max_pixels`, or a side over 65535  | refused from the header, before a pixel is decoded              |
 | more memory than `max_pixels` allows     | refused from the header: see `_memory`                          |
 | a JPEG of more than 100 scans            | refused; each scan costs as much time as a whole picture        |
+| a JPEG of 100,000 segments or more       | refused; the time for EXIF grows with the square of the number  |
 | grey, palette, CMYK, YCbCr, LAB          | Pillow's conversion to RGB; colour profiles are not applied     |
 | 16 bits a channel                        | the high byte of each value                                     |
 | 32-bit integer grey                      | as 16-bit grey if its values fit in 16 bits, else refused       |
@@ -37,7 +38,7 @@ import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from spark_jobs.dimensions import IMAGE_SIDE
-from spark_jobs.jpeg import END, frame_size, lacks_only_its_end, scans
+from spark_jobs.jpeg import END, frame_size, has_too_many_segments, lacks_only_its_end, scans
 from spark_jobs.signatures import signature
 
 # "JPEG" covers MPO: Pillow's JPEG reader opens it, and "MPO" is not accepted in a list of formats.
@@ -163,6 +164,8 @@ def _loaded(content: bytes, max_pixels: int, scaled: bool) -> tuple[Image.Image,
 
     The pixels are decoded only after the header was found to be harmless.
     """
+    if has_too_many_segments(content):
+        raise BadImage("a JPEG of 100,000 segments or more")
     if content[:4] == b"RIFF":
         _check_size(*_webp_size(content), max_pixels)  # Pillow reserves the canvas when it opens the file
     in_boxes = content[4:8] == b"ftyp"  # the first box of HEIF and AVIF (ISO/IEC 14496-12)
@@ -261,8 +264,8 @@ def _check_header(image: Image.Image, content: bytes, max_pixels: int) -> None:
     needed, allowed = _memory(image), _PIXEL_BYTES * max_pixels
     if needed > allowed:
         raise BadImage(
-            f"decoding its {image.width} x {image.height} pixels takes {needed / 1e9:.1f} GB; "
-            f"FRUITS_MAX_IMAGE_PIXELS={max_pixels} allows {allowed / 1e9:.1f} GB"
+            f"decoding its {image.width} x {image.height} pixels takes {needed / 1e9:.2f} GB; "
+            f"FRUITS_MAX_IMAGE_PIXELS={max_pixels} allows {allowed / 1e9:.2f} GB"
         )
 
 

@@ -51,6 +51,11 @@ def segments(content: bytes) -> Iterator[Segment]:
         position = end
 
 
+def has_too_many_segments(content: bytes) -> bool:
+    """Whether a JPEG has 100,000 segments or more. Pillow takes hours for a million of EXIF."""
+    return content.count(b"\xff") >= _MOST_SEGMENTS <= sum(1 for _ in segments(content)) - 1
+
+
 def frame_size(content: bytes) -> tuple[int, int] | None:
     """The width and height in the header of the first frame, in pixels; None if there is no frame."""
     for segment in segments(content):

@@ -9,7 +9,14 @@ MASTER = 896  # MiB of an application master in client mode: 512 and the least o
 
 @pytest.mark.parametrize(
     ("instance_type", "cores"),
-    [("c5.large", 1), ("m5.large", 2), ("m5.xlarge", 4), ("c5.4xlarge", 16), ("r5.8xlarge", 32)],
+    [
+        ("c5.large", 1),
+        ("m5.large", 2),
+        ("m5.xlarge", 4),
+        ("c5.xlarge", 2),
+        ("c5.4xlarge", 15),
+        ("r5.8xlarge", 32),
+    ],
 )
 def test_a_node_has_room_for_an_application_master_and_one_executor(instance_type: str, cores: int) -> None:
     conf = spark_submit_conf(instance_type, 3, "eu-west-3")

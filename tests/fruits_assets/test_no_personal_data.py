@@ -1,0 +1,101 @@
+"""Neither the store nor Dagster's home keeps anything of what photos say about their makers."""
+
+import base64
+import gzip
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from fruits_assets.pipeline import run_pipeline
+from spark_jobs.store.schemas import RAW_IMAGES
+from tests.fruits_assets.dagster_platform import IMAGES, Platform
+from tests.jobs import table
+from tests.photo_metadata import FORMATS, PLANTED, SECRET, personal_tags, picture, planted
+from tests.support import numbered_samples
+
+pytestmark = pytest.mark.exiftool
+
+LABELS = ["Banana", "Kiwi", "Lemon"]
+
+
+@pytest.fixture
+def run(untouched: Platform, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """A platform after a run on photos of each format, small and large, with every kind of metadata."""
+    numbered_samples(untouched.photos, IMAGES)
+    for folder in untouched.photos.iterdir():
+        if folder.name not in LABELS:
+            for file in folder.iterdir():
+                file.unlink()
+    for number, (format, options) in enumerate(FORMATS):
+        folder = untouched.photos / LABELS[number % len(LABELS)]
+        for side in (160, 1200):
+            content = planted(picture(side, side), format, options, folder)
+            (folder / f"planted-{number}-{side}.{format.lower()}").write_bytes(content)
+    monkeypatch.setenv("DAGSTER_HOME", str(untouched.home))
+    summary = run_pipeline(untouched.settings, [], {})
+    assert summary.failed_classes == {}
+    return untouched
+
+
+def all_bytes(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """The files below a folder, and what is compressed or encoded in them."""
+    for path in folder.rglob("*"):
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        yield path, content
+        if path.suffix == ".parquet" and "_delta_log" not in path.parts:
+            yield path, repr(pq.read_table(path).to_pydict()).encode("latin-1", "replace")
+        if path.suffix == ".gz":
+            yield path, gzip.decompress(content)
+
+
+def previews(platform: Platform) -> Iterator[bytes]:
+    for label in LABELS:
+        for text in platform.metadata(RAW_IMAGES, label).values():
+            for encoded in re.findall(r"data:image/\w+;base64,([\w+/=]+)", str(text)):
+                yield base64.b64decode(encoded)
+
+
+def test_no_picture_of_the_store_says_anything_about_its_maker(run: Platform, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rows = table(run.settings.store, RAW_IMAGES)
+    found = [*rows["content"], *rows["input"].dropna(), *previews(run)]
+    assert len(rows["input"].dropna()) == len(FORMATS)
+    assert len(found) > len(rows) + len(FORMATS)
+    for number, content in enumerate(found):
+        (pictures / str(number)).write_bytes(content)
+    assert personal_tags(pictures) == []
+    positions = sum(run.metadata(RAW_IMAGES, label)["with_position"] for label in LABELS)
+    assert positions == 2 * sum(format != "BMP" for format, _ in FORMATS)
+
+
+def test_no_byte_of_the_store_and_of_dagsters_home_has_a_planted_word(run: Platform) -> None:
+    words = {SECRET, *(value.encode() for value in PLANTED.values() if len(value) > 6)}
+    for folder in (Path(run.settings.store), run.home):
+        for path, content in all_bytes(folder):
+            assert not [word for word in words if word in content], path
+
+
+def test_the_planted_words_are_found_where_metadata_is_kept(
+    untouched: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The searches of the tests above find what is there."""
+    numbered_samples(untouched.photos, IMAGES)
+    (untouched.photos / "Kiwi/planted.jpg").write_bytes(planted(picture(160, 160), "JPEG", {}, tmp_path))
+    monkeypatch.setenv("DAGSTER_HOME", str(untouched.home))
+    settings = untouched.settings.model_copy(update={"keep_metadata": True})
+    run_pipeline(settings, [], {})
+    found = [path for path, content in all_bytes(Path(settings.store)) if SECRET in content]
+    assert {path.relative_to(settings.store).parts[0] for path in found} == {RAW_IMAGES}
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number, content in enumerate(table(settings.store, RAW_IMAGES)["content"]):
+        (pictures / str(number)).write_bytes(content)
+    assert {"EXIF:Artist", "EXIF:GPSLatitude", "XMP:City", "IPTC:By-line"} <= {
+        tag for _, tag in personal_tags(pictures)
+    }
