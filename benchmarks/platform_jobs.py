@@ -3,7 +3,7 @@
 Prints one JSON object: the seconds of each stage. The photos may be on S3. `--ingest-only` ends after the
 first job.
 
-    python -m benchmarks.platform_jobs [--decode scaled] --photos DIR_OR_S3_PREFIX --ir DIR --out DIR --cores 2
+    python -m benchmarks.platform_jobs --photos DIR_OR_S3_PREFIX --ir DIR --out DIR --cores 2 --decode scaled
 """
 
 # ruff: noqa: E402
