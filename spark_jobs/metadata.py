@@ -74,6 +74,9 @@ def _jpeg(content: bytes) -> tuple[bytes, bytes]:
         raise ValueError("a part of the JPEG is no segment")
     for marker, start, end in segments:
         data = content[start:end]
+        if marker in _PICTURE:
+            kept.append(data)
+            continue
         payload = data.lstrip(b"\xff")[3:]
         if marker == _APP1 and payload.startswith(b"Exif\0"):
             exif = exif or payload[6:]
@@ -82,7 +85,7 @@ def _jpeg(content: bytes) -> tuple[bytes, bytes]:
             kept.append(_segment(_APP0, payload[:12].ljust(12, b"\0") + b"\0\0"))
         elif marker == _APP14 and payload.startswith(b"Adobe"):
             kept.append(_segment(_APP14, payload[:12]))
-        elif marker in _PICTURE or (marker == _APP2 and payload.startswith(b"ICC_PROFILE\0")):
+        elif marker == _APP2 and payload.startswith(b"ICC_PROFILE\0"):
             kept.append(data)
         elif not (0xE0 <= marker <= 0xEF or marker == _COMMENT):
             raise ValueError(f"the JPEG has a segment of the kind {marker:#x}")

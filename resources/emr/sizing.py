@@ -3,8 +3,8 @@
 from resources.instance_types import instance
 from spark_jobs.store.root import IO_THREADS
 
-# Memory of a Python worker with its decoder, 1,500 MB at most: 450 MB for OpenVINO with its model, one batch and
-# Arrow, and up to 950 MB for the photos that FRUITS_MAX_IMAGE_PIXELS allows.
+# Memory of a Python worker with its decoder, 1,500 MB at most: 450 MB for OpenVINO with its model, one batch
+# and Arrow, and up to 950 MB for the photos that FRUITS_MAX_IMAGE_PIXELS allows.
 WORKER_MIB = 1430
 HEAP_MIB = 1024
 # Reserved on every node for the application master of a step in client mode, which needs 512 + 384 MiB.
@@ -21,7 +21,8 @@ def spark_submit_conf(instance_type: str, nodes: int, region: str) -> dict[str, 
     The executor's memory is the heap of its JVM (1 GiB, which holds no images) and an overhead of at least
     1,430 MiB for each Python worker. A node with less memory uses fewer cores. YARN schedules by memory
     alone, so the overhead is the whole rest of the node, and no second executor fits. Example: m5.xlarge has
-    12,288 MiB for YARN. Less 1,024 for an application master and 1,024 of heap, 10,240 MiB remain for 4 workers.
+    12,288 MiB for YARN. Less 1,024 for an application master and 1,024 of heap, 10,240 MiB remain for 4
+    workers.
 
     The pool of Spark's own S3 connections, which only event logs use, has `IO_THREADS` connections for each
     worker, and as many more.
