@@ -18,7 +18,7 @@ from PIL import Image
 
 from spark_jobs.dimensions import IMAGE_SIDE
 from spark_jobs.images import BadImage, Decoded, decode, size_in_header
-from spark_jobs.jpeg import scans
+from spark_jobs.jpeg import parts
 from spark_jobs.limits import Limits
 from spark_jobs.model_input import reduced
 
@@ -34,11 +34,12 @@ _PATIENCE = 3
 def decode_guarded(content: bytes, max_pixels: int, limits: Limits, *, scaled: bool = False) -> Decoded:
     """`decode`, in a child process unless the photo is plainly cheap.
 
-    A child returns the picture reduced to the input of the model.
+    A child returns the picture reduced to the input of the model. A Spark task that runs again decodes all of
+    its photos in a child: a photo may have killed its worker before.
 
     Raises `BadImage`, also where the photo takes more than the limits, or its decoder crashes.
     """
-    if is_cheap(content):
+    if is_cheap(content) and not _runs_again():
         return decode(content, max_pixels, scaled=scaled)
     return _child.decode(content, max_pixels, limits, scaled)
 
@@ -46,7 +47,15 @@ def decode_guarded(content: bytes, max_pixels: int, limits: Limits, *, scaled: b
 def is_cheap(content: bytes) -> bool:
     """Whether the header of a photo tells that its decoding takes little time and memory."""
     size = size_in_header(content)
-    return size is not None and size[0] * size[1] <= CHEAP_PIXELS and scans(content) <= CHEAP_SCANS
+    return size is not None and size[0] * size[1] <= CHEAP_PIXELS and parts(content).scans <= CHEAP_SCANS
+
+
+def _runs_again() -> bool:
+    """Whether this process works on a Spark task that was lost before."""
+    from pyspark import TaskContext
+
+    task = TaskContext.get()
+    return task is not None and task.attemptNumber() > 0
 
 
 class _Child:

@@ -38,7 +38,7 @@ import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from spark_jobs.dimensions import IMAGE_SIDE
-from spark_jobs.jpeg import END, frame_size, has_too_many_segments, lacks_only_its_end, scans
+from spark_jobs.jpeg import END, MOST_SEGMENTS, frame_size, lacks_only_its_end, parts
 from spark_jobs.signatures import signature
 
 # "JPEG" covers MPO: Pillow's JPEG reader opens it, and "MPO" is not accepted in a list of formats.
@@ -164,8 +164,7 @@ def _loaded(content: bytes, max_pixels: int, scaled: bool) -> tuple[Image.Image,
 
     The pixels are decoded only after the header was found to be harmless.
     """
-    if has_too_many_segments(content):
-        raise BadImage("a JPEG of 100,000 segments or more")
+    _check_parts(content)
     if content[:4] == b"RIFF":
         _check_size(*_webp_size(content), max_pixels)  # Pillow reserves the canvas when it opens the file
     in_boxes = content[4:8] == b"ftyp"  # the first box of HEIF and AVIF (ISO/IEC 14496-12)
@@ -251,10 +250,17 @@ def _webp_size(content: bytes) -> tuple[int, int]:
     return 1, 1
 
 
+def _check_parts(content: bytes) -> None:
+    """Raises `BadImage` for a JPEG that would take Pillow hours."""
+    segments, scans = parts(content)
+    if segments > MOST_SEGMENTS:
+        raise BadImage(f"a JPEG of {MOST_SEGMENTS:,} segments or more")
+    if scans > MAX_SCANS:
+        raise BadImage(f"a JPEG of {scans:,} scans; {MAX_SCANS} are allowed")
+
+
 def _check_header(image: Image.Image, content: bytes, max_pixels: int) -> None:
     """Raises `BadImage` where a header promises more time or memory than a photo needs."""
-    if image.format in ("JPEG", "MPO") and scans(content) > MAX_SCANS:
-        raise BadImage(f"a JPEG of {scans(content):,} scans; {MAX_SCANS} are allowed")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         width, height = (
             int(image.tag_v2.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)

@@ -5,7 +5,7 @@ Only photos that the store does not know in their present state are read. The fi
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -22,6 +22,7 @@ from spark_jobs.convert_store import prepared_store
 from spark_jobs.errors import FruitsError
 from spark_jobs.guarded import decode_guarded
 from spark_jobs.images import FORMATS, RULES, BadImage, Decoded, preview, thumbnails
+from spark_jobs.in_hand import Hand, forget_hands, photos_in_hand, watched_hand
 from spark_jobs.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.metadata import METADATA_RULES, without_metadata
 from spark_jobs.model_input import encoded_input, is_stored, preprocessing
@@ -174,6 +175,7 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
         result.failed.update(compared_again(params.photos, attempt))
         for table in PHOTO_TABLES:
             compact_table(spark, store, table, lease, report)
+        forget_hands(store, params.version)
         keep = timedelta(hours=params.keep_hours)
         concurrently(lambda table: sweep_table(store, table, keep, lease), PHOTO_TABLES)
     return result
@@ -198,6 +200,7 @@ def _ingest_once(
         work=even_tasks(spark, pieces, _weight, least=LEAST_IMAGES, most=MOST_IMAGES),
         images=_images_in,
         report=report,
+        in_hand=lambda: photos_in_hand(store, params.version),
     ):
         for label, total in results:
             written[label].add(total)
@@ -336,9 +339,10 @@ def _ingest(params: IngestParams, pieces: list[_Chunk | _Rewrite]) -> list[tuple
         lambda piece: (piece.label, _rewrite(store, params.version, piece)), rewrites, store.write_threads
     )
     photos = [photo for chunk in chunks for photo in chunk.photos]
-    with closing(read_ahead(open_root(params.images), photos, params.max_bytes)) as contents:
+    reading = closing(read_ahead(open_root(params.images), photos, params.max_bytes))
+    with reading as contents, watched_hand(store, params.version) as hand:
         written += [
-            (chunk.label, _ingest_chunk(store, params, chunk, islice(contents, len(chunk.photos))))
+            (chunk.label, _ingest_chunk(store, params, chunk, islice(contents, len(chunk.photos)), hand))
             for chunk in chunks
         ]
     return written
@@ -357,7 +361,11 @@ def _rewrite(store: Root, run: str, piece: _Rewrite) -> _Written:
 
 
 def _ingest_chunk(
-    store: Root, params: IngestParams, chunk: _Chunk, contents: Iterable[tuple[Photo, Content]]
+    store: Root,
+    params: IngestParams,
+    chunk: _Chunk,
+    contents: Iterator[tuple[Photo, Content]],
+    hand: Hand,
 ) -> _Written:
     """Writes at most one file of good photos and one of bad photos, and keeps photos for the preview.
 
@@ -368,7 +376,9 @@ def _ingest_chunk(
     previews: list[Image.Image] = []
     every = -(-len(chunk.photos) // PREVIEW_IMAGES)
     damage = ""
-    for index, (photo, content) in enumerate(contents):
+    for index, awaited in enumerate(chunk.photos):
+        hand.take(awaited.path)
+        photo, content = next(contents)
         row: dict[str, Any] = {"path": photo.path, "label": chunk.label, "bytes": photo.bytes}
         row |= {"modified": photo.modified, "etag": photo.etag or None}
         if isinstance(content, OSError):
@@ -377,7 +387,8 @@ def _ingest_chunk(
         try:
             if isinstance(content, BadImage):
                 raise content
-            row |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            sha256 = hashlib.sha256(content).hexdigest()
+            row |= {"sha256": sha256, "bytes": len(content)}
             stored, decoded, had_position = _accepted(params, content)
         except BadImage as reason:
             bad.add(row | {"reason": str(reason)})
@@ -385,7 +396,8 @@ def _ingest_chunk(
         positions += had_position
         if chunk.first and index % every == 0:
             previews.append(preview(decoded))
-        row |= {"content": stored, "sha256_stored": hashlib.sha256(stored).hexdigest()}
+        same = stored == content
+        row |= {"content": stored, "sha256_stored": sha256 if same else hashlib.sha256(stored).hexdigest()}
         row |= {"width": decoded.width, "height": decoded.height, "format": decoded.format}
         if is_stored(decoded.width, decoded.height):
             model_input = encoded_input(decoded.image)

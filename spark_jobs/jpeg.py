@@ -15,7 +15,7 @@ _MARKER_AFTER_DATA = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 # A photo has some hundred segments, and a depth map in its metadata some hundred more.
-_MOST_SEGMENTS = 100_000
+MOST_SEGMENTS = 100_000
 
 
 class Segment(NamedTuple):
@@ -35,7 +35,7 @@ def segments(content: bytes) -> Iterator[Segment]:
         return
     yield Segment(START, 0, 2)
     position = 2
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(MOST_SEGMENTS):
         found = _MARKER.match(content, position)
         if found is None:
             return
@@ -53,11 +53,6 @@ def segments(content: bytes) -> Iterator[Segment]:
         position = end
 
 
-def has_too_many_segments(content: bytes) -> bool:
-    """Whether a JPEG has 100,000 segments or more. Pillow takes hours for a million of EXIF."""
-    return content.count(b"\xff") >= _MOST_SEGMENTS <= sum(1 for _ in segments(content)) - 1
-
-
 def frame_size(content: bytes) -> tuple[int, int] | None:
     """The width and height in the header of the first frame, in pixels; None if there is no frame."""
     for segment in segments(content):
@@ -72,10 +67,17 @@ def frame_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-def scans(content: bytes) -> int:
-    """The number of scans. The data of other segments may look like one, so few are not counted exactly."""
-    most = content.count(b"\xff\xda")
-    return most if most <= 1 else sum(segment.marker == SCAN for segment in segments(content))
+class Parts(NamedTuple):
+    """The numbers of segments, up to 100,000, and of scans among them."""
+
+    segments: int
+    scans: int
+
+
+def parts(content: bytes) -> Parts:
+    """How many parts a JPEG has; none if the bytes are no JPEG."""
+    markers = [segment.marker for segment in segments(content)]
+    return Parts(len(markers), markers.count(SCAN))
 
 
 def lacks_only_its_end(content: bytes) -> bool:

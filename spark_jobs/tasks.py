@@ -26,19 +26,30 @@ TASKS_PER_CORE = 4
 # Progress is reported every two seconds, and in a long job after each further 20th of its time so far.
 REPORT_SECONDS = 2.0
 REPORT_SHARE = 20
+# After so long without a finished task, a report names the photos in hand.
+STILL_SECONDS = 60.0
+SHOWN_IN_HAND = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The progress of a stage: images done, images in all, and the seconds since its start."""
+    """The progress of a stage: images done, images in all, and the seconds since its start.
+
+    `in_hand` are photos that workers have read or decoded for long, if the stage stands still.
+    """
 
     stage: str
     done: int
     total: int
     seconds: float
+    in_hand: Sequence[str] = ()
 
     def __str__(self) -> str:
         text = f"{self.stage}: {self.done:,} of {counted(self.total, 'image', 'images')}"
+        if self.in_hand:
+            names = ", ".join(map(repr, self.in_hand[:SHOWN_IN_HAND]))
+            more = ", ..." if len(self.in_hand) > SHOWN_IN_HAND else ""
+            return f"{text}; it has not moved for a minute. In hand for long: {names}{more}"
         if not (self.done and self.seconds):
             return text
         rate = self.done / self.seconds
@@ -113,6 +124,7 @@ def run_tasks(
     images: Callable[[Work], int],
     report: Reporter,
     reduce: Callable[[Result, Result], Result] | None = None,
+    in_hand: Callable[[], Sequence[str]] = tuple,
 ) -> list[Result]:
     """Runs `function` on every piece of work, in one Spark task each; returns the results in order.
 
@@ -122,7 +134,8 @@ def run_tasks(
     With `reduce`, the executors combine the results of their tasks, and the driver combines the rest: the
     list that is returned holds one result (`RDD.treeReduce`).
 
-    Progress counts `images(piece)` of every finished task; a stage without images reports none. When the
+    Progress counts `images(piece)` of every finished task; a stage without images reports none. After a
+    minute without a finished task, it names the photos that `in_hand` returns. When the
     calling thread is interrupted, the Spark job is cancelled, its running tasks are killed, and the
     interruption is raised again.
 
@@ -147,11 +160,17 @@ def run_tasks(
         results = context.parallelize(work, len(work)).map(run_one)
         return results.collect() if reduce is None else [results.treeReduce(reduce)]
 
+    moved = (0, started)
+
     def report_progress(images_done: int) -> None:
+        nonlocal moved
         if not total:
             return
-        seconds = time.monotonic() - started
-        report(Progress(stage=asset, done=images_done, total=total, seconds=seconds))
+        now = time.monotonic()
+        if images_done != moved[0]:
+            moved = images_done, now
+        names = in_hand() if now - moved[1] >= STILL_SECONDS else ()
+        report(Progress(stage=asset, done=images_done, total=total, seconds=now - started, in_hand=names))
 
     outcome = _run_in_thread(group, run_job)
     try:

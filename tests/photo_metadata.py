@@ -56,6 +56,8 @@ _OF_TIFF_PICTURES = {
     *("StripOffsets", "SamplesPerPixel", "RowsPerStrip", "StripByteCounts", "PlanarConfiguration"),
     *("Predictor", "ExtraSamples", "YCbCrSubSampling", "ReferenceBlackWhite", "SampleFormat", "JPEGTables"),
     *("XResolution", "YResolution", "ResolutionUnit", "FillOrder", "YCbCrPositioning", "YCbCrCoefficients"),
+    # exiftool takes a strip that is a JPEG for a preview.
+    *("PreviewImage", "PreviewImageStart", "PreviewImageLength"),
 }
 
 

@@ -5,9 +5,10 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pyarrow.parquet as pq
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from pyspark.sql import SparkSession
 
 from spark_jobs.errors import FruitsError
@@ -16,7 +17,7 @@ from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
 from spark_jobs.model_input import decoded_input, encoded_input, is_stored, model_input, reduced
 from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES
 from tests.jobs import extract, ingest, table
-from tests.support import current_files, publish_extractor
+from tests.support import WEIGHTS, current_files, publish_extractor
 
 LIMIT = 120_000_000
 
@@ -169,3 +170,35 @@ def test_photos_with_and_without_an_input_have_row_groups_of_their_own(
     for group in groups:
         assert group.column("input").null_count in (0, group.num_rows)
     assert sum(group.num_rows for group in groups) == 11
+
+
+def test_features_of_phone_photos_are_those_of_keras_on_the_pixels_of_pillow(
+    spark: SparkSession, photos: Path, store: str, extractor: Path
+) -> None:
+    from keras.applications.mobilenet_v2 import preprocess_input
+
+    from fruits_assets.model.convert import load_model
+    from fruits_assets.model.weights import find_weights
+
+    pillow_heif.register_heif_opener()
+    pictures = {
+        "turned.jpg": turned(landscape(1600, 1200)),
+        "12 megapixels.jpg": turned(landscape(4000, 3000)),
+    }
+    for format in ("HEIF", "AVIF"):
+        content = io.BytesIO()
+        landscape(1200, 900).save(content, format)
+        pictures[f"photo.{format.lower()}"] = content.getvalue()
+    for name, content_of in pictures.items():
+        (photos / "Kiwi" / name).write_bytes(content_of)
+    publish_extractor(store, extractor)
+    ingest(spark, photos, store, ["Kiwi"])
+    extract(spark, store, ["Kiwi"])
+    features = table(store, MOBILENET_FEATURES).set_index("path")["features"]
+    model = load_model(find_weights(WEIGHTS))
+    for name in pictures:
+        with Image.open(photos / "Kiwi" / name) as photo:
+            upright = ImageOps.exif_transpose(photo).convert("RGB")
+        pixels = np.asarray(upright.resize((224, 224), Image.Resampling.BICUBIC), np.float32)
+        expected = np.asarray(model(preprocess_input(pixels[np.newaxis]), training=False))[0]
+        assert np.abs(features[f"Kiwi/{name}"] - expected).max() < 1e-4
