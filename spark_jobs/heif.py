@@ -15,8 +15,12 @@ _PROPERTIES = {
     *(b"ispe", b"pixi", b"colr", b"hvcC", b"av1C", b"irot", b"imir", b"clap", b"pasp", b"auxC"),
     *(b"rref", b"clli", b"mdcv", b"cclv", b"a1op", b"a1lx", b"lsel"),
 }
-# A grid of tiles has some hundred items. More boxes beside each other are not of a photo.
-_MOST_BOXES = 100_000
+# A grid of tiles has some hundred items. A file with more parts beside each other is no photo, and may have
+# been made to take hours.
+_MOST = 10_000
+_MOST_REFERENCE_BYTES = 1 << 20
+# A picture may be made of a grid, and the grid of tiles.
+_DEPTH = 4
 
 
 class _Box(NamedTuple):
@@ -31,7 +35,8 @@ class _Box(NamedTuple):
 def main_picture(content: bytes) -> tuple[bytes, bytes]:
     """The file of the main picture, and the EXIF that the file had.
 
-    Raises `ValueError` or `struct.error` where the file is not as the format says."""
+    Raises `ValueError`, `IndexError` or `struct.error` where the file is not as the format says.
+    """
     boxes = list(_boxes(content, 0, len(content), lenient=True))
     metas = [box for box in boxes if box.kind == b"meta"]
     if len(metas) != 1 or boxes[0].kind != b"ftyp":
@@ -87,8 +92,8 @@ def _boxes(content: bytes, position: int, end: int, *, lenient: bool = False) ->
     """The boxes between two positions. If `lenient`, bytes after the last box are no error."""
     number = 0
     while position + 8 <= end:
-        if (number := number + 1) > _MOST_BOXES:
-            raise ValueError(f"the file has more than {_MOST_BOXES:,} boxes")
+        if (number := number + 1) > _MOST:
+            raise ValueError(f"the file has more than {_MOST:,} boxes")
         size, kind = struct.unpack_from(">I4s", content, position)
         payload = position + 8
         if size == 1:
@@ -168,7 +173,7 @@ def _places(content: bytes, children: dict[bytes, _Box]) -> dict[int, list[tuple
         return value
 
     places: dict[int, list[tuple[int, int]]] = {}
-    total = 0
+    total = extents_in_all = 0
     for _ in range(number(2 if version < 2 else 4)):
         item = number(2 if version < 2 else 4)
         method = number(2) & 15 if version else 0
@@ -185,10 +190,11 @@ def _places(content: bytes, children: dict[bytes, _Box]) -> dict[int, list[tuple
                 number(index_size)
             start = base + number(offset_size)
             length = number(length_size)
-            extents.append((start, start + length if length else len(content)))
-            total += extents[-1][1] - start
-            if total > 2 * len(content):
-                raise ValueError("the items of the file overlap")
+            end = start + length if length else len(content)
+            total, extents_in_all = total + end - start, extents_in_all + 1
+            if not start <= end <= len(content) or total > 2 * len(content) or extents_in_all > _MOST:
+                raise ValueError("the items of the file lie outside of it, overlap, or are too many")
+            extents.append((start, end))
         places[item] = extents
     return places
 
@@ -197,6 +203,8 @@ def _needed(content: bytes, children: dict[bytes, _Box], primary: int) -> set[in
     """The main item, its tiles, and its alpha."""
     references: dict[bytes, list[tuple[int, list[int]]]] = defaultdict(list)
     if box := children.get(b"iref"):
+        if box.end - box.payload > _MOST_REFERENCE_BYTES:
+            raise ValueError("the items of the file have too many references")
         wide = content[box.payload] > 0
         form, size = (">I", 4) if wide else (">H", 2)
         for found in _boxes(content, box.payload + 4, box.end):
@@ -207,7 +215,7 @@ def _needed(content: bytes, children: dict[bytes, _Box], primary: int) -> set[in
     needed = {primary}
     needed |= {source for source, targets in references[b"auxl"] if primary in targets and source in alphas}
     pending = set(needed)
-    while pending:
+    for _ in range(_DEPTH):
         pending = {
             target for source, targets in references[b"dimg"] if source in pending for target in targets
         } - needed
@@ -233,6 +241,8 @@ def _with_alpha(content: bytes, children: dict[bytes, _Box]) -> set[int]:
         version, flags = content[container.payload], content[container.payload + 3]
         position = container.payload + 4
         [entries] = struct.unpack_from(">I", content, position)
+        if entries > _MOST:
+            raise ValueError(f"the file has more than {_MOST:,} items")
         position += 4
         for _ in range(entries):
             size = 2 if version < 1 else 4

@@ -27,7 +27,7 @@ from spark_jobs.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.metadata import METADATA_RULES, without_metadata
 from spark_jobs.model_input import encoded_input, is_stored, preprocessing
 from spark_jobs.read_photos import Content, read_ahead
-from spark_jobs.remove_metadata import remove_metadata
+from spark_jobs.remove_metadata import without_metadata_from_now_on
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
 from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, Photo, difference, known_photos
@@ -165,8 +165,7 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     """
     result = IngestReport({}, {})
     with prepared_store(spark, params.store, params.version, report) as (store, lease):
-        if params.metadata:
-            remove_metadata(spark, store, lease, report)
+        without_metadata_from_now_on(spark, store, params.metadata, lease, report)
 
         def attempt(labels: list[str]) -> set[str]:
             photos = {label: params.photos[label] for label in labels}

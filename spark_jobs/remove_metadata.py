@@ -7,6 +7,7 @@ files are removed at once: until then, the position of a photo's maker can still
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -20,9 +21,13 @@ from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import PartWriter, read_row_groups
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
-from spark_jobs.store.tables import ClassChange, change_classes, current
+from spark_jobs.store.sweep import sweep_table
+from spark_jobs.store.tables import ClassChange, change_classes, current, set_table_property, table_property
 from spark_jobs.store.versions import Part, Version
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
+
+# The property of the table with the rules by which metadata was removed from all of its photos.
+_CLEAN = "fruits.metadata"
 
 
 class _Old(NamedTuple):
@@ -41,11 +46,24 @@ class _Cleaned(NamedTuple):
     quarantined: list[Part]
 
 
-def remove_metadata(spark: SparkSession, store: Root, lease: Lease, report: Reporter) -> None:
-    """Replaces the files of `raw_images` whose photos may have metadata.
+def without_metadata_from_now_on(
+    spark: SparkSession, store: Root, rules: str, lease: Lease, report: Reporter
+) -> None:
+    """Prepares `raw_images` for photos whose metadata is removed by `rules`; empty `rules` keep metadata.
 
-    A photo whose metadata cannot be removed goes to quarantine. A damaged class is left alone: its photos are
-    ingested again. A class that another run changes meanwhile is left to the next run.
+    The table says by which rules all of its photos are clean, so that a run need not look at each file.
+    """
+    said = table_property(store, RAW_IMAGES, _CLEAN)
+    if said != rules and (not rules or _remove_metadata(spark, store, lease, report)):
+        set_table_property(store, RAW_IMAGES, _CLEAN, rules)
+
+
+def _remove_metadata(spark: SparkSession, store: Root, lease: Lease, report: Reporter) -> bool:
+    """Replaces the files of `raw_images` whose photos may have metadata. Returns whether none is left.
+
+    Older versions of the table end here. A photo whose metadata cannot be removed goes to quarantine. A
+    damaged class is left alone: its photos are ingested again. A class that another run changes meanwhile is
+    left to the next run.
     """
     versions = current(store, RAW_IMAGES)
     old = [
@@ -55,8 +73,9 @@ def remove_metadata(spark: SparkSession, store: Root, lease: Lease, report: Repo
         for part in version.parts
         if part.metadata != METADATA_RULES
     ]
+    damaged = any(version.damage for version in versions.values())
     if not old:
-        return
+        return not damaged
     cleaned = [
         result
         for results in run_tasks(
@@ -89,6 +108,9 @@ def remove_metadata(spark: SparkSession, store: Root, lease: Lease, report: Repo
     seen = _seen(RAW_IMAGES, {label: versions[label] for label in good})
     met = change_classes(store, RAW_IMAGES, good, lease, seen)
     store.remove_files(result.old for result in cleaned if result.label not in met)
+    # Photos of versions before the current version have metadata too.
+    sweep_table(store, RAW_IMAGES, timedelta(0), lease)
+    return not (met or damaged) and len(cleaned) == len(old)
 
 
 def _seen(table: str, versions: Mapping[str, Version]) -> dict[str, list[str]]:

@@ -258,6 +258,25 @@ def upgrade_table(store: Root, table: str) -> None:
                     raise  # no other run has changed the table meanwhile
 
 
+def table_property(store: Root, table: str, name: str) -> str:
+    """The value of a property of a table; empty where it has none, and before its first commit."""
+    with _latest(store, table) as opened:
+        return str(opened.metadata().configuration.get(name, "")) if opened else ""
+
+
+def set_table_property(store: Root, table: str, name: str, value: str) -> None:
+    """Sets a property of a table.
+
+    A table without a commit stays as it is, and so does a table that another run changes at the same time.
+    """
+    from deltalake.exceptions import DeltaError
+
+    with _latest(store, table) as opened, suppress(DeltaError):
+        if opened:
+            opened.alter.set_table_properties({name: value}, raise_if_not_exists=False)
+            _sync_entry(store, table, opened.version())
+
+
 def _columns_version(opened: "DeltaTable") -> int:
     """The version of the columns of a table; 0 where the table does not say it."""
     said = opened.metadata().configuration.get(_COLUMNS, "")

@@ -114,11 +114,33 @@ def test_a_file_of_a_million_parts_is_bad(content: bytes) -> None:
         without_metadata(content)
 
 
-def test_a_list_of_places_that_promises_billions_of_items_is_bad() -> None:
-    def box(kind: bytes, payload: bytes) -> bytes:
-        return struct.pack(">I4s", 8 + len(payload), kind) + payload
+def box(kind: bytes, payload: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(payload), kind) + payload
 
-    places = box(b"iloc", struct.pack(">B3xBBI", 2, 0x44, 0x00, 0xFFFFFFFF))
-    meta = bytes(4) + box(b"pitm", struct.pack(">4xH", 1)) + box(b"iinf", struct.pack(">4xH", 0)) + places
-    with pytest.raises(BadImage, match="the list of places ends too early"):
-        without_metadata(box(b"ftyp", b"heic") + box(b"meta", meta))
+
+def heif(*boxes: bytes) -> bytes:
+    """A HEIF whose main item is the item 1, with more boxes that describe its items."""
+    meta = bytes(4) + box(b"pitm", struct.pack(">4xH", 1)) + box(b"iinf", struct.pack(">4xH", 0))
+    return box(b"ftyp", b"heic") + box(b"meta", meta + b"".join(boxes))
+
+
+PLACES = box(b"iloc", struct.pack(">4xBBHHHHII", 0x44, 0x00, 1, 1, 0, 1, 0, 1))
+HOSTILE = {
+    "billions of items": [box(b"iloc", struct.pack(">B3xBBI", 2, 0x44, 0x00, 0xFFFFFFFF))],
+    "items without bytes": [
+        box(b"iloc", struct.pack(">4xBBH", 0, 0, 0xFFFF) + struct.pack(">HHH", 1, 0, 0xFFFF) * 0xFFFF)
+    ],
+    "items outside": [
+        box(b"iloc", struct.pack(">4xBBH", 0, 0x80, 0xFFFF) + struct.pack(">HHQH", 1, 0, 1 << 60, 9) * 0xFFFF)
+    ],
+    "references": [PLACES, box(b"iref", bytes(4) + box(b"dimg", struct.pack(">HH", 1, 1) + bytes(1 << 21)))],
+    "properties": [PLACES, box(b"iprp", box(b"ipco", b"") + box(b"ipma", struct.pack(">4xI", 1 << 31)))],
+}
+
+
+@pytest.mark.parametrize("boxes", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_heif_whose_lists_promise_more_than_a_photo_has_is_bad(boxes: list[bytes]) -> None:
+    with pytest.raises(
+        BadImage, match=r"its metadata cannot be removed with certainty: the (list|items|file)"
+    ):
+        without_metadata(heif(*boxes))

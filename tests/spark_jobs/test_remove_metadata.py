@@ -8,6 +8,7 @@ import pytest
 from PIL import ExifTags, Image
 from pyspark.sql import SparkSession
 
+from spark_jobs import remove_metadata
 from spark_jobs.images import decode
 from spark_jobs.store.schemas import MOBILENET_FEATURES, QUARANTINED_IMAGES, RAW_IMAGES
 from tests.conftest import CLASSES
@@ -71,6 +72,8 @@ def test_the_next_run_mends_the_whole_store_and_removes_the_old_files_at_once(
     spark: SparkSession, photos: Path, store: str
 ) -> None:
     ingest(spark, photos, store, CLASSES, keep_metadata=True)
+    (photos / "Banana/0_100.jpg").unlink()  # the file that has it is replaced, and kept for a day
+    ingest(spark, photos, store, CLASSES, keep_metadata=True)
     before = table(store, RAW_IMAGES).drop(columns=["content", "sha256_stored"])
     assert secrets(store)
     report = ingest(spark, photos, store, ["Apple Red 1"])
@@ -95,3 +98,14 @@ def test_a_photo_whose_metadata_cannot_be_removed_is_quarantined_with_the_reason
     assert row["path"] == "Kiwi/0_100.jpg"
     assert row["reason"].startswith("its metadata cannot be removed with certainty: ")
     assert len(table(store, RAW_IMAGES)) == 7
+
+
+def test_metadata_that_was_kept_for_a_while_goes_again(
+    spark: SparkSession, photos: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for keep in (False, False, True, False):
+        assert ingest(spark, photos, store, CLASSES, keep_metadata=keep).failed == {}
+        assert bool(secrets(store)) == keep
+    # The table says that it is clean: its files are not looked at again.
+    monkeypatch.setattr(remove_metadata, "_remove_metadata", None)
+    assert ingest(spark, photos, store, CLASSES).failed == {}
