@@ -77,7 +77,7 @@ def samples(folder: Path, images: int) -> None:
 @click.option(
     "--components",
     type=click.IntRange(1, FEATURES),
-    help=f"Components of the PCA.  [default: {DEFAULT_COMPONENTS}]",
+    help=f"Components of a new model.  [default: as many as the current model, else {DEFAULT_COMPONENTS}]",
 )
 @click.option(
     "--variance",

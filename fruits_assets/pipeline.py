@@ -142,8 +142,7 @@ def run_pipeline(
                     recompute=recompute,
                     accept_removals=accept_removals,
                 )
-                if (model := plan.state.model) and refit and not pca_config:
-                    pca_config = {"components": model.details["components"]}
+                model = plan.state.model
                 changes, failed = list(plan.lines), dict(plan.photos.failed)
                 if runs is None:
                     changes.append(("would take", _estimate(settings, store, plan)))

@@ -27,8 +27,14 @@ MAX_ORTHONORMALITY_ERROR = 1e-9  # eigenvectors of a symmetric float64 matrix ar
 class PcaConfig(dg.Config):
     """How many components the model keeps."""
 
-    components: int = Field(
-        DEFAULT_COMPONENTS, ge=1, le=FEATURES, description="Number of components to keep."
+    components: int | None = Field(
+        None,
+        ge=1,
+        le=FEATURES,
+        description=(
+            f"Number of components to keep, from 1 to {FEATURES:,}; by default as many as the current model "
+            f"has, or {DEFAULT_COMPONENTS} for the first model."
+        ),
     )
     variance: float | None = Field(
         None,
@@ -60,16 +66,18 @@ def pca_model(
     settings: dg.ResourceParam[Settings],
     job_runner: JobRunner,
 ) -> dg.MaterializeResult:
+    store = open_root(settings.store)
+    current = current_one(store, PCA_MODEL)
+    before = current.details["components"] if current else DEFAULT_COMPONENTS
     params = FitParams(
         store=settings.store,
         version=context.run.run_id,
-        components=config.components,
+        components=config.components or before,
         variance=config.variance,
         keep_hours=settings.keep_hours,
     )
     run = job_runner.run(context, fit_pca, params)
     report = run.report
-    store = open_root(settings.store)
     # The size of the model does not grow with the number of images, so the record counts 0 bytes.
     record_stage(
         context,

@@ -27,6 +27,9 @@ def test_run_config_sets_the_number_of_components(finished_folder: Path, tmp_pat
     assert not floor.passed
     assert floor.metadata["floor"].value == 0.99
 
+    assert platform.run(["pca_model"]).success
+    assert platform.metadata("pca_model")["components"] == 2  # as many as the current model
+
     assert platform.run(["pca_model"], config=pca_config(variance=0.99)).success
     assert platform.check("explained_variance_floor").passed
     model = current_one(platform.store, PCA_MODEL)
