@@ -31,7 +31,7 @@ def warm(ready: Any) -> None:
 
 def ingest(paths: list[str]) -> list[bytes]:
     """Reads, hashes and decodes photos; returns their contents."""
-    from spark_jobs.images import decode
+    from spark_jobs.photos.images import decode
 
     contents = [Path(path).read_bytes() for path in paths]
     for content in contents:

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from resources.instance_types import instance
 from spark_jobs.errors import FruitsError
-from spark_jobs.limits import DEFAULT_LIMITS, Limits
+from spark_jobs.photos.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.store.root import DEFAULT_REGION, plain_s3_uri, split_s3_uri
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.model_input import preprocessing
+from spark_jobs.photos.model_input import preprocessing
 from spark_jobs.store.classes import TABLES
 from spark_jobs.store.csv_copies import sha256_of
 from spark_jobs.store.leases import Lease, held_lease

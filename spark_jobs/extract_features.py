@@ -23,11 +23,11 @@ from spark_jobs.convert_store import prepared_store
 from spark_jobs.dimensions import FEATURES, IMAGE_SIDE
 from spark_jobs.errors import FruitsError
 from spark_jobs.feature_plan import ClassTakes, Take, copies_of_computed, plan_features
-from spark_jobs.guarded import decode_guarded
-from spark_jobs.images import BadImage
 from spark_jobs.inference import Extractor, load_extractor
-from spark_jobs.limits import DEFAULT_LIMITS, Limits
-from spark_jobs.model_input import decoded_input, model_input, preprocessing
+from spark_jobs.photos.guarded import decode_guarded
+from spark_jobs.photos.images import BadImage
+from spark_jobs.photos.limits import DEFAULT_LIMITS, Limits
+from spark_jobs.photos.model_input import decoded_input, model_input, preprocessing
 from spark_jobs.store.classes import FORGOTTEN, forgotten
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import (

@@ -20,13 +20,13 @@ from pyspark.sql import SparkSession
 from spark_jobs.compact_tables import compact_table
 from spark_jobs.convert_store import prepared_store
 from spark_jobs.errors import FruitsError
-from spark_jobs.guarded import decode_guarded
-from spark_jobs.images import FORMATS, RULES, BadImage, Decoded, preview, thumbnails
 from spark_jobs.in_hand import Hand, forget_hands, photos_in_hand, watched_hand
-from spark_jobs.limits import DEFAULT_LIMITS, Limits
-from spark_jobs.metadata import METADATA_RULES, without_metadata
-from spark_jobs.model_input import encoded_input, is_stored, preprocessing
-from spark_jobs.read_photos import Content, read_ahead
+from spark_jobs.photos.guarded import decode_guarded
+from spark_jobs.photos.images import FORMATS, RULES, BadImage, Decoded, preview, thumbnails
+from spark_jobs.photos.limits import DEFAULT_LIMITS, Limits
+from spark_jobs.photos.metadata import METADATA_RULES, without_metadata
+from spark_jobs.photos.model_input import encoded_input, is_stored, preprocessing
+from spark_jobs.photos.read_photos import Content, read_ahead
 from spark_jobs.remove_metadata import without_metadata_from_now_on
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without

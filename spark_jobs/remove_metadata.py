@@ -15,8 +15,8 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.images import BadImage
-from spark_jobs.metadata import METADATA_RULES, without_metadata
+from spark_jobs.photos.images import BadImage
+from spark_jobs.photos.metadata import METADATA_RULES, without_metadata
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import PartWriter, read_row_groups
 from spark_jobs.store.root import Root, open_root

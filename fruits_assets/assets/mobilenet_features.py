@@ -12,7 +12,7 @@ from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
 from spark_jobs.errors import FruitsError
 from spark_jobs.extract_features import ClassFeatures, ExtractParams, extract_features, up_to_date
-from spark_jobs.model_input import preprocessing
+from spark_jobs.photos.model_input import preprocessing
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, described

@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from fruits_assets.pipeline import run_pipeline
-from spark_jobs import jpeg
+from spark_jobs.photos import jpeg
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES
 from tests.fruits_assets.dagster_platform import IMAGES, Platform
 from tests.jobs import table
@@ -138,7 +138,7 @@ def peaks_of_workers() -> Iterator[dict[int, dict[int, int]]]:
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error, OSError, IndexError):
                     command = " ".join(process.cmdline())
-                    worker = process.ppid() if "spark_jobs.guarded" in command else process.pid
+                    worker = process.ppid() if "spark_jobs.photos.guarded" in command else process.pid
                     if "pyspark.daemon" in command or worker != process.pid:
                         with open(f"/proc/{process.pid}/status") as status:
                             [peak] = [line.split()[1] for line in status if line.startswith("VmHWM")]

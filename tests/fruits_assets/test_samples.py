@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fruits_assets.samples import IMAGES_PER_CLASS, SAMPLE_PHOTOS, copy_samples
-from spark_jobs.images import decode
+from spark_jobs.photos.images import decode
 
 
 def files(root: Path) -> dict[str, bytes]:

@@ -8,9 +8,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.images import decode
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
-from spark_jobs.model_input import model_input
+from spark_jobs.photos.images import decode
+from spark_jobs.photos.model_input import model_input
 from spark_jobs.store.schemas import (
     MOBILENET_FEATURES,
     RAW_IMAGES,

@@ -12,9 +12,10 @@ import pytest
 from pyspark import cloudpickle
 from pyspark.sql import SparkSession
 
-from spark_jobs import guarded, ingest_images, tasks
-from spark_jobs.images import Decoded, decode
+from spark_jobs import ingest_images, tasks
 from spark_jobs.in_hand import forget_hands, photos_in_hand, watched_hand
+from spark_jobs.photos import guarded
+from spark_jobs.photos.images import Decoded, decode
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES
 from spark_jobs.tasks import Progress, run_tasks

@@ -12,9 +12,9 @@ from PIL import ExifTags, Image, ImageOps
 from pyspark.sql import SparkSession
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.images import decode
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
-from spark_jobs.model_input import decoded_input, encoded_input, is_stored, model_input, reduced
+from spark_jobs.photos.images import decode
+from spark_jobs.photos.model_input import decoded_input, encoded_input, is_stored, model_input, reduced
 from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES
 from tests.jobs import extract, ingest, table
 from tests.support import WEIGHTS, current_files, publish_extractor

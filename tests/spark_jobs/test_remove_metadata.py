@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from pyspark.sql import SparkSession
 
 from spark_jobs import remove_metadata
-from spark_jobs.images import decode
+from spark_jobs.photos.images import decode
 from spark_jobs.store.schemas import MOBILENET_FEATURES, QUARANTINED_IMAGES, RAW_IMAGES
 from tests.conftest import CLASSES
 from tests.jobs import extract, ingest, table

@@ -9,7 +9,7 @@ import pytest
 from py4j.protocol import Py4JJavaError
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.read_photos import read_photo
+from spark_jobs.photos.read_photos import read_photo
 from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
 from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_jobs import read_photos
-from spark_jobs.images import BadImage
-from spark_jobs.read_photos import read_photo
+from spark_jobs.photos import read_photos
+from spark_jobs.photos.images import BadImage
+from spark_jobs.photos.read_photos import read_photo
 from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import RAW_IMAGES

@@ -10,11 +10,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from spark_jobs import jpeg
-from spark_jobs.exif import exif_of_orientation, has_position, orientation_of
-from spark_jobs.heif import main_picture
-from spark_jobs.images import BadImage
-from spark_jobs.tiff import first_picture
+from spark_jobs.photos import jpeg
+from spark_jobs.photos.exif import exif_of_orientation, has_position, orientation_of
+from spark_jobs.photos.heif import main_picture
+from spark_jobs.photos.images import BadImage
+from spark_jobs.photos.tiff import first_picture
 
 # A version of these rules. After a change, the next run removes metadata from what the store has.
 METADATA_RULES = "1"

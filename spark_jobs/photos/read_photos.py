@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from spark_jobs.images import BadImage
+from spark_jobs.photos.images import BadImage
 from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import IO_THREADS, Root
 from spark_jobs.store.s3_errors import OF_AN_OBJECT, fault_of, read_patiently

@@ -14,11 +14,11 @@ import pytest
 from PIL import ExifTags, Image
 from pyspark.sql import SparkSession
 
-from spark_jobs import guarded, jpeg
-from spark_jobs.guarded import decode_guarded, is_cheap
-from spark_jobs.images import BadImage, decode, size_in_header
-from spark_jobs.limits import Limits
-from spark_jobs.model_input import model_input, reduced
+from spark_jobs.photos import guarded, jpeg
+from spark_jobs.photos.guarded import decode_guarded, is_cheap
+from spark_jobs.photos.images import BadImage, decode, size_in_header
+from spark_jobs.photos.limits import Limits
+from spark_jobs.photos.model_input import model_input, reduced
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES
 from tests.jobs import extract, ingest, table
 from tests.support import publish_extractor

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spark_jobs.images import thumbnails
 from spark_jobs.ingest_images import PREVIEW_IMAGES
+from spark_jobs.photos.images import thumbnails
 from tests.spark_jobs.support import noise
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spark_jobs.images import BadImage, decode
-from spark_jobs.metadata import without_metadata
+from spark_jobs.photos.images import BadImage, decode
+from spark_jobs.photos.metadata import without_metadata
 from tests.photo_metadata import FORMATS, SECRET, personal_tags, picture, planted
 
 LIMIT = 10_000_000

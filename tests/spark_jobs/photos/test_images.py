@@ -13,8 +13,8 @@ import pillow_heif
 import pytest
 from PIL import ExifTags, Image, ImageFile
 
-from spark_jobs import jpeg
-from spark_jobs.images import BadImage, decode
+from spark_jobs.photos import jpeg
+from spark_jobs.photos.images import BadImage, decode
 
 LIMIT = 50_000_000
 
@@ -511,7 +511,7 @@ def test_decode_emits_no_warning_and_restores_the_filters() -> None:
 def test_the_module_imports_only_pillow_numpy_and_modules_without_spark() -> None:
     import ast
 
-    import spark_jobs.images as module
+    import spark_jobs.photos.images as module
 
     names = set()
     for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
@@ -520,5 +520,5 @@ def test_the_module_imports_only_pillow_numpy_and_modules_without_spark() -> Non
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module or "")
     outside = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
-    own = {f"spark_jobs.{name}" for name in ("dimensions", "jpeg", "signatures")}
+    own = {f"spark_jobs.{name}" for name in ("dimensions", "photos.jpeg", "photos.signatures")}
     assert outside == {"PIL", "pillow_heif", "numpy", *own}

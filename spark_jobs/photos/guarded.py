@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from spark_jobs.dimensions import IMAGE_SIDE
-from spark_jobs.images import BadImage, Decoded, decode, size_in_header
-from spark_jobs.jpeg import parts
-from spark_jobs.limits import Limits
-from spark_jobs.model_input import reduced
+from spark_jobs.photos.images import BadImage, Decoded, decode, size_in_header
+from spark_jobs.photos.jpeg import parts
+from spark_jobs.photos.limits import Limits
+from spark_jobs.photos.model_input import reduced
 
 # A photo of at most this many pixels is decoded in the worker itself, in about 40 ms and 64 MB at most.
 CHEAP_PIXELS = 4_000_000
@@ -100,7 +100,7 @@ class _Child:
             # On a node of a cluster, the modules of this project are in an archive on the path.
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "spark_jobs.guarded", str(memory)],
+                [sys.executable, "-m", "spark_jobs.photos.guarded", str(memory)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,

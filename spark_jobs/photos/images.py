@@ -38,8 +38,8 @@ import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from spark_jobs.dimensions import IMAGE_SIDE
-from spark_jobs.jpeg import END, MOST_SEGMENTS, frame_size, lacks_only_its_end, parts
-from spark_jobs.signatures import signature
+from spark_jobs.photos.jpeg import END, MOST_SEGMENTS, frame_size, lacks_only_its_end, parts
+from spark_jobs.photos.signatures import signature
 
 # "JPEG" covers MPO: Pillow's JPEG reader opens it, and "MPO" is not accepted in a list of formats.
 _OTHERS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from spark_jobs.dimensions import IMAGE_SIDE
-from spark_jobs.model_input import model_input
+from spark_jobs.photos.model_input import model_input
 from tests.spark_jobs.support import noise
 
 
