@@ -18,7 +18,7 @@ from PIL import Image
 
 from spark_jobs.dimensions import IMAGE_SIDE
 from spark_jobs.photos.images import BadImage, Decoded, decode, size_in_header
-from spark_jobs.photos.jpeg import parts
+from spark_jobs.photos.jpeg import has_more_scans
 from spark_jobs.photos.limits import Limits
 from spark_jobs.photos.model_input import reduced
 
@@ -47,7 +47,8 @@ def decode_guarded(content: bytes, max_pixels: int, limits: Limits, *, scaled: b
 def is_cheap(content: bytes) -> bool:
     """Whether the header of a photo tells that its decoding takes little time and memory."""
     size = size_in_header(content)
-    return size is not None and size[0] * size[1] <= CHEAP_PIXELS and parts(content).scans <= CHEAP_SCANS
+    small = size is not None and size[0] * size[1] <= CHEAP_PIXELS
+    return small and not has_more_scans(content, CHEAP_SCANS)
 
 
 def _runs_again() -> bool:

@@ -38,7 +38,15 @@ import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from spark_jobs.dimensions import IMAGE_SIDE
-from spark_jobs.photos.jpeg import END, MOST_SEGMENTS, frame_size, lacks_only_its_end, parts
+from spark_jobs.photos.jpeg import (
+    END,
+    MOST_SEGMENTS,
+    frame_size,
+    has_more_scans,
+    has_too_many_segments,
+    lacks_only_its_end,
+    scans,
+)
 from spark_jobs.photos.signatures import signature
 
 # "JPEG" covers MPO: Pillow's JPEG reader opens it, and "MPO" is not accepted in a list of formats.
@@ -252,11 +260,10 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 def _check_parts(content: bytes) -> None:
     """Raises `BadImage` for a JPEG that would take Pillow hours."""
-    segments, scans = parts(content)
-    if segments > MOST_SEGMENTS:
+    if has_too_many_segments(content):
         raise BadImage(f"a JPEG of {MOST_SEGMENTS:,} segments or more")
-    if scans > MAX_SCANS:
-        raise BadImage(f"a JPEG of {scans:,} scans; {MAX_SCANS} are allowed")
+    if has_more_scans(content, MAX_SCANS):
+        raise BadImage(f"a JPEG of {scans(content):,} scans; {MAX_SCANS} are allowed")
 
 
 def _check_header(image: Image.Image, content: bytes, max_pixels: int) -> None:

@@ -67,17 +67,22 @@ def frame_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-class Parts(NamedTuple):
-    """The numbers of segments, up to 100,000, and of scans among them."""
-
-    segments: int
-    scans: int
+def scans(content: bytes) -> int:
+    """The number of scans."""
+    return sum(segment.marker == SCAN for segment in segments(content))
 
 
-def parts(content: bytes) -> Parts:
-    """How many parts a JPEG has; none if the bytes are no JPEG."""
-    markers = [segment.marker for segment in segments(content)]
-    return Parts(len(markers), markers.count(SCAN))
+def has_more_scans(content: bytes, most: int) -> bool:
+    """Whether there are more scans than `most`.
+
+    A quick count, in which other data may look like scans, is enough for most photos.
+    """
+    return content.count(b"\xff\xda") > most and scans(content) > most
+
+
+def has_too_many_segments(content: bytes) -> bool:
+    """Whether there are 100,000 segments or more. Each has a marker, so most photos need no look at them."""
+    return content.count(b"\xff") >= MOST_SEGMENTS <= sum(1 for _ in segments(content))
 
 
 def lacks_only_its_end(content: bytes) -> bool:

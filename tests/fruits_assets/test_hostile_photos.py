@@ -34,7 +34,7 @@ def scans(number: int) -> bytes:
     """A progressive JPEG of many scans: 200,000 take 20 minutes."""
     content = encoded(Image.new("L", (SIDE, SIDE)), "JPEG", progressive=True)
     last = content[content.rindex(b"\xff\xda") : -2]
-    return content[:-2] + last * (number - jpeg.parts(content).scans) + content[-2:]
+    return content[:-2] + last * (number - jpeg.scans(content)) + content[-2:]
 
 
 def segments() -> bytes:

@@ -52,7 +52,7 @@ def slow() -> bytes:
     """A progressive JPEG of 90 scans, which takes seconds."""
     content = encoded(noise(4000, 4000), "JPEG", progressive=True, quality=30)
     last = content.rindex(b"\xff\xda")
-    return content[:-2] + content[last:-2] * (90 - jpeg.parts(content).scans) + content[-2:]
+    return content[:-2] + content[last:-2] * (90 - jpeg.scans(content)) + content[-2:]
 
 
 @pytest.fixture(autouse=True)

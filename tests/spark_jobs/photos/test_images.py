@@ -288,18 +288,18 @@ def progressive(scans: int) -> bytes:
     """A progressive JPEG whose last scan is there many times."""
     content = encoded(picture(size=(64, 64)), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
-    return content[:-2] + content[last:-2] * (scans - jpeg.parts(content).scans) + content[-2:]
+    return content[:-2] + content[last:-2] * (scans - jpeg.scans(content)) + content[-2:]
 
 
 def test_a_jpeg_of_many_scans_is_refused_from_its_header() -> None:
     assert reason(progressive(101)) == "a JPEG of 101 scans; 100 are allowed"
-    assert jpeg.parts(progressive(12)).scans == 12
+    assert jpeg.scans(progressive(12)) == 12
     decode(encoded(picture(), "JPEG", progressive=True), LIMIT)
 
 
 def test_data_that_looks_like_scans_does_not_count() -> None:
     content = encoded(picture(), "JPEG", comment=b"\xff\xda" * 200)
-    assert jpeg.parts(content).scans == 1
+    assert jpeg.scans(content) == 1
     decode(content, LIMIT)
 
 

@@ -109,7 +109,7 @@ def test_a_fault_of_the_disk_that_stays_fails_the_class_which_keeps_its_photos(
     # Spark's workers would not see the fault, so a loop in this process replaces Spark.
     monkeypatch.setattr(
         "spark_jobs.ingest_images.run_tasks",
-        lambda spark, stage, function, work, images, report: [function(piece) for piece in work],
+        lambda spark, stage, function, work, **_: [function(piece) for piece in work],
     )
     failing_read = failing(number, 99, read_photos._first_bytes, "Kiwi/3_100.jpg")
     monkeypatch.setattr(read_photos, "_first_bytes", failing_read)
