@@ -7,6 +7,7 @@ files are removed at once: until then, the position of a photo's maker can still
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
@@ -22,12 +23,19 @@ from spark_jobs.store.parquet import PartWriter, read_row_groups
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
-from spark_jobs.store.tables import ClassChange, change_classes, current, set_table_property, table_property
+from spark_jobs.store.tables import (
+    ClassChange,
+    change_classes,
+    current,
+    current_files,
+    set_table_property,
+    table_property,
+)
 from spark_jobs.store.versions import Part, Version
 from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 
 # The property of the table with the rules by which metadata was removed from all of its photos.
-_CLEAN = "fruits.metadata"
+_FREE = "fruits.metadata"
 
 
 class _Old(NamedTuple):
@@ -46,16 +54,25 @@ class _Cleaned(NamedTuple):
     quarantined: list[Part]
 
 
-def without_metadata_from_now_on(
+@contextmanager
+def photos_without_metadata(
     spark: SparkSession, store: Root, rules: str, lease: Lease, report: Reporter
-) -> None:
-    """Prepares `raw_images` for photos whose metadata is removed by `rules`; empty `rules` keep metadata.
+) -> Iterator[None]:
+    """Frees the photos of the store of metadata before a run adds photos that are free of it by `rules`.
 
-    The table says by which rules all of its photos are clean, so that a run need not look at each file.
+    Empty `rules` keep metadata. The table says by which rules all of its photos are free, so that a run need
+    not look at each file.
     """
-    said = table_property(store, RAW_IMAGES, _CLEAN)
-    if said != rules and (not rules or _remove_metadata(spark, store, lease, report)):
-        set_table_property(store, RAW_IMAGES, _CLEAN, rules)
+    is_new = current_files(store, RAW_IMAGES) is None
+    if (
+        not is_new
+        and table_property(store, RAW_IMAGES, _FREE) != rules
+        and (not rules or _remove_metadata(spark, store, lease, report))
+    ):
+        set_table_property(store, RAW_IMAGES, _FREE, rules)
+    yield
+    if is_new and rules:
+        set_table_property(store, RAW_IMAGES, _FREE, rules)
 
 
 def _remove_metadata(spark: SparkSession, store: Root, lease: Lease, report: Reporter) -> bool:

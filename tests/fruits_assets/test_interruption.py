@@ -42,7 +42,7 @@ from tests.jobs import extract, ingest
 spark, (engine, images, store) = None, sys.argv[1:]
 classes = list(list_photos(images).classes)
 if engine == "loop":
-    ingest_images.run_tasks = lambda spark, stage, function, work, images, report: [*map(function, work)]
+    ingest_images.run_tasks = lambda spark, stage, function, work, **_: [*map(function, work)]
 else:
     from resources.local.session import start_session
     from resources.settings import Settings

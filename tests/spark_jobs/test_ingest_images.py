@@ -99,7 +99,7 @@ from types import SimpleNamespace
 from spark_jobs import ingest_images as module
 from tests.jobs import ingest
 no_spark = SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=1))
-module.run_tasks = lambda spark, stage, function, work, images, report: [function(w) for w in work]
+module.run_tasks = lambda spark, stage, function, work, **_: [function(w) for w in work]
 report = ingest(no_spark, sys.argv[1], sys.argv[2], ["Kiwi"], max_bad_share=0.5)
 print(json.dumps([report.failed, report.classes["Kiwi"].images]))
 """
