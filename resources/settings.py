@@ -129,7 +129,7 @@ class Settings(StoreSettings):
         "faster, and features differ a little.",
     )
     keep_metadata: bool = Field(
-        False, description="Keep what photos say about their makers: position, time, device, author."
+        False, description="Keep the metadata of photos: position, time, device, author."
     )
     max_bad_share: float = Field(
         0.1,

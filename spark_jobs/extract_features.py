@@ -3,7 +3,6 @@
 Features that are there already stay, or are copied: see `feature_plan`.
 """
 
-import hashlib
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from spark_jobs.store.parquet import (
     vectors_at,
     vectors_column,
 )
+from spark_jobs.store.photos import check_sha256
 from spark_jobs.store.root import Root, concurrently, open_root
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
@@ -322,11 +322,8 @@ def _read(store: Root, groups: list[RowGroup], params: ExtractParams) -> Iterato
             values = (batch.column(name) for name in ("path", "sha256", its_hash, read))
             for photo, sha256, stored, content in zip(*values, strict=True):
                 # A row of an earlier release has the photo as it came.
-                if hashlib.sha256(content.as_buffer()).hexdigest() != (stored.as_py() or sha256.as_py()):
-                    raise FruitsError(
-                        f"the photo {photo.as_py()} in {store.uri_of(path)} does not match its SHA-256: the "
-                        "file was changed after it was written"
-                    )
+                expected = stored.as_py() or sha256.as_py()
+                check_sha256(store.uri_of(path), photo.as_py(), content.as_buffer(), expected)
             yield batch
 
 

@@ -20,6 +20,7 @@ from spark_jobs.photos.images import BadImage
 from spark_jobs.photos.metadata import METADATA_RULES, without_metadata
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import PartWriter, read_row_groups
+from spark_jobs.store.photos import check_sha256
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.sweep import sweep_table
@@ -168,11 +169,16 @@ def _written(store: Root, table: str, run: str, old: Part, batches: Iterator[pa.
 
 
 def _cleaned_rows(store: Root, part: Part, bad: list[dict[str, object]]) -> Iterator[pa.RecordBatch]:
-    """The rows of a file without metadata. Appends the rows of photos that cannot be cleaned to `bad`."""
+    """The rows of a file without metadata. Appends the rows of photos that cannot be cleaned to `bad`.
+
+    Raises `FruitsError` where the file is damaged, or was changed.
+    """
     schema = SCHEMAS[RAW_IMAGES]
     for rows in read_row_groups(store, part.path, range(len(part.row_groups)), schema.names):
         cleaned = []
         for row in rows.to_pylist():
+            stored = row["sha256_stored"] or row["sha256"]  # an earlier release stored photos as they came
+            check_sha256(store.uri_of(part.path), row["path"], row["content"], stored)
             try:
                 content = without_metadata(row["content"]).content
             except BadImage as reason:

@@ -46,7 +46,7 @@ FORMATS: list[tuple[str, dict[str, Any]]] = [
     ("AVIF", {}),
     ("BMP", {}),
 ]
-# The groups of exiftool in which nothing personal can be: what a file is made of, and its colours.
+# The groups of exiftool in which nothing personal can be: the parts of a file, and its colours.
 _HARMLESS = {"SourceFile", "File", "ICC_Profile", "ExifTool", "Composite"}
 _HARMLESS |= {"JFIF", "QuickTime", "PNG", "RIFF", "GIF", "APP14"}
 _PERSONAL = ("GPS", "Date", "Comment", "Artist", "Creator", "Make", "Model")

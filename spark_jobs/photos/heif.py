@@ -149,7 +149,7 @@ def _without_names(content: bytes, cleaned: bytearray, box: _Box, kept: set[int]
 
 
 def _without_texts(content: bytes, cleaned: bytearray, box: _Box) -> None:
-    """Removes the properties that tell nothing about pixels, such as descriptions and times."""
+    """Removes the properties that tell nothing about pixels, for example descriptions and times."""
     for container in _boxes(content, box.payload, box.end):
         if container.kind == b"ipco":
             for found in _boxes(content, container.payload, container.end):

@@ -1,4 +1,4 @@
-"""Removes what a photo says about its maker, without decoding its picture and encoding it anew.
+"""Removes the metadata of a photo, without decoding its picture and encoding it anew.
 
 Only what the picture needs is kept, so an unknown part of a file is removed. The orientation stays, in an
 EXIF of one entry, and a colour profile stays. Second pictures, previews and all bytes after the end of the
@@ -16,7 +16,7 @@ from spark_jobs.photos.heif import main_picture
 from spark_jobs.photos.images import BadImage
 from spark_jobs.photos.tiff import first_picture
 
-# A version of these rules. After a change, the next run removes metadata from what the store has.
+# A version of these rules. After a change, the next run removes metadata from the photos of the store.
 METADATA_RULES = "1"
 
 # A photo has some hundred chunks. Millions of them would take minutes.
@@ -35,7 +35,7 @@ class Clean(NamedTuple):
 def without_metadata(content: bytes) -> Clean:
     """A photo without metadata, by the format that its first bytes tell.
 
-    What a photo lacks at its end, it lacks afterwards too. Raises `BadImage` where metadata cannot be removed
+    An end marker that is missing stays missing. Raises `BadImage` where metadata cannot be removed
     with certainty.
     """
     try:

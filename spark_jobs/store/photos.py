@@ -1,5 +1,6 @@
 """What the store knows of the photos of a class, and how the folders of the photos differ from it."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -125,6 +126,15 @@ def _photo_file(store: Root, table: str, file: TableFile) -> PhotoFile:
     known = zip(*(values[name] for name in PHOTO_COLUMNS[:-1]), strict=True)
     photos = [Photo(path, size or 0, modified or 0, etag or "") for path, size, modified, etag in known]
     return PhotoFile(table, file, part, photos, values["sha256"])
+
+
+def check_sha256(file: str, photo: str, content: bytes | pa.Buffer, sha256: str) -> None:
+    """Raises `FruitsError` where the content of a photo in a file is not the content that was written."""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise FruitsError(
+            f"the photo {photo} in {file} does not match its SHA-256: the file was changed after it was "
+            "written"
+        )
 
 
 class Double(NamedTuple):

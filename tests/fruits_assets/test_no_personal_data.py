@@ -1,4 +1,4 @@
-"""Neither the store nor Dagster's home keeps anything of what photos say about their makers."""
+"""Neither the store nor Dagster's home keeps the position, the device or the author of a photo."""
 
 import base64
 import gzip
@@ -41,7 +41,7 @@ def run(untouched: Platform, monkeypatch: pytest.MonkeyPatch) -> Platform:
 
 
 def all_bytes(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """The files below a folder, and what is compressed or encoded in them."""
+    """The files below a folder, each as it is, and decompressed."""
     for path in folder.rglob("*"):
         if not path.is_file():
             continue
@@ -84,7 +84,7 @@ def test_no_byte_of_the_store_and_of_dagsters_home_has_a_planted_word(run: Platf
 def test_the_planted_words_are_found_where_metadata_is_kept(
     untouched: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The searches of the tests above find what is there."""
+    """So the searches of the tests above would find them."""
     numbered_samples(untouched.photos, IMAGES)
     (untouched.photos / "Kiwi/planted.jpg").write_bytes(planted(picture(160, 160), "JPEG", {}, tmp_path))
     monkeypatch.setenv("DAGSTER_HOME", str(untouched.home))

@@ -61,11 +61,12 @@ def test_a_damaged_file_of_photos_fails_the_features_of_its_class_only(
     assert pointers(store, MOBILENET_FEATURES)["Kiwi"] == before
 
 
+@pytest.mark.parametrize("keep_metadata", [False, True])
 def test_a_photo_that_does_not_match_its_sha256_fails_its_class_by_the_name_of_the_photo(
-    spark: SparkSession, photos: Path, store: str, extractor: Path
+    spark: SparkSession, photos: Path, store: str, extractor: Path, keep_metadata: bool
 ) -> None:
     publish_extractor(store, extractor)
-    ingest(spark, photos, store, CLASSES)
+    ingest(spark, photos, store, CLASSES, keep_metadata=keep_metadata)
     file = file_of(store, RAW_IMAGES, "Banana")
     rows = pq.ParquetFile(file).read()
     contents = rows.column("content").to_pylist()
@@ -74,6 +75,7 @@ def test_a_photo_that_does_not_match_its_sha256_fails_its_class_by_the_name_of_t
         rows.schema.get_field_index("content"), rows.schema.field("content"), [contents]
     )
     rewrite(file, changed)
+    ingest(spark, photos, store, ["Kiwi"])  # it removes metadata from all classes, and keeps what was changed
     report = extract(spark, store, CLASSES)
     assert sorted(report.classes) == ["Apple Red 1", "Kiwi"]
     assert "the photo Banana/3_100.jpg in" in report.failed["Banana"]

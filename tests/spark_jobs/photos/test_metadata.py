@@ -1,4 +1,4 @@
-"""Photos lose what they say about their makers, and keep the pixels that the model sees."""
+"""Photos lose their metadata, and keep the pixels that the model sees."""
 
 import io
 import struct
