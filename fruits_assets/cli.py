@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from fruits_assets.cli_status import observe, status
 from fruits_assets.cli_store import forget, restore
 from fruits_assets.terminal import Command, echo, echo_table, set_dagster_home
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
@@ -137,13 +138,14 @@ def run(
     if as_json:
         click.echo(json.dumps(asdict(summary)))
     else:
-        echo_table([*summary.lines, ("UI", f"`make ui` opens Dagster's UI on {UI_ADDRESS}")])
+        lines = summary.lines_without_run if dry_run else summary.lines
+        echo_table([*lines, ("UI", f"`make ui` opens Dagster's UI on {UI_ADDRESS}")])
     gc.freeze()  # else Python looks for garbage for a quarter of a second before the process ends
     sys.exit(1 if summary.failed else 0)
 
 
-main.add_command(forget)
-main.add_command(restore)
+for command in (observe, status, forget, restore):
+    main.add_command(command)
 
 
 @main.command()

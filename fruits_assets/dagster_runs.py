@@ -90,15 +90,7 @@ class Runs:
     @property
     def failed_checks(self) -> list["FailedCheck"]:
         """The checks that failed when they were last evaluated by these runs."""
-        return [
-            FailedCheck(
-                check=f"{asset}.{name}",
-                is_error=check.severity == dg.AssetCheckSeverity.ERROR,
-                reason=check.description or _failing_classes(check),
-            )
-            for (asset, name), check in self._checks.items()
-            if not check.passed
-        ]
+        return _failed(self._checks.values())
 
     def report_check(self, result: dg.AssetCheckResult) -> None:
         """Tells Dagster the result of a check, outside of a run."""
@@ -155,6 +147,31 @@ class FailedCheck:
     check: str
     is_error: bool
     reason: str
+
+
+def last_failed_checks(settings: Settings) -> list[FailedCheck]:
+    """The checks that failed when they were last evaluated, by any run."""
+    keys = definitions_for(settings).resolve_asset_graph().asset_check_keys
+    with dg.DagsterInstance.get() as instance:
+        records = instance.event_log_storage.get_latest_asset_check_execution_by_key(sorted(keys))
+    evaluated = [record.event.dagster_event for record in records.values() if record.event]
+    return _failed(
+        event.asset_check_evaluation_data
+        for event in evaluated
+        if event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    )
+
+
+def _failed(checks: Iterable[dg.AssetCheckEvaluation]) -> list[FailedCheck]:
+    return [
+        FailedCheck(
+            check=f"{check.asset_key.to_user_string()}.{check.check_name}",
+            is_error=check.severity == dg.AssetCheckSeverity.ERROR,
+            reason=check.description or _failing_classes(check),
+        )
+        for check in checks
+        if not check.passed
+    ]
 
 
 def _failing_classes(check: dg.AssetCheckEvaluation) -> str:

@@ -68,10 +68,23 @@ class Summary:
     def lines(self) -> list[tuple[str, str]]:
         """The figures as (name, value) lines for a terminal."""
         failed = f", {len(self.failed_classes):,} failed" if self.failed_classes else ""
-        rows, files = counted(self.csv_rows, "row", "rows"), counted(self.csv_files, "file", "files")
-        lines = [
+        return [
             *self.changes,
             ("classes", f"{self.classes_done:,} done{failed}"),
+            *self._in_store,
+            ("time", f"{self.seconds:,.1f} s"),
+            *self._to_look_at,
+        ]
+
+    @property
+    def lines_without_run(self) -> list[tuple[str, str]]:
+        """The lines where nothing was run: the changes, the figures of the store, and the failures."""
+        return [*self.changes, *self._in_store, *self._to_look_at]
+
+    @property
+    def _in_store(self) -> list[tuple[str, str]]:
+        rows, files = counted(self.csv_rows, "row", "rows"), counted(self.csv_files, "file", "files")
+        lines = [
             ("images", f"{self.images:,}, and {self.quarantined_images:,} in quarantine"),
             ("CSV", f"{rows} in {files} in {self.csv_folder}"),
         ]
@@ -80,16 +93,19 @@ class Summary:
             lines.append(("PCA", f"{keep} {self.explained_variance:.1%} of the variance"))
         if self.since_fit:
             lines.append(("model", self.since_fit))
-        lines.append(("time", f"{self.seconds:,.1f} s"))
-        lines += [
+        return lines
+
+    @property
+    def _to_look_at(self) -> list[tuple[str, str]]:
+        without_photos = [
             ("no photos", f"{label}: its last version stays. To take it out: fruits forget {quote(label)}")
             for label in self.classes_without_photos[:_NAMED]
         ]
-        lines += [
+        checks = [
             ("check", f"{check.check} {'failed' if check.is_error else 'warns'}: {check.reason}")
             for check in self.failed_checks
         ]
-        return [*lines, *_failures(self.failed_classes)]
+        return [*without_photos, *checks, *_failures(self.failed_classes)]
 
 
 def _failures(classes: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -302,18 +302,21 @@ def up_to_date(
 ) -> tuple[dict[str, ClassIngest], dict[str, Difference], dict[str, str]]:
     """The figures of classes whose photos have not changed, and the differences of the other classes.
 
-    `known` are the photos that the store knows. Classes that have not changed, and have too many bad photos,
+    `known` are the photos that the store knows. Classes of too many bad photos, and without photos to read,
     are neither: the third value has the reasons.
     """
     current: dict[str, ClassIngest] = {}
     bad: dict[str, ClassIngest] = {}
     changed: dict[str, Difference] = {}
     for label, change in differences(params, known).items():
-        if not change.is_empty:
-            changed[label] = change
-            continue
         figures = _figures(change, _Written())
-        (bad if is_too_bad(figures, params.max_bad_share) else current)[label] = figures
+        kept = replace(figures, images=change.kept_images, quarantined=change.kept_quarantined)
+        if not change.to_read and is_too_bad(kept, params.max_bad_share):
+            bad[label] = kept
+        elif change.is_empty:
+            current[label] = figures
+        else:
+            changed[label] = change
     return current, changed, _too_bad(open_root(params.store), params, bad)
 
 

@@ -354,3 +354,25 @@ def test_history_refuses_an_unusable_port_or_store_with_a_sentence(shell: Shell)
     assert "no event logs in" in shell.run("fruits", "history", exits=1)
     (shell.store / "spark-events").write_text("no folder")
     assert f"FRUITS_STORE={shell.store} can't be read" in shell.run("fruits", "history", exits=1)
+
+
+def test_status_tells_changes_and_failures_and_computes_nothing(shell: Shell) -> None:
+    assert "photos  nothing has changed" in shell.run("fruits", "status")
+    before = shell.pointers()
+    (shell.photos / "Kiwi" / "0_100.jpg").write_bytes(b"no picture")
+    (shell.photos / "Lemon" / "new.jpg").write_bytes(variant(shell.photos / "Lemon" / "0_100.jpg", 3))
+    status = json.loads(shell.run("fruits", "status", "--json"))
+    changes = dict(status["changes"])
+    assert changes["photos"] == "1 new, 1 changed in 2 classes"
+    assert changes["would take"].startswith("about ")
+    assert shell.pointers() == before
+    shell.run("fruits", "run", exits=1)
+    output = shell.run("fruits", "status", exits=1)
+    assert f"failed  Kiwi: 1 of {IMAGES} photos are bad" in output
+    assert "check  pca_model.fitted_on_current_features warns: 1 image and 0 classes have come" in output
+
+
+def test_observe_registers_new_classes(shell: Shell) -> None:
+    shutil.copytree(shell.photos / "Kiwi", shell.photos / "Durian")
+    assert "New partitions: 1" in shell.run("fruits", "observe")
+    assert "New partitions: 0" in shell.run("fruits", "observe")
