@@ -15,7 +15,8 @@ from fruits_assets.partitions import RANGE_END, RANGE_START, known_classes, regi
 from resources.emr.lifecycle import clusters_ended_after, end_clusters_of_process
 from resources.local.spark import begin_session
 from resources.photo_folders import PhotoFolders
-from resources.runs import OWNER_TAG, fail_killed_runs, process_tags
+from resources.run_locks import held_lock
+from resources.runs import fail_killed_runs, owner_is_over, owner_tags
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 
@@ -189,15 +190,20 @@ def dagster_runs(settings: Settings, photos: PhotoFolders | None = None) -> Iter
     It first marks the runs of killed commands as failed, and ends their clusters.
     """
     owner = uuid.uuid4().hex
-    with dg.DagsterInstance.get() as instance, clusters_ended_after(settings, owner):
+    with (
+        dg.DagsterInstance.get() as instance,
+        held_lock(instance, owner),
+        clusters_ended_after(settings, owner),
+    ):
         runs = Runs(
             settings=settings,
             photos=photos or PhotoFolders(settings.images),
             instance=instance,
-            tags={OWNER_TAG: owner, **process_tags()},
+            tags=owner_tags(owner),
         )
         for killed in fail_killed_runs(instance):
-            end_clusters_of_process(settings, killed)
+            if owner_is_over(instance, killed):  # the other runs of a backfill may go on
+                end_clusters_of_process(settings, killed)
         yield runs
 
 

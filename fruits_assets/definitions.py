@@ -1,14 +1,17 @@
 """The asset graph, with the resources of the execution target that `FRUITS_ENV` names."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from fruits_assets import assets
-from fruits_assets.automation.sensors import ended_clusters
+from fruits_assets.automation.sensors import ended_clusters, killed_runs
 from resources.emr.residency import check_residency
 from resources.emr.steps import EmrSteps
 from resources.job_runner import JobRunner
 from resources.local.spark import local_spark
 from resources.photo_folders import PhotoFolders
+from resources.run_locks import held_lock
 from resources.settings import Settings, load_settings
 from resources.terminal_log import terminal_log
 
@@ -25,7 +28,7 @@ def definitions_for(settings: Settings, photos: PhotoFolders | None = None) -> d
     Each run checks the settings before its first step starts, and lists the photos once; with `photos`, all
     runs share that listing.
     """
-    checked = dg.ResourceDefinition(lambda _: _checked(settings))
+    checked = _checked(settings)
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
         asset_checks=dg.load_asset_checks_from_package_module(assets),
@@ -34,17 +37,28 @@ def definitions_for(settings: Settings, photos: PhotoFolders | None = None) -> d
             "photos": dg.ResourceDefinition(lambda _: photos or PhotoFolders(settings.images)),
             "job_runner": _job_runner(settings, checked),
         },
-        sensors=[ended_clusters(settings)] if settings.makes_clusters else [],
+        sensors=[killed_runs, *([ended_clusters(settings)] if settings.makes_clusters else [])],
         loggers={"console": terminal_log},
         # Spark runs in this process. The default executor would start a JVM for each step.
         executor=dg.in_process_executor,
     )
 
 
-def _checked(settings: Settings) -> Settings:
-    """Returns the settings if data stays in the allowed regions; raises `FruitsError` otherwise."""
-    check_residency(settings)
-    return settings
+def _checked(settings: Settings) -> dg.ResourceDefinition:
+    """The settings of a run, which holds its lock.
+
+    A run fails with a `FruitsError` if data would leave the allowed regions.
+    """
+
+    @dg.resource
+    def checked(context: dg.InitResourceContext) -> Iterator[Settings]:
+        check_residency(settings)
+        assert context.instance is not None
+        assert context.run_id is not None
+        with held_lock(context.instance, context.run_id):
+            yield settings
+
+    return checked
 
 
 def _job_runner(settings: Settings, checked: dg.ResourceDefinition) -> JobRunner:

@@ -79,7 +79,7 @@ def _refuse_busy(instance: dg.DagsterInstance, labels: Sequence[str]) -> None:
         named = [
             label for tag in (PARTITION, RANGE_START, RANGE_END) if (label := run.tags.get(tag)) in labels
         ]
-        if named and not is_over(run):
+        if named and not is_over(instance, run):
             raise FruitsError(
                 f"The run {run.run_id} is of the class {named[0]!r} and has not ended. Wait for its end, or "
                 "terminate it in Dagster's UI: make ui"

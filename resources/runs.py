@@ -3,24 +3,27 @@
 An owner is what shares one EMR cluster: a backfill, a `fruits run`, or a run with its retries.
 """
 
-import os
 import socket
 
 import dagster as dg
+
+from resources.run_locks import Lock, lock_state, remove_lock
 
 # A `fruits run` gives its id to its Dagster runs by this tag, and a cluster has the id of its owner.
 OWNER_TAG = "fruits/owner"
 BACKFILL_TAG = "dagster/backfill"
 
-_HOST, _PROCESS = "fruits/host", "fruits/process"
+_HOST = "fruits/host"
+
+_UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 # Statuses of a backfill that can still start runs, or whose runs still end.
 _ACTIVE_BACKFILL = ("REQUESTED", "CANCELING", "FAILING")
 
 
-def process_tags() -> dict[str, str]:
-    """Tags that name this process, for a run inside it."""
-    return {_HOST: socket.gethostname(), _PROCESS: str(os.getpid())}
+def owner_tags(owner: str) -> dict[str, str]:
+    """The tags of the runs of a `fruits run` on this host, which holds the lock of the owner."""
+    return {OWNER_TAG: owner, _HOST: socket.gethostname()}
 
 
 def owner_of(run: dg.DagsterRun) -> str:
@@ -33,23 +36,17 @@ def ends_with(run: dg.DagsterRun) -> bool:
     return BACKFILL_TAG not in run.tags and (OWNER_TAG not in run.tags or run.parent_run_id is not None)
 
 
-def is_over(run: dg.DagsterRun) -> bool:
-    """Whether a run has ended; for a run inside a `fruits run`, whether that process has ended.
+def is_over(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run has ended or its process has died; for a run inside a `fruits run`, that process.
 
-    A process on another machine counts as alive, because its state is unknown here. A retry by Dagster has
-    the tags of the first run but runs in another process, so its own status counts.
+    A `fruits run` of another host whose lock is not in this Dagster home counts as alive. A retry by Dagster
+    has the tags of the first run but runs in another process, so it is a run by itself.
     """
-    if _PROCESS not in run.tags or run.parent_run_id is not None:
-        return run.is_finished
-    if run.tags[_HOST] != socket.gethostname():
-        return False
-    try:
-        os.kill(int(run.tags[_PROCESS]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # a process of another user, which is alive
-        pass
-    return False
+    owner = run.tags.get(OWNER_TAG)
+    if owner is None or run.parent_run_id is not None:
+        return run.is_finished or lock_state(instance, run.run_id) == Lock.LEFT
+    state = lock_state(instance, owner)
+    return state == Lock.LEFT or (state == Lock.NONE and run.tags.get(_HOST) == socket.gethostname())
 
 
 def owner_is_over(instance: dg.DagsterInstance, owner: str) -> bool:
@@ -64,16 +61,21 @@ def owner_is_over(instance: dg.DagsterInstance, owner: str) -> bool:
         *instance.get_runs(dg.RunsFilter(tags={"dagster/root_run_id": owner})),
         *instance.get_runs(dg.RunsFilter(tags={OWNER_TAG: owner})),
     ]
-    return bool(runs) and all(is_over(run) for run in runs)
+    return bool(runs) and all(is_over(instance, run) for run in runs)
 
 
 def fail_killed_runs(instance: dg.DagsterInstance) -> set[str]:
-    """Marks as failed the runs of each `fruits run` that was killed on this machine; returns their owners.
+    """Marks as failed the runs whose process has died; returns their owners.
 
-    A killed process cannot report its end: without this function, Dagster shows its run as started for ever.
+    A process that was killed cannot report its end: Dagster would show its run as started for ever, and its
+    queue would wait for it.
     """
-    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={_HOST: socket.gethostname()})
-    killed = [run for run in instance.get_runs(started) if is_over(run)]
+    killed = [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+        if lock_state(instance, run.run_id) == Lock.LEFT
+    ]
     for run in killed:
         instance.report_run_failed(run, "The process of this run was killed.")
+        remove_lock(instance, run.run_id)
     return {owner_of(run) for run in killed}

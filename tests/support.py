@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -159,3 +160,10 @@ def without_roots_powers() -> None:
     libc = ctypes.CDLL(None)
     for capability in (1, 2):
         libc.prctl(24, capability, 0, 0, 0)
+
+
+def leave_lock(instance: dg.DagsterInstance, name: str) -> None:
+    """Leaves the lock of a run as a killed process does: its file, which nobody holds."""
+    path = Path(instance.root_directory) / "running" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()

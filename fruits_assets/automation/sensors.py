@@ -1,14 +1,24 @@
-"""The sensor that terminates EMR clusters whose runs are over."""
+"""The sensors that end what a killed process has left: its runs, and EMR clusters."""
 
 import dagster as dg
 
 from resources.emr.aws import aws_errors_named, client
 from resources.emr.lifecycle import owners, terminate_clusters
-from resources.runs import owner_is_over
+from resources.runs import fail_killed_runs, owner_is_over
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 
 EVERY_SECONDS = 30
+
+
+@dg.sensor(
+    minimum_interval_seconds=EVERY_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Marks runs as failed whose process was killed, so that the queue does not wait for them.",
+)
+def killed_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    killed = fail_killed_runs(context.instance)
+    return dg.SkipReason(f"Runs that were killed: {len(killed)}.")
 
 
 def ended_clusters(settings: Settings) -> dg.SensorDefinition:

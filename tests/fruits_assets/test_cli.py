@@ -376,3 +376,20 @@ def test_observe_registers_new_classes(shell: Shell) -> None:
     shutil.copytree(shell.photos / "Kiwi", shell.photos / "Durian")
     assert "New partitions: 1" in shell.run("fruits", "observe")
     assert "New partitions: 0" in shell.run("fruits", "observe")
+
+
+def test_a_killed_run_of_dagsters_own_command_is_ended_by_the_next_command(shell: Shell) -> None:
+    process = shell.start(
+        *("dagster", "asset", "materialize", "-m", "fruits_assets.definitions"),
+        *("--select", "raw_images", "--partition", "Kiwi"),
+    )
+    running = shell.home / "running"
+    wait_for(lambda: running.is_dir() and bool(list(running.glob("[!.]*"))), PATIENCE)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    with dg.DagsterInstance.from_config(str(shell.home)) as instance:
+        [run] = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        shell.run("fruits", "observe")
+        [run] = instance.get_runs(dg.RunsFilter(run_ids=[run.run_id]))
+        assert run.status == dg.DagsterRunStatus.FAILURE
+    assert list(running.iterdir()) == []

@@ -1,9 +1,6 @@
 """`run_pipeline`, which `fruits run` calls: it observes the photos and materializes everything."""
 
-import os
 import shutil
-import socket
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +9,12 @@ import pytest
 
 from fruits_assets.partitions import known_classes, register_classes
 from fruits_assets.pipeline import run_pipeline
+from resources.run_locks import held_lock
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.schemas import PCA_MODEL
 from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, add_photo, spoil_photo
-from tests.support import current_versions
+from tests.support import current_versions, leave_lock
 
 Run = Callable[..., dict[str, list[str]]]
 
@@ -156,24 +154,14 @@ def test_a_root_without_photos_is_refused_and_nothing_is_written(
 
 
 def test_the_next_run_marks_a_run_of_a_killed_process_as_failed(run_platform: Run) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
     with dg.DagsterInstance.get() as instance:
-        dead, alive, elsewhere = (
-            instance.add_run(
-                dg.DagsterRun(
-                    "pipeline",
-                    status=dg.DagsterRunStatus.STARTED,
-                    tags={"fruits/host": host, "fruits/process": str(process)},
-                )
-            ).run_id
-            for host, process in (
-                (socket.gethostname(), ended.pid),
-                (socket.gethostname(), os.getpid()),
-                ("another-host", ended.pid),
-            )
+        dead, alive, unknown = (
+            instance.add_run(dg.DagsterRun("pipeline", status=dg.DagsterRunStatus.STARTED)).run_id
+            for _ in range(3)
         )
-        run_platform()
+        leave_lock(instance, dead)
+        with held_lock(instance, alive):
+            run_platform()
         states = {run.run_id: run.status for run in instance.get_runs()}
     assert states[dead] == dg.DagsterRunStatus.FAILURE
-    assert states[alive] == states[elsewhere] == dg.DagsterRunStatus.STARTED
+    assert states[alive] == states[unknown] == dg.DagsterRunStatus.STARTED

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +20,11 @@ from resources.emr.lifecycle import (
     owned_clusters,
     terminate_clusters,
 )
-from resources.runs import BACKFILL_TAG, OWNER_TAG, ends_with, owner_of, process_tags
+from resources.run_locks import held_lock
+from resources.runs import BACKFILL_TAG, OWNER_TAG, ends_with, owner_of, owner_tags
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
+from tests.support import leave_lock
 
 SNAPSHOT = Path(__file__).with_name("run_job_flow.json")
 RENEW = "RENEW_RUN_JOB_FLOW"
@@ -166,11 +167,10 @@ def test_the_sensor_terminates_the_cluster_of_an_ended_run(emr: Any) -> None:
 
 
 def test_the_sensor_terminates_clusters_of_killed_processes_only(emr: Any) -> None:
-    killed = subprocess.Popen(["true"])
-    killed.wait()
-    with dg.DagsterInstance.ephemeral() as instance:
-        for owner, process in (("killed", killed.pid), ("between-two-runs", os.getpid())):
-            tags = {**process_tags(), "fruits/process": str(process), OWNER_TAG: owner}
+    with dg.DagsterInstance.ephemeral() as instance, held_lock(instance, "between-two-runs"):
+        leave_lock(instance, "killed")
+        for owner in ("killed", "between-two-runs"):
+            tags = owner_tags(owner)
             for status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED):
                 instance.add_run(dg.DagsterRun("job", status=status, tags=tags))
                 find_or_start_cluster(emr, settings(), owner)

@@ -1,0 +1,61 @@
+"""Locks that tell whether the process of a run lives, also in a container and on another host.
+
+A process holds the lock of each of its runs, a file of DAGSTER_HOME/running. The system releases a lock with
+its process, however that ends. The id of a process does not tell it: ids are used again, and the first
+process of each container has the id 1.
+"""
+
+import enum
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+_FOLDER = "running"
+
+
+class Lock(enum.Enum):
+    """The state of a lock: a living process holds it, a process that died has left it, or there is none."""
+
+    HELD = "held"
+    LEFT = "left"
+    NONE = "none"
+
+
+@contextmanager
+def held_lock(instance: dg.DagsterInstance, name: str) -> Iterator[None]:
+    """Holds a lock, and removes it at the end."""
+    path = _path(instance, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{name}.{os.getpid()}")
+    with new.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        new.rename(path)  # no process can see it without its lock
+        try:
+            yield
+        finally:
+            remove_lock(instance, name)
+
+
+def lock_state(instance: dg.DagsterInstance, name: str) -> Lock:
+    try:
+        file = _path(instance, name).open()
+    except FileNotFoundError:
+        return Lock.NONE
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Lock.HELD
+        return Lock.LEFT
+
+
+def remove_lock(instance: dg.DagsterInstance, name: str) -> None:
+    _path(instance, name).unlink(missing_ok=True)
+
+
+def _path(instance: dg.DagsterInstance, name: str) -> Path:
+    return Path(instance.root_directory) / _FOLDER / name
