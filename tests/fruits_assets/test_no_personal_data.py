@@ -3,41 +3,45 @@
 import base64
 import gzip
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
 from fruits_assets.pipeline import run_pipeline
 from spark_jobs.store.schemas import RAW_IMAGES
 from tests.fruits_assets.dagster_platform import IMAGES, Platform
 from tests.jobs import table
 from tests.photo_metadata import FORMATS, PLANTED, SECRET, personal_tags, picture, planted
-from tests.support import numbered_samples
+from tests.support import numbered_samples, publish_extractor
 
 pytestmark = pytest.mark.exiftool
 
 LABELS = ["Banana", "Kiwi", "Lemon"]
 
 
-@pytest.fixture
-def run(untouched: Platform, monkeypatch: pytest.MonkeyPatch) -> Platform:
+@pytest.fixture(scope="module")
+def run(spark: SparkSession, extractor: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform after a run on photos of each format, small and large, with every kind of metadata."""
-    numbered_samples(untouched.photos, IMAGES)
-    for folder in untouched.photos.iterdir():
-        if folder.name not in LABELS:
-            for file in folder.iterdir():
-                file.unlink()
+    folder = tmp_path_factory.mktemp("run")
+    publish_extractor(str(folder / "store"), extractor)
+    platform = Platform(folder)
+    numbered_samples(platform.photos, IMAGES)
+    for label in {path.name for path in platform.photos.iterdir()}.difference(LABELS):
+        shutil.rmtree(platform.photos / label)
     for number, (format, options) in enumerate(FORMATS):
-        folder = untouched.photos / LABELS[number % len(LABELS)]
         for side in (160, 1200):
             content = planted(picture(side, side), format, options, folder)
-            (folder / f"planted-{number}-{side}.{format.lower()}").write_bytes(content)
-    monkeypatch.setenv("DAGSTER_HOME", str(untouched.home))
-    summary = run_pipeline(untouched.settings, [], {})
-    assert summary.failed_classes == {}
-    return untouched
+            name = f"planted-{number}-{side}.{format.lower()}"
+            (platform.photos / LABELS[number % len(LABELS)] / name).write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(platform.home))
+        assert run_pipeline(platform.settings, [], {}).failed_classes == {}
+    yield platform
+    platform.close()
 
 
 def all_bytes(folder: Path) -> Iterator[tuple[Path, bytes]]:
