@@ -29,14 +29,13 @@ def definitions_for(settings: Settings, photos: PhotoFolders | None = None) -> d
     Each run checks the settings before its first step starts, and lists the photos once; with `photos`, all
     runs share that listing.
     """
-    checked = _checked(settings)
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
         asset_checks=dg.load_asset_checks_from_package_module(assets),
         resources={
-            "settings": checked,
+            "settings": _checked(settings),
             "photos": dg.ResourceDefinition(lambda _: photos or PhotoFolders(settings.images)),
-            "job_runner": _job_runner(settings, checked),
+            "job_runner": _job_runner(settings),
         },
         sensors=[killed_runs, *([ended_clusters(settings)] if settings.makes_clusters else [])],
         loggers={"console": terminal_log},
@@ -61,5 +60,8 @@ def _checked(settings: Settings) -> dg.ResourceDefinition:
     return checked
 
 
-def _job_runner(settings: Settings, checked: dg.ResourceDefinition) -> JobRunner:
-    return EmrSteps(settings=checked) if settings.env == "emr" else local_spark(settings)
+def _job_runner(settings: Settings) -> JobRunner:
+    if settings.env == "local":
+        return local_spark(settings)
+    # Not the resource `settings`: it is a generator, which cannot be a part of another resource.
+    return EmrSteps(settings=dg.ResourceDefinition(lambda _: settings))
