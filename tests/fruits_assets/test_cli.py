@@ -378,7 +378,9 @@ def test_observe_registers_new_classes(shell: Shell) -> None:
     assert "New partitions: 0" in shell.run("fruits", "observe")
 
 
-def test_a_killed_run_of_dagsters_own_command_is_ended_by_the_next_command(shell: Shell) -> None:
+def test_a_killed_run_of_dagsters_own_command_is_ended_by_the_next_command(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = shell.start(
         *("dagster", "asset", "materialize", "-m", "fruits_assets.definitions"),
         *("--select", "raw_images", "--partition", "Kiwi"),
@@ -387,7 +389,8 @@ def test_a_killed_run_of_dagsters_own_command_is_ended_by_the_next_command(shell
     wait_for(lambda: running.is_dir() and bool(list(running.glob("[!.]*"))), PATIENCE)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    with dg.DagsterInstance.from_config(str(shell.home)) as instance:
+    monkeypatch.setenv("DAGSTER_HOME", str(shell.home))
+    with dg.DagsterInstance.get() as instance:
         [run] = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
         shell.run("fruits", "observe")
         [run] = instance.get_runs(dg.RunsFilter(run_ids=[run.run_id]))
