@@ -27,7 +27,7 @@ from spark_jobs.photos.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.photos.metadata import METADATA_RULES, without_metadata
 from spark_jobs.photos.model_input import encoded_input, is_stored, preprocessing
 from spark_jobs.photos.read_photos import Content, read_ahead
-from spark_jobs.remove_metadata import photos_without_metadata
+from spark_jobs.remove_metadata import free_photos_of_metadata
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import ROW_GROUP_BYTES, ROW_GROUP_IMAGES, PartWriter, write_without
 from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, Photo, difference, known_photos
@@ -170,8 +170,8 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
             photos = {label: params.photos[label] for label in labels}
             return _ingest_once(spark, replace(params, photos=photos), store, lease, report, result)
 
-        with photos_without_metadata(spark, store, params.metadata, lease, report):
-            result.failed.update(compared_again(params.photos, attempt))
+        free_photos_of_metadata(spark, store, params.metadata, lease, report)
+        result.failed.update(compared_again(params.photos, attempt))
         for table in PHOTO_TABLES:
             compact_table(spark, store, table, lease, report)
         forget_hands(store, params.version)

@@ -7,7 +7,6 @@ files are removed at once: until then, the position of a photo's maker can still
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
@@ -28,7 +27,6 @@ from spark_jobs.store.tables import (
     ClassChange,
     change_classes,
     current,
-    current_files,
     set_table_property,
     table_property,
 )
@@ -55,24 +53,17 @@ class _Cleaned(NamedTuple):
     quarantined: list[Part]
 
 
-@contextmanager
-def photos_without_metadata(
+def free_photos_of_metadata(
     spark: SparkSession, store: Root, rules: str, lease: Lease, report: Reporter
-) -> Iterator[None]:
+) -> None:
     """Frees the photos of the store of metadata before a run adds photos that are free of it by `rules`.
 
     Empty `rules` keep metadata. The table says by which rules all of its photos are free, so that a run need
     not look at each file.
     """
-    is_new = current_files(store, RAW_IMAGES) is None
-    if (
-        not is_new
-        and table_property(store, RAW_IMAGES, _FREE) != rules
-        and (not rules or _remove_metadata(spark, store, lease, report))
+    if table_property(store, RAW_IMAGES, _FREE) != rules and (
+        not rules or _remove_metadata(spark, store, lease, report)
     ):
-        set_table_property(store, RAW_IMAGES, _FREE, rules)
-    yield
-    if is_new and rules:
         set_table_property(store, RAW_IMAGES, _FREE, rules)
 
 
