@@ -100,7 +100,7 @@ def variant(photo: Path, number: int) -> bytes:
 
 
 def phone_photos(root: Path, images: int, folder: Path) -> Path:
-    """Writes photos as a phone takes them to `folder`: 4000 x 3000 pixels, 3 to 4 MB, with a sensor's noise.
+    """Writes photos as a phone takes them to `folder`: 4000 x 3000 pixels, 2 MB, with a sensor's noise.
 
     Each is a photo of `root`, enlarged.
     """

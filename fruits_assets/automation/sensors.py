@@ -1,4 +1,4 @@
-"""The sensors that end what a killed process has left: its runs, and EMR clusters."""
+"""The sensors that end the runs and the EMR clusters of killed processes."""
 
 import dagster as dg
 

@@ -191,9 +191,9 @@ def difference(
 ) -> Difference:
     """Compares the photos of a class in the folders with the files of the class in the store.
 
-    A row stays if its photo has the same state, and was accepted or refused by the same `rules`, and its
-    metadata was removed by the same rules `metadata`. A photo of
-    more than `max_bytes` is refused without being read. With `recompute`, no row stays.
+    A row stays if its photo has the same state, was accepted or refused by the same `rules`, and lost its
+    metadata by the same rules, `metadata`. A photo of more than `max_bytes` is refused without being read.
+    With `recompute`, no row stays.
     """
     present = {photo.path: photo for photo in listed}
     places: dict[str, list[PhotoFile]] = defaultdict(list)

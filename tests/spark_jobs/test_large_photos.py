@@ -89,7 +89,7 @@ def test_features_of_large_photos_are_bit_identical_to_those_of_a_plain_loop(
 
 
 def with_zeros(path: str, column: str, least: int) -> int:
-    """Overwrites each chunk of a column that has at least so many bytes. Returns how many there were."""
+    """Overwrites each chunk of a column that has at least `least` bytes. Returns the number of chunks."""
     with pq.ParquetFile(path) as file:
         number = file.schema_arrow.names.index(column)
         chunks = [file.metadata.row_group(group).column(number) for group in range(file.num_row_groups)]

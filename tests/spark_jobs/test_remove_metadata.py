@@ -1,4 +1,4 @@
-"""The store holds photos without metadata, and loses what an earlier release has left in it."""
+"""The store holds photos without metadata, also where an earlier release has stored it."""
 
 import hashlib
 import io
