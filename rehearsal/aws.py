@@ -13,7 +13,7 @@ from typing import Any
 
 from rehearsal.faults import CONTROL, Fault
 from rehearsal.nodes import node_python
-from rehearsal.processes import free_ports, kill_marked, killed_at_exit, start_process, tail
+from rehearsal.processes import kill_marked, killed_at_exit, reserved_ports, start_process, tail
 from rehearsal.yarn import Yarn
 from spark_jobs.errors import FruitsError
 
@@ -97,20 +97,19 @@ def start_aws(
     Raises `FruitsError` with the end of the server's log if the server does not start.
     """
     folder = folder.absolute()
-    [port] = free_ports(1)
-    aws = Aws(f"http://127.0.0.1:{port}", folder / "steps")
-    aws.step_folder.mkdir(parents=True)
-    options = {
-        "port": port,
-        "folder": str(aws.step_folder),
-        "hadoop_conf": str(yarn.conf_dir),
-        "python": str(python or node_python()),
-        "aws": aws.variables(),
-        "yarn": yarn.url,
-        "log_seconds": log_seconds,
-    }
-    (folder / "server.json").write_text(json.dumps(options))
-    with killed_at_exit(str(folder)):
+    with reserved_ports(1) as [port], killed_at_exit(str(folder)):
+        aws = Aws(f"http://127.0.0.1:{port}", folder / "steps")
+        aws.step_folder.mkdir(parents=True)
+        options = {
+            "port": port,
+            "folder": str(aws.step_folder),
+            "hadoop_conf": str(yarn.conf_dir),
+            "python": str(python or node_python()),
+            "aws": aws.variables(),
+            "yarn": yarn.url,
+            "log_seconds": log_seconds,
+        }
+        (folder / "server.json").write_text(json.dumps(options))
         command = [sys.executable, "-m", "rehearsal.server", str(folder / "server.json")]
         settings = {
             **os.environ,

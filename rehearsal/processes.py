@@ -91,13 +91,20 @@ def killed_at_exit(mark: str) -> Iterator[None]:
         yield
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ports of 127.0.0.1 that are free at the moment."""
+@contextmanager
+def reserved_ports(count: int) -> Iterator[list[int]]:
+    """Different free ports of 127.0.0.1, which no other process receives by chance while the context lasts.
+
+    A server takes such a port by its number: the socket that reserves the port does not listen, and both
+    sockets have SO_REUSEADDR, as servers of Java, asyncio and Python's http.server have by default. Linux
+    gives a bound port to no socket that asks for any port, and to no outgoing connection.
+    """
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in sockets]
+        for reserving in sockets:
+            reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserving.bind(("127.0.0.1", 0))
+        yield [reserving.getsockname()[1] for reserving in sockets]
 
 
 def tail(log: Path, lines: int = 15) -> str:

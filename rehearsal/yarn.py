@@ -12,7 +12,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from rehearsal.jars import jars
-from rehearsal.processes import free_ports, kill_marked, killed_at_exit, start_process, tail
+from rehearsal.processes import kill_marked, killed_at_exit, reserved_ports, start_process, tail
 from resources.local.java import java_home
 from spark_jobs.errors import FruitsError
 
@@ -104,9 +104,8 @@ def start_yarn(
     """
     folder = folder.absolute()
     class_path = [folder / "conf", *jars("yarn")]
-    web, *others = free_ports(5)
-    _configure(folder / "conf", web=web, ports=others, memory_mb=memory_mb, vcores=vcores)
-    with killed_at_exit(str(folder)):
+    with reserved_ports(5) as [web, *others], killed_at_exit(str(folder)):
+        _configure(folder / "conf", web=web, ports=others, memory_mb=memory_mb, vcores=vcores)
         manager = _start(folder, "resourcemanager", "resourcemanager.ResourceManager", class_path)
         nodes = [
             _start(folder, f"node{number}", "nodemanager.NodeManager", class_path)

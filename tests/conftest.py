@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from rehearsal.processes import reserved_ports
 from resources.local.session import start_session
 from resources.settings import Settings
 from tests.support import WEIGHTS, numbered_samples
@@ -39,6 +40,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_configure() -> None:
     # Where SIGINT is ignored, as in a script's background jobs, what the tests start would ignore it too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port of 127.0.0.1 for a server that the test starts."""
+    with reserved_ports(1) as [number]:
+        yield number
 
 
 @pytest.fixture(scope="session", autouse=True)

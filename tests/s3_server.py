@@ -10,6 +10,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from rehearsal.processes import reserved_ports
 from spark_jobs.store.root import open_root
 from tests.support import wait_for
 
@@ -20,32 +21,32 @@ def s3_bucket(folder: Path, name: str = "fruits") -> Iterator[str]:
 
     The server is a process of its own: deltalake holds Python's lock in some calls while it waits for S3.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: _listens(port))
-        with pytest.MonkeyPatch.context() as patch:
-            for variable, value in {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-                "AWS_ACCESS_KEY_ID": "testing",
-                "AWS_SECRET_ACCESS_KEY": "testing",
-                "AWS_REGION": "eu-west-3",
-                "AWS_EC2_METADATA_DISABLED": "true",
-                "AWS_CONFIG_FILE": str(folder / "none"),
-                "AWS_SHARED_CREDENTIALS_FILE": str(folder / "none"),
-            }.items():
-                patch.setenv(variable, value)
-            open_root.cache_clear()
-            client = boto3.client("s3", region_name="eu-west-3")
-            client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-3"})
-            yield f"s3://{name}"
-            open_root.cache_clear()
-    finally:
-        server.terminate()
-        server.wait()
+    with reserved_ports(1) as [port]:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: _listens(port))
+            with pytest.MonkeyPatch.context() as patch:
+                for variable, value in {
+                    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                    "AWS_ACCESS_KEY_ID": "testing",
+                    "AWS_SECRET_ACCESS_KEY": "testing",
+                    "AWS_REGION": "eu-west-3",
+                    "AWS_EC2_METADATA_DISABLED": "true",
+                    "AWS_CONFIG_FILE": str(folder / "none"),
+                    "AWS_SHARED_CREDENTIALS_FILE": str(folder / "none"),
+                }.items():
+                    patch.setenv(variable, value)
+                open_root.cache_clear()
+                client = boto3.client("s3", region_name="eu-west-3")
+                client.create_bucket(
+                    Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-3"}
+                )
+                yield f"s3://{name}"
+                open_root.cache_clear()
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def _listens(port: int) -> bool:

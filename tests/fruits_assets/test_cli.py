@@ -305,12 +305,9 @@ def processes_of(session: int) -> list[str]:
 
 
 def test_history_names_each_spark_job_by_asset_classes_and_images(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, port: int
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(shell.home))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with dg.DagsterInstance.get() as instance:
         [record] = instance.fetch_materializations(dg.AssetKey(PCA_MODEL), limit=1).records
         assert record.asset_materialization is not None

@@ -277,15 +277,18 @@ def test_a_signal_ends_all_processes_of_a_rehearsal(tmp_path: Path, kind: signal
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout
-    lines = [process.stdout.readline() for _ in range(7)]
-    exported = dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
-    assert exported["FRUITS_EMR_CLUSTER"].startswith("j-")
-    [folder] = tmp_path.glob("rehearsal-*")
-    assert len(marked_processes(str(folder))) == 4
-    process.send_signal(kind)
-    process.wait(60)
-    process.stdout.close()
+    try:
+        assert process.stdout
+        lines = [process.stdout.readline() for _ in range(7)]
+        exported = dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
+        assert exported["FRUITS_EMR_CLUSTER"].startswith("j-")
+        [folder] = tmp_path.glob("rehearsal-*")
+        assert len(marked_processes(str(folder))) == 4
+        process.send_signal(kind)
+        process.wait(60)
+    finally:  # a failed test leaves no process to the next
+        process.kill()
+        process.communicate()
     assert folder.exists() == (kind == signal.SIGKILL)
     wait_for(lambda: not marked_processes(str(folder)), 30)
     port = int(exported["AWS_ENDPOINT_URL"].rpartition(":")[2])

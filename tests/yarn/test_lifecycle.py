@@ -22,7 +22,6 @@ from fruits_assets.partitions import register_classes
 from rehearsal.account import Account, prepare_account
 from rehearsal.aws import client_of
 from rehearsal.environment import start_environment
-from rehearsal.processes import free_ports
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import RAW_IMAGES
 from tests.support import current_versions, wait_for
@@ -193,13 +192,12 @@ def test_the_operator_may_not_write_outside_the_store(account: Account) -> None:
 
 @pytest.mark.slow
 def test_the_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
-    account: Account, settings: dict[str, str], tmp_path: Path
+    account: Account, settings: dict[str, str], tmp_path: Path, port: int
 ) -> None:
     home = tmp_path / "dagster"
     home.mkdir()
     # No queue: all runs start at once, and none finds a cluster.
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    [port] = free_ports(1)
     env = {**os.environ, **settings, "DAGSTER_HOME": str(home)}
     dagster = str(Path(sys.executable).with_name("dagster"))
     before = clusters(account)

@@ -17,7 +17,6 @@ from PIL import Image
 from fruits_assets.costs.run_records import STAGES, read_records
 from rehearsal.compare import compare
 from rehearsal.environment import RehearsalEnvironment
-from rehearsal.processes import free_ports
 from spark_jobs.store.root import open_root
 from tests.support import current_versions, json_at, wait_for
 from tests.yarn.emr_runs import (
@@ -121,9 +120,8 @@ def test_the_run_records_of_steps_describe_the_cluster(stores_and_home: tuple[st
 
 
 def test_the_history_server_shows_steps_from_s3(
-    rehearsal: RehearsalEnvironment, stores_and_home: tuple[str, str, Path]
+    rehearsal: RehearsalEnvironment, stores_and_home: tuple[str, str, Path], port: int
 ) -> None:
-    [port] = free_ports(1)
     settings = on_emr(rehearsal, "", "store")
     with instance_of(stores_and_home[2]) as instance:
         [record] = instance.fetch_materializations(dg.AssetKey("pca_model"), limit=1).records
