@@ -11,6 +11,7 @@ from fruits_assets.costs.recording import record_stage
 from fruits_assets.decorators import pipeline_asset
 from fruits_assets.partitions import fruit_classes
 from fruits_assets.provenance import DATA_VERSION, provenance
+from fruits_assets.store_checks import report_after_step
 from resources.job_runner import JobRun, JobRunner
 from resources.photo_folders import PhotoFolders
 from resources.settings import Settings
@@ -21,10 +22,13 @@ from spark_jobs.wording import counted
 # Metadata of a failed step: {class: reason}.
 FAILED_CLASSES = "failed_classes"
 
+# The description of the event of a class that needed no work.
+UNCHANGED = "Nothing has changed."
+
 # The message of a failure names this many classes; its metadata names all.
 _NAMED = 20
 
-Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetCheckResult
+Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult
 
 Config = TypeVar("Config", bound="ClassConfig")
 Figures = TypeVar("Figures", bound=ClassFigures)
@@ -45,7 +49,8 @@ class ClassConfig(dg.Config):
     """Whether a step computes its classes again."""
 
     recompute: bool = Field(
-        False, description="Compute all images of the classes again, also those that have not changed."
+        default=False,
+        description="Compute all images of the classes again, also those that have not changed.",
     )
 
 
@@ -96,14 +101,15 @@ def class_asset(
     name: str,
     columns: Mapping[str, tuple[str, str]],
     config: type[Config] = ClassConfig,  # type: ignore[assignment]
+    observe: Callable[["ClassStep[Config]"], Iterable[dg.AssetObservation]] = lambda _: (),
     **definition: Any,
 ) -> Callable[[Callable[[ClassStep[Config]], ClassJob[Any, Any]]], dg.AssetsDefinition]:
     """Makes an asset with one partition for each class from a function that returns its `ClassJob`.
 
-    `columns` are the columns of its table as {name: (type, description)}. `definition` goes to
-    `pipeline_asset`. A materialization calls the function, runs the job if there is work, writes the run
-    record, and yields one event for each class. If classes failed, it ends with a `dagster.Failure` that
-    names them.
+    `columns` are the columns of its table as {name: (type, description)}. `observe` returns observations of
+    inputs that Dagster does not know yet. `definition` goes to `pipeline_asset`. A materialization calls the
+    function, runs the job if there is work, writes the run record, and yields one event for each class. If
+    classes failed, it ends with a `dagster.Failure` that names them.
     """
     schema = dg.TableSchema([dg.TableColumn(column, kind, text) for column, (kind, text) in columns.items()])
     config_type = config
@@ -122,9 +128,10 @@ def class_asset(
             photos: dg.ResourceParam[PhotoFolders],
             job_runner: JobRunner,
         ) -> Iterator[Event]:
+            step = ClassStep(context=context, settings=settings, config=config, photos=photos)
+            yield from observe(step)
             # `class_job` may read the inputs, so the versions of the inputs are taken first.
             tags = provenance(context)
-            step = ClassStep(context=context, settings=settings, config=config, photos=photos)
             job = class_job(step)
             figures, failed = dict(job.done), dict(job.failed)
             run_metadata: dict[str, Any] = {"images_in_run": 0}
@@ -143,7 +150,7 @@ def class_asset(
                 dg.AssetMaterialization(
                     context.asset_key,
                     partition=label,
-                    description="Nothing has changed." if label in job.done else None,
+                    description=UNCHANGED if label in job.done else None,
                     metadata={
                         "images": found.images,
                         "bytes": found.bytes,
@@ -157,6 +164,7 @@ def class_asset(
                 )
                 for label, found in sorted(figures.items())
             ]
+            report_after_step(context, settings)
             yield from _events(events, list(job.checks(step.store, figures)), failed)
 
         return materialize
@@ -208,10 +216,14 @@ def _events(
         yield dg.MaterializeResult(check_results=checks)
     yield from events
     if failed:
-        reasons = "; ".join(f"{label}: {reason}" for label, reason in list(failed.items())[:_NAMED])
-        raise dg.Failure(
-            f"{len(failed)} of {len(failed) + len(events)} classes failed. The other classes succeeded. "
-            f"{reasons}",
-            metadata={FAILED_CLASSES: dict(failed)},
-            allow_retries=False,
-        )
+        raise classes_failed(failed, len(failed) + len(events))
+
+
+def classes_failed(failed: Mapping[str, str], number: int) -> dg.Failure:
+    """The failure of a step in which some of a number of classes failed; `failed` has the reasons."""
+    reasons = "; ".join(f"{label}: {reason}" for label, reason in list(failed.items())[:_NAMED])
+    return dg.Failure(
+        f"{len(failed)} of {number} classes failed. The other classes succeeded. {reasons}",
+        metadata={FAILED_CLASSES: dict(failed)},
+        allow_retries=False,
+    )

@@ -21,12 +21,11 @@ def observe() -> None:
     """
     from fruits_assets.dagster_runs import dagster_runs
     from resources.settings import Settings, load_settings
-    from spark_jobs.store.schemas import FRUIT_PHOTOS
 
     settings = load_settings(Settings)
     set_dagster_home()
     with dagster_runs(settings) as runs:
-        runs.materialize([FRUIT_PHOTOS])
+        runs.observe()
 
 
 @click.command(cls=Command)

@@ -7,6 +7,9 @@ import dagster as dg
 
 from fruits_assets import assets
 from fruits_assets.automation.sensors import ended_clusters, killed_runs
+from fruits_assets.jobs import jobs, observe_photos
+from fruits_assets.run_plan import RunPlan
+from fruits_assets.store_checks import store_checks
 from resources.emr.residency import check_residency
 from resources.emr.steps import EmrSteps
 from resources.job_runner import JobRunner
@@ -23,15 +26,18 @@ def defs() -> dg.Definitions:
     return definitions_for(load_settings(Settings))
 
 
-def definitions_for(settings: Settings, photos: PhotoFolders | None = None) -> dg.Definitions:
+def definitions_for(
+    settings: Settings, photos: PhotoFolders | None = None, plan: RunPlan | None = None
+) -> dg.Definitions:
     """The asset graph with resources for `settings.env`: Spark on this machine, or steps of an EMR cluster.
 
     Each run checks the settings before its first step starts, and lists the photos once; with `photos`, all
-    runs share that listing.
+    runs share that listing. With `plan`, the jobs follow that plan.
     """
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
-        asset_checks=dg.load_asset_checks_from_package_module(assets),
+        asset_checks=[store_checks],
+        jobs=[*jobs(plan), observe_photos],
         resources={
             "settings": _checked(settings),
             "photos": dg.ResourceDefinition(lambda _: photos or PhotoFolders(settings.images)),

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from fruits_assets.partitions import PARTITION, RANGE_END, RANGE_START, known_classes, unregister_classes
+from fruits_assets.store_checks import report_store_checks
 from resources.photo_folders import list_photos
 from resources.runs import is_over
 from resources.settings import Settings
@@ -53,6 +54,7 @@ def forget(settings: Settings, instance: dg.DagsterInstance, labels: Sequence[st
     at, keep = datetime.now().astimezone(), timedelta(hours=settings.keep_hours)
     writing = forget_classes(open_root(settings.store), labels, f"forget-{uuid.uuid4()}", keep)
     unregister_classes(instance, labels)
+    report_store_checks(instance, settings)
     return Forgotten(at=at, restorable_until=at + keep, writing_runs=sorted(writing))
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
-from fruits_assets.assets.pca_model import since_fit_result
 from fruits_assets.costs.plan import expected_seconds
 from fruits_assets.costs.run_records import read_records
 from fruits_assets.dagster_runs import FailedCheck, Runs, dagster_runs
 from fruits_assets.free_space import check_free_space, full_disk_explained
-from fruits_assets.partitions import known_classes
+from fruits_assets.jobs import UpToDateConfig, unknown_to_dagster
 from fruits_assets.run_plan import RunPlan, plan_run, read_state
+from fruits_assets.store_checks import FITTED_ON_CURRENT_FEATURES
 from resources.emr.residency import check_residency
 from resources.photo_folders import PhotoFolders
 from resources.photo_names import label_of
@@ -25,16 +25,12 @@ from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import (
-    FEATURE_EXTRACTOR,
-    FEATURE_QUALITY,
-    FRUIT_PHOTOS,
     MOBILENET_FEATURES,
     PCA_FEATURES_CSV,
     PCA_MODEL,
     RAW_IMAGES,
 )
-from spark_jobs.store.tables import current, rows_by_class
-from spark_jobs.store.versions import Version
+from spark_jobs.store.tables import rows_by_class
 from spark_jobs.wording import counted
 
 # Classes that a summary names, of those that failed and of those without photos.
@@ -104,6 +100,7 @@ class Summary:
         checks = [
             ("check", f"{check.check} {'failed' if check.is_error else 'warns'}: {check.reason}")
             for check in self.failed_checks
+            if not (self.since_fit and check.check.endswith(FITTED_ON_CURRENT_FEATURES))
         ]
         return [*without_photos, *checks, *_failures(self.failed_classes)]
 
@@ -163,10 +160,17 @@ def run_pipeline(
                 if runs is None:
                     changes.append(("would take", _estimate(settings, store, plan)))
                 else:
-                    config = _config(pca_config, recompute, accept_removals)
+                    config = UpToDateConfig(
+                        classes=labels,
+                        refit=refit,
+                        recompute=recompute,
+                        accept_removals=accept_removals,
+                        **pca_config,
+                    )
                     with _failures_told(runs, failed):
-                        failed |= _bring_up_to_date(settings, runs, store, plan, config)
-                since = None if plan.fit or model is None else _since_fit(runs, store, plan, model)
+                        failed |= _bring_up_to_date(settings, runs, plan, config)
+                features = plan.state.features if runs is None or plan.is_empty else None
+                since = None if plan.fit or model is None else since_fit(store, model, features)
         without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
         checks = runs.failed_checks if runs else []
         seconds = time.monotonic() - started
@@ -183,78 +187,14 @@ def _failures_told(runs: Runs, failed: Mapping[str, str]) -> Iterator[None]:
         raise FruitsError("\n".join([str(error), *before]), retry_helps=error.retry_helps) from error
 
 
-def _config(pca_config: Mapping[str, Any], recompute: bool, accept_removals: bool) -> dict[str, Any]:
-    """The configuration of each asset that has any, by its name."""
-    again = {"recompute": recompute}
-    return {
-        RAW_IMAGES: {**again, "accept_removals": accept_removals},
-        MOBILENET_FEATURES: again,
-        PCA_FEATURES_CSV: again,
-        PCA_MODEL: pca_config,
-    }
-
-
 def _bring_up_to_date(
-    settings: Settings, runs: Runs, store: Root, plan: RunPlan, config: Mapping[str, Any]
+    settings: Settings, runs: Runs, plan: RunPlan, config: UpToDateConfig
 ) -> dict[str, str]:
     """Carries out the plan; returns the failed classes with the reasons."""
-    # Dagster may be new to an old store. Then the assets look at these classes, and tell it what there is.
-    unknown = plan.idle - set(known_classes(runs.instance))
-    if plan.is_empty and not unknown:
+    if plan.is_empty and not unknown_to_dagster(runs.instance, plan.state) & plan.classes:
         return {}
-    to_read = {label: change.to_read for label, change in plan.photos.changed.items()}
-    check_free_space(settings, to_read)
-    if not plan.is_empty:
-        runs.begin_spark()
-    runs.materialize([FRUIT_PHOTOS])
-    return _materialize(runs, store, plan, unknown, config)
-
-
-def _materialize(
-    runs: Runs, store: Root, plan: RunPlan, unknown: set[str], config: Mapping[str, Any]
-) -> dict[str, str]:
-    """Materializes the classes of the plan, and the idle classes that are `unknown` to Dagster.
-
-    Returns the failed classes with the reasons.
-
-    One Dagster run does everything, where the classes are one contiguous range of partitions and none fails.
-    Otherwise each asset runs alone, once for each contiguous range, so that a failed class does not stop the
-    others.
-    """
-    model = [PCA_MODEL, FEATURE_QUALITY] if plan.fit else []
-    # A new model projects every class of the store, also a class without photos.
-    wanted = (plan.to_do | unknown) - plan.photos.failed.keys()
-    idle = () if config[RAW_IMAGES]["recompute"] else plan.idle
-    ranges = runs.ranges(wanted & plan.classes, idle)
-    failed: dict[str, str] = {}
-    projected: set[str] = set()
-    if len(ranges) == 1:
-        by_class = [RAW_IMAGES, FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_FEATURES_CSV]
-        failed = runs.materialize([*by_class, *model], ranges[0], config)
-        projected = set() if failed else wanted & plan.classes
-    else:
-        runs.materialize([FEATURE_EXTRACTOR])
-        failed = runs.materialize_classes([RAW_IMAGES], {*plan.photos.changed, *unknown}, config, idle)
-    if failed and failed.keys() == wanted:
-        return failed
-    # The last version of a failed class passes through the same extractor and model as the others.
-    usable = (plan.to_do | unknown) & rows_by_class(store, RAW_IMAGES).keys()
-    if not projected:
-        failed |= runs.materialize_classes([MOBILENET_FEATURES], usable, config, idle)
-        if model:
-            runs.materialize(model, config=config)
-    # The new model projects every class of the store, also one that another machine has just added.
-    to_project = usable | rows_by_class(store, MOBILENET_FEATURES).keys() if model else usable
-    return failed | runs.materialize_classes([PCA_FEATURES_CSV], to_project - projected, config, idle)
-
-
-def _since_fit(runs: Runs | None, store: Root, plan: RunPlan, model: Version) -> SinceFit:
-    """What has come since a model was fitted. Where the run has changed features, it tells Dagster too."""
-    if runs is None or plan.is_empty:
-        return since_fit(store, model, plan.state.features)
-    since = since_fit(store, model, current(store, MOBILENET_FEATURES))
-    runs.report_check(since_fit_result(since))
-    return since
+    check_free_space(settings, {label: change.to_read for label, change in plan.photos.changed.items()})
+    return runs.bring_up_to_date(config, plan)
 
 
 def _estimate(settings: Settings, store: Root, plan: RunPlan) -> str:

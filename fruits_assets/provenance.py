@@ -43,6 +43,14 @@ def provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
     return tags
 
 
+def versions_by_class(
+    instance: dg.DagsterInstance, key: dg.AssetKey, kind: dg.DagsterEventType
+) -> dict[str, str]:
+    """The data version of the last event of this kind of each class."""
+    found = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION])
+    return {label: tags[DATA_VERSION] for label, tags in found.items()}
+
+
 def earlier_provenance(
     instance: dg.DagsterInstance, key: dg.AssetKey, label: str, data_version: str
 ) -> dict[str, str]:

@@ -8,6 +8,7 @@ from datetime import datetime
 import dagster as dg
 
 from fruits_assets.dagster_runs import Runs, dagster_runs
+from fruits_assets.jobs import UpToDateConfig
 from fruits_assets.provenance import DATA_VERSION, earlier_provenance
 from resources.emr.residency import check_residency
 from resources.settings import Settings
@@ -18,12 +19,11 @@ from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
     MOBILENET_FEATURES,
-    PCA_FEATURES_CSV,
     PCA_MODEL,
     QUARANTINED_IMAGES,
     RAW_IMAGES,
 )
-from spark_jobs.store.versions import Version, classes_behind
+from spark_jobs.store.versions import Version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,7 @@ def _report(runs: Runs, store: Root, restored: Mapping[str, Mapping[str, Version
 def _project(runs: Runs, store: Root, restored: Mapping[str, Mapping[str, Version]]) -> dict[str, str]:
     """Makes features and CSVs that belong to the present extractor and model; returns the failed classes."""
     extractor, model = (current_one(store, output) for output in (FEATURE_EXTRACTOR, PCA_MODEL))
-    images, features = restored[RAW_IMAGES], restored[MOBILENET_FEATURES]
+    images = restored[RAW_IMAGES]
     if extractor is None or model is None:
         return dict.fromkeys(images, "there is no PCA model yet, so it has no CSV. Make both: fruits run")
-    present = {FEATURE_EXTRACTOR: extractor.data_version}
-    behind = classes_behind(features, images, source=RAW_IMAGES, other_inputs=present)
-    failed = runs.materialize_classes([MOBILENET_FEATURES], behind)
-    return failed | runs.materialize_classes([PCA_FEATURES_CSV], images.keys() - failed.keys())
+    return runs.bring_up_to_date(UpToDateConfig(classes=sorted(images), ingest=False))

@@ -115,10 +115,11 @@ def plan_run(
 ) -> RunPlan:
     """Compares photos and store for the given classes, or for all. `fit` asks for a new model.
 
-    Raises `FruitsError` for a class without photos, and for classes without a model to project them.
+    Raises `FruitsError` for a class that neither photos nor store have, and for classes without a model to
+    project them.
     """
     model, extractor, images = state.model, state.extractor, state.images
-    _check_classes(settings, labels, list(listing.classes), model)
+    _check_classes(settings, labels, sorted({*listing.classes, *images}), model)
     classes = set(labels) or {*listing.classes, *filter(is_name, images), *state.old}
     photos = photo_changes(
         settings,
@@ -163,15 +164,14 @@ def plan_run(
 def _check_classes(
     settings: Settings, labels: Sequence[str], present: Sequence[str], model: Version | None
 ) -> None:
-    """Raises `FruitsError` for a class of `--class` without photos, and for `--class` without a PCA model."""
+    """Raises `FruitsError` for a class that is not `present`, and for classes without a PCA model."""
     unknown = [label for label in labels if label not in present]
     if unknown:
         raise FruitsError(
-            f"--class {unknown[0]!r}: FRUITS_IMAGES={settings.images} has no such class. Its classes are "
-            + ", ".join(present[:10])
-            + (", ..." if len(present) > 10 else "")
+            f"There is no class {unknown[0]!r}, neither under FRUITS_IMAGES={settings.images} nor in the "
+            f"store. There are {', '.join(present[:10]) or 'none'}" + (", ..." if len(present) > 10 else "")
         )
     if labels and model is None:
         raise FruitsError(
-            "--class needs a PCA model, and there is none yet. Run all classes first: fruits run"
+            "Single classes need a PCA model, and there is none yet. Run all classes first: fruits run"
         )

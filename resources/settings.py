@@ -142,6 +142,16 @@ class Settings(StoreSettings):
         0.5, ge=0, le=1, description="A PCA model with a smaller share of explained variance fails its check."
     )
 
+    max_drift: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description=(
+            "A check warns if the model keeps this share less of the variance of the images that came after "
+            "it than of those that it was fitted on."
+        ),
+    )
+
     emr_cluster: str | None = Field(
         None,
         pattern=r"^j-[A-Z0-9]+$",

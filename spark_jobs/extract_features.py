@@ -90,7 +90,12 @@ class ExtractParams:
     @property
     def made_with(self) -> dict[str, str]:
         """The versions of what makes features, apart from the photos."""
-        return {FEATURE_EXTRACTOR: self.extractor_version, "preprocessing": preprocessing(self.scaled)}
+        return made_with(self.extractor_version, self.scaled)
+
+
+def made_with(extractor_version: str, scaled: bool) -> dict[str, str]:
+    """The versions of extractor and preprocessing, by name; `scaled` decoding differs from exact decoding."""
+    return {FEATURE_EXTRACTOR: extractor_version, "preprocessing": preprocessing(scaled)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ class QualityConfig(dg.Config):
     """How much accuracy the components may lose."""
 
     allowed_loss: float = Field(
-        0.02,
+        default=0.02,
         ge=0,
         le=1,
         description=(

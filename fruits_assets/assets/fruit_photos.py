@@ -1,42 +1,131 @@
 """`fruit_photos`: the user's folders of photos, which Dagster observes and does not change."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
 import dagster as dg
 
-from fruits_assets.decorators import GROUP, errors_end_the_step
+from fruits_assets.decorators import GROUP, OWNERS, errors_end_the_step
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
-from resources.photo_folders import PhotoFolders
+from fruits_assets.provenance import DATA_VERSION, versions_by_class
+from resources.photo_folders import Listing, PhotoFolders
 from resources.photo_names import alike, only_divisions
 from resources.settings import Settings
 from spark_jobs.store.classes import holdings, old_classes
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FRUIT_PHOTOS
+from spark_jobs.wording import counted
 
-# A message or an event lists this many names. With names of 255 bytes each, an event stays below 30 KB.
-SHOWN = 20
+# A message or an event lists this many names of a kind. With names of 255 bytes, an event stays below 30 KB.
+SHOWN = 10
+
+_KEY = dg.AssetKey(FRUIT_PHOTOS)
 
 
-@dg.observable_source_asset(
+@dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]
     name=FRUIT_PHOTOS,
-    partitions_def=fruit_classes,
-    group_name=GROUP,
-    tags={"dagster/kind/file": ""},  # this decorator has neither `kinds` nor `owners`
-    description=(
-        "The folders of labelled photos under FRUITS_IMAGES. An observation registers each class of the "
-        "photos and of the store as a partition. It computes the data version of each class with photos from "
-        "the names, sizes and times of its files. It deletes nothing."
-    ),
+    specs=[
+        dg.AssetSpec(
+            FRUIT_PHOTOS,
+            partitions_def=fruit_classes,
+            group_name=GROUP,
+            owners=OWNERS,
+            kinds={"file"},
+            description=(
+                "The folders of labelled photos under FRUITS_IMAGES. Observe it first: an observation "
+                "registers each class of the photos and of the store as a partition, and names the classes "
+                "whose photos have changed. It deletes nothing. The data version of a class comes from the "
+                "names, sizes and times of its files."
+            ),
+        )
+    ],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "no_folder_refused", asset=FRUIT_PHOTOS, description="The name of every folder can be a class."
+        ),
+        dg.AssetCheckSpec(
+            "no_class_gone", asset=FRUIT_PHOTOS, description="Every class of the store has photos."
+        ),
+    ],
 )
 @errors_end_the_step
 def fruit_photos(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
     photos: dg.ResourceParam[PhotoFolders],
-) -> dg.DataVersionsByPartition:
+) -> Iterator[dg.AssetObservation | dg.ObserveResult]:
     listing = photos.listing
     store, known = open_root(settings.store), set(known_classes(context.instance))
     everywhere = {*known, *listing.classes, *holdings(store), *old_classes(store)}
     new, gone = sorted(everywhere - known), sorted(everywhere - listing.classes.keys())
     register_classes(context.instance, new)
+    _log_listing(context, listing)
+    if gone:
+        context.log.warning(
+            f"Classes without photos: {len(gone)} ({', '.join(gone[:SHOWN])}). Their last versions stay "
+            "current. This takes a class out of the store: fruits forget CLASS"
+        )
+    changes = changed_photos(context.instance, listing, listing.classes)
+    changed = sorted(str(change.partition) for change in changes)
+    images = sum(len(photos) for photos in listing.classes.values())
+    context.log.info(
+        f"{images:,} photos in {counted(len(listing.classes), 'class', 'classes')} under {settings.images}. "
+        f"New partitions: {len(new):,}. Photos are new or have changed in "
+        f"{counted(len(changed), 'class', 'classes')}{': ' if changed else ''}{_named(changed)}"
+    )
+    yield from changes
+    yield dg.ObserveResult(
+        metadata={
+            "images": images,
+            "bytes": sum(photo.bytes for photos in listing.classes.values() for photo in photos),
+            "classes": len(listing.classes),
+            "changed_classes": changed[:SHOWN],
+            "new_classes": new[:SHOWN],
+            "gone_classes": gone[:SHOWN],
+            "refused": dict(list(listing.refused.items())[:SHOWN]),
+            "skipped": dict(list(listing.skipped.items())[:SHOWN]),
+            "companions": listing.companions,
+        },
+        check_results=[
+            _check(
+                "no_folder_refused",
+                listing.refused,
+                f"Refused: {_named([f'{name!r}, its name {why}' for name, why in listing.refused.items()])}. "
+                "Rename the folders.",
+            ),
+            _check(
+                "no_class_gone",
+                gone,
+                f"Without photos: {_named(gone)}. Put the folders back, or take the classes out of the "
+                "store: fruits forget CLASS",
+            ),
+        ],
+    )
+
+
+def changed_photos(
+    instance: dg.DagsterInstance, listing: Listing, labels: Iterable[str]
+) -> list[dg.AssetObservation]:
+    """An observation of each of these classes whose photos differ from those that Dagster has seen last."""
+    seen = versions_by_class(instance, _KEY, dg.DagsterEventType.ASSET_OBSERVATION)
+    versions = {label: listing.version(label) for label in labels if label in listing.classes}
+    return [
+        dg.AssetObservation(
+            _KEY,
+            partition=label,
+            metadata={
+                "images": len(listing.classes[label]),
+                "bytes": sum(photo.bytes for photo in listing.classes[label]),
+            },
+            tags={DATA_VERSION: version},
+        )
+        for label, version in versions.items()
+        if seen.get(label) != version
+    ]
+
+
+def _log_listing(context: dg.AssetExecutionContext, listing: Listing) -> None:
+    """Says in the log which folders and files are skipped or refused, and which class names look wrong."""
     for name, reason in listing.refused.items():
         context.log.warning(f"Refused the folder {name!r}: its name {reason}. Rename it.")
     for name, reason in list(listing.skipped.items())[:SHOWN]:
@@ -57,29 +146,18 @@ def fruit_photos(
             f"The only classes are {', '.join(listing.classes)}. Photos get the name of their own folder, so "
             "put them into a folder for each fruit."
         )
-    if gone:
-        context.log.warning(
-            f"Classes without photos: {len(gone)} ({', '.join(gone[:SHOWN])}). Their last versions stay "
-            "current. This takes a class out of the store: fruits forget CLASS"
-        )
-    images = sum(len(photos) for photos in listing.classes.values())
-    context.log.info(
-        f"{images:,} photos in {len(listing.classes):,} classes under {settings.images}. "
-        f"New partitions: {len(new):,}"
+
+
+def _check(name: str, failing: Any, warning: str) -> dg.AssetCheckResult:
+    """The result of a check that warns if `failing` has an entry."""
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=not failing,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=warning if failing else None,
+        metadata={"number": len(failing)},
     )
-    context.log_event(
-        dg.AssetObservation(
-            context.asset_key,
-            metadata={
-                "images": images,
-                "bytes": sum(photo.bytes for photos in listing.classes.values() for photo in photos),
-                "classes": len(listing.classes),
-                "new_classes": new[:SHOWN],
-                "gone_classes": gone[:SHOWN],
-                "refused": dict(list(listing.refused.items())[:SHOWN]),
-                "skipped": dict(list(listing.skipped.items())[:SHOWN]),
-                "companions": listing.companions,
-            },
-        )
-    )
-    return dg.DataVersionsByPartition({label: listing.version(label) for label in listing.classes})
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -18,7 +17,6 @@ from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
 from spark_jobs.store.tables import current
-from spark_jobs.store.versions import classes_behind
 
 
 @class_asset(
@@ -35,8 +33,6 @@ from spark_jobs.store.versions import classes_behind
         "pc1": ("double", "The features projected on the first component. The columns pc2 to pck follow."),
     },
     checks={
-        "one_row_per_feature": "The CSV of every class has one row for each photo with features.",
-        "one_model": "The current model projected all classes.",
         "copies_match": "Each CSV in the folder pca_features_csv is the current version of its class.",
     },
 )
@@ -78,27 +74,9 @@ def pca_features_csv(step: ClassStep[ClassConfig]) -> ClassJob[ProjectParams, Cl
         to_do=to_do,
         done=done,
         describe=describe,
-        checks=partial(_checks, model_version=model.data_version),
+        checks=_checks,
     )
 
 
-def _checks(
-    store: Root, figures: Mapping[str, ClassCsv], *, model_version: str
-) -> Iterator[dg.AssetCheckResult]:
-    features, csvs = current(store, MOBILENET_FEATURES), current_by_class(store, PCA_FEATURES_CSV)
-    yield check_classes(
-        "one_row_per_feature",
-        classes_behind(csvs, features, source=MOBILENET_FEATURES),
-        rows=sum(version.rows for version in csvs.values()),
-    )
-    older = [label for label, version in csvs.items() if version.inputs.get(PCA_MODEL) != model_version]
-    yield check_classes(
-        "one_model",
-        older,
-        warning=(
-            f"An older model projected {len(older)} classes. Do not compare their components "
-            "with the components of the other classes."
-        ),
-        pca_model=model_version,
-    )
+def _checks(store: Root, figures: Mapping[str, ClassCsv]) -> Iterator[dg.AssetCheckResult]:
     yield check_classes("copies_match", stale_copies(store))

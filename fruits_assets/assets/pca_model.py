@@ -1,7 +1,6 @@
 """`pca_model`: the principal components of all classes' features."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import dagster as dg
 from pydantic import Field
@@ -10,16 +9,16 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.costs.recording import record_stage
 from fruits_assets.decorators import pipeline_asset
 from fruits_assets.plots import class_counts, scatter, scree
+from fruits_assets.provenance import DATA_VERSION
+from fruits_assets.store_checks import report_after_step
 from resources.job_runner import JobRunner
 from resources.settings import Settings
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
 from spark_jobs.fit_pca import FitParams, FitReport, fit_pca
-from spark_jobs.since_fit import SinceFit, since_fit
 from spark_jobs.store.pointers import current_one
-from spark_jobs.store.root import open_root
+from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import PCA_MODEL
-
-FITTED_ON_CURRENT_FEATURES = "fitted_on_current_features"
+from spark_jobs.store.versions import Version
 
 MAX_ORTHONORMALITY_ERROR = 1e-9  # eigenvectors of a symmetric float64 matrix are orthonormal to 1e-14
 
@@ -28,7 +27,7 @@ class PcaConfig(dg.Config):
     """How many components the model keeps."""
 
     components: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=FEATURES,
         description=(
@@ -37,7 +36,7 @@ class PcaConfig(dg.Config):
         ),
     )
     variance: float | None = Field(
-        None,
+        default=None,
         gt=0,
         le=1,
         description="Keep as many components as reach this share of the variance; overrides `components`.",
@@ -87,6 +86,7 @@ def pca_model(
         classes=len(report.images_by_class),
         bytes_written=0,
     )
+    report_after_step(context, settings)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.data_version),
         metadata={
@@ -106,6 +106,25 @@ def pca_model(
     )
 
 
+def model_event(
+    instance: dg.DagsterInstance, store: Root, model: Version
+) -> Iterator[dg.AssetMaterialization]:
+    """The event of the current model, if Dagster has not heard of it: another Dagster home has its fit."""
+    key = dg.AssetKey(PCA_MODEL)
+    last = instance.get_latest_materialization_event(key)
+    told = last.asset_materialization.tags if last and last.asset_materialization else None
+    if (told or {}).get(DATA_VERSION) != model.data_version:
+        yield dg.AssetMaterialization(
+            key,
+            metadata={
+                **{name: model.details[name] for name in ("images", "classes", "components")},
+                "explained_variance": round(model.details["explained_variance"], 4),
+                "store_path": dg.MetadataValue.path(store.uri_of(model.directory)),
+            },
+            tags={DATA_VERSION: model.data_version},
+        )
+
+
 def _checks(report: FitReport, floor: float) -> Iterator[dg.AssetCheckResult]:
     yield dg.AssetCheckResult(
         check_name="orthonormal",
@@ -119,39 +138,4 @@ def _checks(report: FitReport, floor: float) -> Iterator[dg.AssetCheckResult]:
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{report.components} components keep {kept:.1%} of the variance.",
         metadata={"explained_variance": kept, "floor": floor},
-    )
-
-
-@dg.asset_check(
-    asset=PCA_MODEL,
-    name=FITTED_ON_CURRENT_FEATURES,
-    additional_deps=[mobilenet_features],
-    description=(
-        "The model was fitted on the current features. Else it tells what has come since, and how well the "
-        "model describes it. Dagster's own staleness ignores inputs with 100 or more partitions; this check "
-        "does not."
-    ),
-)
-def fitted_on_current_features(
-    context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
-) -> dg.AssetCheckResult:
-    store = open_root(settings.store)
-    model = current_one(store, PCA_MODEL)
-    if model is None:
-        return dg.AssetCheckResult(
-            passed=False, severity=dg.AssetCheckSeverity.WARN, description="There is no model yet."
-        )
-    return since_fit_result(since_fit(store, model))
-
-
-def since_fit_result(since: SinceFit) -> dg.AssetCheckResult:
-    """The result of the check `fitted_on_current_features`."""
-    figures = {name: value for name, value in asdict(since).items() if value is not None}
-    return dg.AssetCheckResult(
-        asset_key=PCA_MODEL,
-        check_name=FITTED_ON_CURRENT_FEATURES,
-        passed=since.is_current,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=since.sentence or None,
-        metadata=figures,
     )

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from fruits_assets.assets.fruit_photos import fruit_photos
+from fruits_assets.assets.fruit_photos import changed_photos, fruit_photos
 from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
 from fruits_assets.free_space import check_free_space
@@ -28,7 +28,7 @@ class IngestConfig(ClassConfig):
     """Whether classes are computed again, and whether they may lose most of their photos."""
 
     accept_removals: bool = Field(
-        False,
+        default=False,
         description=(
             "Let photos go even if more than half of the photos of a class or of the store have vanished, or "
             "a folder cannot be listed."
@@ -42,6 +42,8 @@ class IngestConfig(ClassConfig):
     kinds={"spark", "deltalake"},
     code_version="1",
     config=IngestConfig,
+    # What is read here may be newer than the last observation.
+    observe=lambda step: changed_photos(step.context.instance, step.photos.listing, step.classes),
     description=(
         "The photos of each class: read, hashed and checked. Bad photos go to quarantined_images instead."
     ),

@@ -173,8 +173,8 @@ def test_an_unusable_run_is_refused_with_a_sentence_and_writes_nothing(tmp_path:
         ([], {"FRUITS_IMAGES": str(tmp_path / "loose")}, "holds no photo in a class folder"),
         ([], {"FRUITS_IMAGES": ""}, "FRUITS_IMAGES is not set"),
         ([], {**kiwi, "FRUITS_SPARK_CORES": "two"}, "FRUITS_SPARK_CORES=two"),
-        (["--class", "Kiwy"], kiwi, "--class 'Kiwy': FRUITS_IMAGES="),
-        (["--class", "Kiwi"], kiwi, "--class needs a PCA model"),
+        (["--class", "Kiwy"], kiwi, "There is no class 'Kiwy', neither under FRUITS_IMAGES="),
+        (["--class", "Kiwi"], kiwi, "Single classes need a PCA model"),
         (["--class", "Kiwi", "--components", "3"], kiwi, "--class never does"),
     ]
     started = []

@@ -23,14 +23,17 @@ def test_a_new_photo_makes_its_class_stale_from_asset_to_asset(platform: Platfor
     assert platform.out_of_sync() == ["mobilenet_features Kiwi"]
     assert platform.metadata("raw_images", "Kiwi")["images"] == IMAGES + 1
     assert platform.failing_classes("counts_reconcile") == []
-
-    # The check of a run of Lemon names Kiwi, whose features are out of date.
+    # What makes features stale says so, not only what mends them.
+    assert platform.failing_classes("one_feature_per_image") == ["Kiwi"]
     assert platform.run(["mobilenet_features"], "Lemon").success
     assert platform.failing_classes("one_feature_per_image") == ["Kiwi"]
+    assert platform.failing_classes("one_row_per_feature") == []
     assert platform.run(["mobilenet_features"], "Kiwi").success
     assert platform.failing_classes("one_feature_per_image") == []
     assert platform.out_of_sync("pca_model") == ["pca_model"]
+    assert not platform.check("fitted_on_current_features").passed
     assert platform.out_of_sync(*BY_CLASS) == ["pca_features_csv Kiwi"]
+    assert platform.failing_classes("one_row_per_feature") == ["Kiwi"]
 
     # A run of one class uses the current model, names it in the log, and does not fit it again.
     assert platform.run(["pca_features_csv"], "Lemon").success
@@ -50,6 +53,8 @@ def test_a_new_photo_makes_its_class_stale_from_asset_to_asset(platform: Platfor
     assert platform.metadata("pca_model")["images"] == IMAGES * len(CLASSES) + 1
     csvs = [f"pca_features_csv {label}" for label in CLASSES]
     assert platform.out_of_sync(*BY_CLASS) == csvs
+    assert platform.failing_classes("one_model") == CLASSES
+    assert platform.check("fitted_on_current_features").passed
     assert platform.run(["pca_features_csv"], "Kiwi").success
     assert platform.failing_classes("one_model") == [label for label in CLASSES if label != "Kiwi"]
     assert platform.check("one_model").severity != dg.AssetCheckSeverity.ERROR
@@ -64,6 +69,13 @@ def test_photos_rewritten_with_the_same_bytes_make_only_raw_images_stale(platfor
     assert platform.run(["raw_images"], "Banana").success
     assert platform.version("raw_images", "Banana") == before
     assert platform.out_of_sync() == []
+
+
+def test_a_class_that_a_run_read_before_any_observation_stays_in_sync(platform: Platform) -> None:
+    add_photo(platform, "Kiwi")
+    assert platform.run(BY_CLASS, "Kiwi").success
+    assert platform.observe().success
+    assert platform.out_of_sync(*BY_CLASS) == []
 
 
 def test_a_removed_photo_makes_its_class_stale(platform: Platform) -> None:

@@ -12,7 +12,8 @@ def observed(platform: Platform, *paths: str) -> tuple[list[str], list[str], dic
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"content")
     result = platform.observe()
-    [event] = result.filter_events(lambda event: event.event_type_value == "ASSET_OBSERVATION")[:1]
+    # The summary is the last event, so that the page of the asset shows it.
+    [event] = result.filter_events(lambda event: event.event_type_value == "ASSET_OBSERVATION")[-1:]
     metadata = event.asset_observation_data.asset_observation.metadata
     return (
         log_messages(platform, result, "INFO"),
