@@ -6,6 +6,8 @@ from contextlib import nullcontext
 import dagster as dg
 
 from fruits_assets import assets
+from fruits_assets.automation.alerts import alerts
+from fruits_assets.automation.new_photos import keep_up_to_date, late_classes, nightly, photo_observation
 from fruits_assets.automation.sensors import ended_clusters, killed_runs
 from fruits_assets.jobs import jobs, observe_photos
 from fruits_assets.run_plan import RunPlan
@@ -43,7 +45,14 @@ def definitions_for(
             "photos": dg.ResourceDefinition(lambda _: photos or PhotoFolders(settings.images)),
             "job_runner": _job_runner(settings),
         },
-        sensors=[killed_runs, *([ended_clusters(settings)] if settings.makes_clusters else [])],
+        sensors=[
+            killed_runs,
+            photo_observation(settings),
+            keep_up_to_date,
+            *([ended_clusters(settings)] if settings.makes_clusters else []),
+            *([alerts(settings)] if settings.has_alerts else []),
+        ],
+        schedules=[nightly, late_classes(settings)],
         loggers={"console": terminal_log},
         # Spark runs in this process. The default executor would start a JVM for each step.
         executor=dg.in_process_executor,

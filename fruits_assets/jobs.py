@@ -185,7 +185,7 @@ class _Run:
             begin_session(self.settings)  # it starts while steps without Spark run
         self._fail(raw_images, plan.photos.failed)
         yield from self._materialize(plan, unknown)
-        for result in evaluate(self.settings):
+        for result in evaluate(self.context.instance, self.settings):
             yield evaluation(result)
         if self.failed:
             raise classes_failed(self.failed, len(plan.classes))

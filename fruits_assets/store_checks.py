@@ -6,10 +6,12 @@ leaves CSVs behind. So whatever changes the store evaluates all of them.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from fruits_assets.class_checks import check_classes
+from fruits_assets.provenance import DATA_VERSION, versions_by_class
 from resources.settings import Settings
 from spark_jobs.extract_features import made_with
 from spark_jobs.since_fit import SinceFit, since_fit
@@ -17,6 +19,7 @@ from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
+    FRUIT_PHOTOS,
     MOBILENET_FEATURES,
     PCA_FEATURES_CSV,
     PCA_MODEL,
@@ -24,12 +27,14 @@ from spark_jobs.store.schemas import (
 )
 from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Version, classes_behind
+from spark_jobs.wording import counted
 
 ONE_FEATURE_PER_IMAGE = "one_feature_per_image"
 ONE_ROW_PER_FEATURE = "one_row_per_feature"
 ONE_MODEL = "one_model"
 FITTED_ON_CURRENT_FEATURES = "fitted_on_current_features"
 DESCRIBES_NEW_IMAGES = "describes_new_images"
+CSVS_FOLLOW_PHOTOS = "csvs_follow_photos"
 
 _SPECS = [
     dg.AssetCheckSpec(
@@ -68,14 +73,23 @@ _SPECS = [
             "FRUITS_MAX_DRIFT less than of the images that it was fitted on. Else it is time to refit it."
         ),
     ),
+    dg.AssetCheckSpec(
+        CSVS_FOLLOW_PHOTOS,
+        asset=PCA_FEATURES_CSV,
+        additional_deps=[MOBILENET_FEATURES],
+        description=(
+            "The CSV of every class has the photos that were there FRUITS_LATE_HOURS ago. Dagster's own "
+            "freshness looks at an asset's last materialization, not at each partition."
+        ),
+    ),
 ]
 
 
 class _Store:
     """The versions that the checks compare. Each table is read when a check needs it first."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
+        self.instance, self.settings = instance, settings
         self.root = open_root(settings.store)
         self._tables: dict[str, Mapping[str, Version]] = {}
         self._since: SinceFit | None = None
@@ -153,6 +167,52 @@ def _describes_new_images(store: _Store) -> dg.AssetCheckResult:
     )
 
 
+def _csvs_follow_photos(store: _Store) -> dg.AssetCheckResult:
+    hours = store.settings.late_hours
+    before = datetime.now(UTC) - timedelta(hours=hours)
+    late = {label: seen for label, seen in _changed_at(store).items() if seen < before}
+    return check_classes(
+        CSVS_FOLLOW_PHOTOS,
+        {label: f"changed at {seen:%Y-%m-%d %H:%M} UTC" for label, seen in late.items()},
+        warning=f"The CSVs of {counted(len(late), 'class', 'classes')} are late: their photos changed more "
+        f"than {hours:g} hours ago. To bring them up to date: fruits run",
+    )
+
+
+def _changed_at(store: _Store) -> dict[str, datetime]:
+    """When the photos of each class changed whose CSV does not follow them."""
+    storage, photos = store.instance.event_log_storage, dg.AssetKey(FRUIT_PHOTOS)
+    observation, materialization = (
+        dg.DagsterEventType.ASSET_OBSERVATION,
+        dg.DagsterEventType.ASSET_MATERIALIZATION,
+    )
+    versions = versions_by_class(store.instance, photos, observation)
+    observed = storage.get_latest_storage_id_by_partition(photos, observation)
+    ingested = storage.get_latest_storage_id_by_partition(dg.AssetKey(RAW_IMAGES), materialization)
+
+    def differs(label: str) -> bool:
+        """Whether the photos are others than those that were ingested; they may have changed back."""
+        before = dg.AssetRecordsFilter(
+            photos, asset_partitions=[label], before_storage_id=ingested.get(label, 0)
+        )
+        records = store.instance.fetch_observations(before, limit=1).records
+        event = records[0].asset_observation if records else None
+        return event is None or (event.tags or {}).get(DATA_VERSION) != versions[label]
+
+    images, features, csvs = map(store.table, (RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV))
+    behind = {
+        *(label for label in versions if observed[label] > ingested.get(label, -1) and differs(label)),
+        *classes_behind(features, images, source=RAW_IMAGES),
+        *classes_behind(csvs, features, source=MOBILENET_FEATURES),
+    }
+    found = {}
+    for label in behind & observed.keys():
+        last = dg.AssetRecordsFilter(photos, asset_partitions=[label])
+        [record] = store.instance.fetch_observations(last, limit=1).records
+        found[label] = datetime.fromtimestamp(record.timestamp, UTC)
+    return found
+
+
 def _figures(since: SinceFit | None) -> dict[str, float]:
     return {name: value for name, value in asdict(since).items() if value is not None} if since else {}
 
@@ -163,12 +223,15 @@ _EVALUATE: Mapping[str, Callable[[_Store], dg.AssetCheckResult]] = {
     ONE_MODEL: _one_model,
     FITTED_ON_CURRENT_FEATURES: _fitted_on_current_features,
     DESCRIBES_NEW_IMAGES: _describes_new_images,
+    CSVS_FOLLOW_PHOTOS: _csvs_follow_photos,
 }
 
 
-def evaluate(settings: Settings, names: Collection[str] = _EVALUATE.keys()) -> Iterator[dg.AssetCheckResult]:
+def evaluate(
+    instance: dg.DagsterInstance, settings: Settings, names: Collection[str] = _EVALUATE.keys()
+) -> Iterator[dg.AssetCheckResult]:
     """Evaluates the checks of these names on what is current in the store."""
-    store = _Store(settings)
+    store = _Store(instance, settings)
     for spec in _SPECS:
         if spec.name in names:
             yield _EVALUATE[spec.name](store)._replace(asset_key=spec.asset_key)
@@ -178,7 +241,7 @@ def evaluate(settings: Settings, names: Collection[str] = _EVALUATE.keys()) -> I
 def store_checks(
     context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetCheckResult]:
-    yield from evaluate(settings, {key.name for key in context.selected_asset_check_keys})
+    yield from evaluate(context.instance, settings, {key.name for key in context.selected_asset_check_keys})
 
 
 def evaluation(result: dg.AssetCheckResult, key: dg.AssetKey | None = None) -> dg.AssetCheckEvaluation:
@@ -197,7 +260,7 @@ def evaluation(result: dg.AssetCheckResult, key: dg.AssetKey | None = None) -> d
 
 def report_store_checks(instance: dg.DagsterInstance, settings: Settings) -> None:
     """Evaluates all checks of the store, and tells Dagster the results outside of a run."""
-    for result in evaluate(settings):
+    for result in evaluate(instance, settings):
         instance.report_runless_asset_event(evaluation(result))
 
 

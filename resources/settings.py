@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import pydantic
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from resources.instance_types import instance
@@ -50,6 +51,20 @@ def _words(value: str | list[str]) -> list[str]:
 
 def _instance_type(value: str) -> str:
     instance(value)
+    return value
+
+
+def _webhook(value: SecretStr) -> SecretStr:
+    url = urlsplit(value.get_secret_value())
+    if url.scheme != "https" and url.hostname not in ("127.0.0.1", "localhost"):
+        raise ValueError("is not of the form https://...")
+    return value
+
+
+def _mailbox(value: SecretStr) -> SecretStr:
+    url = urlsplit(value.get_secret_value())
+    if url.scheme not in ("smtp", "smtps") or not url.hostname or not parse_qs(url.query).get("to"):
+        raise ValueError("is not of the form smtp://user:password@host:587/?from=...&to=...")
     return value
 
 
@@ -152,6 +167,34 @@ class Settings(StoreSettings):
         ),
     )
 
+    late_hours: float = Field(
+        24,
+        gt=0,
+        description="A check warns of a CSV whose photos changed more than this number of hours ago.",
+    )
+
+    observe_seconds: int | None = Field(
+        None,
+        ge=10,
+        description="Seconds between two looks at the photos; 30 on disk and 900 on S3 if unset.",
+    )
+    ui_url: str = Field(
+        "http://127.0.0.1:3000", pattern=r"^https?://", description="Address of Dagster's UI, for links."
+    )
+    alert_slack: Annotated[SecretStr, AfterValidator(_webhook)] | None = Field(
+        None, description="Incoming webhook of Slack, https://..., for alerts."
+    )
+    alert_email: Annotated[SecretStr, AfterValidator(_mailbox)] | None = Field(
+        None,
+        description="Mail server and addresses for alerts: smtp://user:password@host:587/?from=...&to=...",
+    )
+    alert_sns: str | None = Field(
+        None, pattern=r"^arn:aws[a-z-]*:sns:[^:]+:\d+:.+$", description="ARN of an SNS topic for alerts."
+    )
+    alert_cost: float | None = Field(
+        None, gt=0, description="Alert if a run costs more USD, by on-demand prices."
+    )
+
     emr_cluster: str | None = Field(
         None,
         pattern=r"^j-[A-Z0-9]+$",
@@ -209,6 +252,11 @@ class Settings(StoreSettings):
                     )
         return self
 
+    @property
+    def has_alerts(self) -> bool:
+        """Whether a channel for alerts is set."""
+        return bool(self.alert_slack or self.alert_email or self.alert_sns)
+
     @model_validator(mode="after")
     def _roots_are_apart(self) -> "Settings":
         images, store = f"{self.images}/", f"{self.store}/"
@@ -256,4 +304,6 @@ def _sentence(detail: "ErrorDetails") -> str:
     if detail["type"] == "missing":
         return f"{variable} is not set. {meaning} See .env.example"
     reason = detail["msg"].removeprefix("Value error, ")
-    return f"{variable}={detail['input']!s}: {reason[0].lower()}{reason[1:]}. {meaning} See .env.example"
+    # The address of a channel holds a password or a token.
+    value = "(hidden)" if name in ("alert_slack", "alert_email") else detail["input"]
+    return f"{variable}={value!s}: {reason[0].lower()}{reason[1:]}. {meaning} See .env.example"

@@ -1,0 +1,159 @@
+"""The sensor that tells people of failed runs, failed checks, and runs that cost too much."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from fruits_assets.by_class import FAILED_CLASSES
+from resources.messages import send
+from resources.settings import Settings
+from spark_jobs.errors import FruitsError
+
+EVERY_SECONDS = 30
+
+# Classes that a message names, and characters of a cause in it.
+_NAMED, _CAUSE = 10, 600
+
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+
+
+@dataclass(frozen=True)
+class Alert:
+    subject: str
+    text: str
+
+
+@dataclass
+class Seen:
+    """The cursor of the sensor: the time until which runs were looked at, and the failures that were told.
+
+    `checks` maps each failed check to the failure that was told, so that the same failure is told once.
+    """
+
+    until: float
+    checks: dict[str, str] = field(default_factory=dict)
+
+
+def alerts(settings: Settings) -> dg.SensorDefinition:
+    """The sensor `alerts`. It sees the runs of all commands, and the checks of runs that succeed."""
+
+    @dg.sensor(
+        name="alerts",
+        minimum_interval_seconds=EVERY_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells of failed runs, failed checks and costs, by the channels of FRUITS_ALERT_*.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        if context.cursor is None:  # nothing is told of what happened before the sensor was there
+            seen = Seen(datetime.now(UTC).timestamp())
+            list(_of_checks(context, settings, seen))
+            context.update_cursor(json.dumps(seen.__dict__))
+            return dg.SkipReason("Alerts begin now.")
+        seen = Seen(**json.loads(context.cursor))
+        found = [*_of_runs(context.instance, settings, seen), *_of_checks(context, settings, seen)]
+        for alert in found:
+            try:
+                send(settings, alert.subject, alert.text)
+            except FruitsError as error:
+                if error.retry_helps:  # no channel took it: the cursor stays, and the next tick tries again
+                    raise
+                context.log.error(str(error))
+        context.update_cursor(json.dumps(seen.__dict__))
+        return dg.SkipReason(f"Messages sent: {len(found)}.")
+
+    return sensor
+
+
+def _of_runs(instance: dg.DagsterInstance, settings: Settings, seen: Seen) -> Iterator[Alert]:
+    """Alerts of the runs that have ended since the last tick."""
+    since = datetime.fromtimestamp(seen.until, UTC)
+    records = instance.get_run_records(
+        dg.RunsFilter(statuses=_ENDED, updated_after=since), order_by="update_timestamp", ascending=True
+    )
+    for record in records:
+        seen.until = max(seen.until, record.update_timestamp.replace(tzinfo=UTC).timestamp())
+        run, link = record.dagster_run, f"{settings.ui_url}/runs/{record.dagster_run.run_id}"
+        if run.status == dg.DagsterRunStatus.FAILURE:
+            cause, classes = _cause(instance, run.run_id)
+            lines = [f"The run {_name(run)} failed: {cause}"]
+            if classes:
+                lines.append(f"Classes: {_named(classes)}")
+            yield Alert(f"Fruits: {_name(run)} failed", "\n".join([*lines, link]))
+        if settings.alert_cost is not None and (cost := _cost(instance, run.run_id)) > settings.alert_cost:
+            yield Alert(
+                f"Fruits: {_name(run)} cost {cost:.2f} USD",
+                f"The run {_name(run)} cost about {cost:.2f} USD, and FRUITS_ALERT_COST is "
+                f"{settings.alert_cost:.2f}.\n{link}",
+            )
+
+
+def _of_checks(context: dg.SensorEvaluationContext, settings: Settings, seen: Seen) -> Iterator[Alert]:
+    """Alerts of the checks that fail, and did not fail in the same way at the last tick."""
+    assert context.repository_def is not None
+    keys = sorted(context.repository_def.asset_graph.asset_check_keys)
+    records = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    for key, record in records.items():
+        event = record.event.dagster_event if record.event else None
+        if not event or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            continue
+        check, name = event.asset_check_evaluation_data, key.to_user_string()
+        if check.passed:
+            seen.checks.pop(name, None)
+            continue
+        listed: Any = check.metadata.get("failing_classes")
+        classes = list(listed.value) if listed else []
+        is_error = check.severity == dg.AssetCheckSeverity.ERROR
+        # A warning is told once until it passes. An error is told again for other classes.
+        failure = f"error: {sorted(classes)}" if is_error else "warning"
+        if seen.checks.get(name) == failure:
+            continue
+        seen.checks[name] = failure
+        said = f"The check {name} {'failed' if is_error else 'warns'}"
+        lines = [f"{said}: {check.description[:_CAUSE]}" if check.description else f"{said}."]
+        if classes:
+            lines.append(f"Classes: {_named(classes)}")
+        link = f"{settings.ui_url}/assets/{'/'.join(key.asset_key.path)}?view=checks"
+        yield Alert(f"Fruits: {name} {'failed' if is_error else 'warns'}", "\n".join([*lines, link]))
+
+
+def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, list[str]]:
+    """Why a run failed, in a sentence, and the classes that failed."""
+    causes, classes = [], []
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        data = entry.get_dagster_event().step_failure_data
+        failure, error = data.user_failure_data, data.error
+        listed: Any = failure.metadata.get(FAILED_CLASSES) if failure else None
+        classes += list(listed.value) if listed else []
+        while error and error.cause:
+            error = error.cause
+        text = (failure.description if failure else None) or (error.message if error else None) or ""
+        causes.append(f"{entry.step_key}: {' '.join(text.split())[:_CAUSE]}")
+    if not causes:
+        ends = instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+        causes = [entry.message or entry.user_message for entry in ends][-1:]
+    return "; ".join(causes) or "no reason is recorded", classes
+
+
+def _cost(instance: dg.DagsterInstance, run_id: str) -> float:
+    """The estimated cost of a run in USD. The events of all classes of an asset tell the same cost."""
+    costs: dict[dg.AssetKey, float] = {}
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+        event = entry.asset_materialization
+        if event and isinstance(cost := event.metadata.get("estimated_cost_usd"), dg.FloatMetadataValue):
+            costs[event.asset_key] = cost.value or 0.0
+    return sum(costs.values())
+
+
+def _name(run: dg.DagsterRun) -> str:
+    """The job of a run, or its assets where it was started for some assets."""
+    selection = sorted(key.to_user_string() for key in run.asset_selection or ())
+    return ", ".join(selection) if run.job_name.startswith("__") and selection else run.job_name
+
+
+def _named(classes: list[str]) -> str:
+    more = f", and {len(classes) - _NAMED:,} more" if len(classes) > _NAMED else ""
+    return ", ".join(classes[:_NAMED]) + more
