@@ -1,9 +1,12 @@
 """The Dagster runs of one command: they share a job, an instance, and a cluster."""
 
+import shlex
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,7 +18,7 @@ from fruits_assets.run_plan import RunPlan
 from resources.emr.lifecycle import clusters_ended_after, end_clusters_of_process
 from resources.photo_folders import PhotoFolders
 from resources.run_locks import held_lock
-from resources.runs import fail_killed_runs, owner_is_over, owner_tags
+from resources.runs import COMMAND_TAG, classes_tag, fail_killed_runs, owner_is_over, owner_tags
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 
@@ -23,6 +26,9 @@ _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedErro
 
 # Progress, warnings and errors; not every event of every step.
 _LOGGING = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+
+# Dagster's label of the runs of this code location: its timeline shows the runs that have it.
+_IN_TIMELINE = {".dagster/repository": "__repository__@fruits"}
 
 # Classes that a failed check names in a summary.
 _NAMED = 5
@@ -59,7 +65,7 @@ class Runs:
         result = definitions.resolve_job_def(job).execute_in_process(
             run_config={**_LOGGING, "ops": ops},
             instance=self.instance,
-            tags=self.tags,
+            tags={**self.tags, **(classes_tag(config.classes) if config else {})},
             raise_on_error=False,
         )
         failed: dict[str, str] = {}
@@ -137,6 +143,11 @@ def _failing_classes(check: dg.AssetCheckEvaluation) -> str:
     return f"{', '.join(labels[:_NAMED])}{more}" or "its metadata in Dagster has the figures"
 
 
+def _command() -> str:
+    """The command line of this process, as a person would type it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 @contextmanager
 def dagster_runs(settings: Settings, photos: PhotoFolders | None = None) -> Iterator[Runs]:
     """The runs of a command, at whose end the clusters that they started end.
@@ -153,7 +164,7 @@ def dagster_runs(settings: Settings, photos: PhotoFolders | None = None) -> Iter
             settings=settings,
             photos=photos or PhotoFolders(settings.images),
             instance=instance,
-            tags=owner_tags(owner),
+            tags={**owner_tags(owner), COMMAND_TAG: _command(), **_IN_TIMELINE},
         )
         for killed in fail_killed_runs(instance):
             if owner_is_over(instance, killed):  # the other runs of a backfill may go on

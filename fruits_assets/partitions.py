@@ -4,14 +4,38 @@ Deleting a partition deletes no data. The class comes back with the next observa
 """
 
 from collections.abc import Iterable
+from typing import Any
 
+import click
 import dagster as dg
 
 # Dagster's tags for a run of one partition, and of a contiguous range of partitions.
 PARTITION = "dagster/partition"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
-fruit_classes = dg.DynamicPartitionsDefinition(name="fruit_class")
+# An error names this many classes.
+_NAMED = 10
+
+
+class _FruitClasses(dg.DynamicPartitionsDefinition):
+    """Dagster's dynamic partitions. An unknown key of a command is an error with a remedy.
+
+    Dagster's own error has a traceback, and tells neither the known keys nor what to do.
+    """
+
+    def validate_partition_key(self, partition_key: str, context: Any) -> None:
+        try:
+            super().validate_partition_key(partition_key, context)
+        except dg.DagsterUnknownPartitionError:
+            known = context.dynamic_partitions_store.get_dynamic_partitions(self.name)
+            names = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "")
+            raise click.ClickException(
+                f"Dagster knows no class {partition_key!r}. It knows {names or 'none'}. This command "
+                "registers the classes of the photos: fruits observe"
+            ) from None
+
+
+fruit_classes = _FruitClasses(name="fruit_class")
 
 
 def known_classes(instance: dg.DagsterInstance) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import smtplib
 import ssl
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -91,6 +92,8 @@ def _sns(settings: Settings, subject: str, text: str) -> None:
 
 def _reason(error: Exception) -> str:
     """The reason of an error without the address of the channel."""
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
+        return _reason(error.reason)
     if isinstance(error, FruitsError | urllib.error.HTTPError):
         return str(error)
     if isinstance(error, smtplib.SMTPResponseException):

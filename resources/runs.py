@@ -4,6 +4,7 @@ An owner is what shares one EMR cluster: a backfill, a `fruits run`, or a run wi
 """
 
 import socket
+from collections.abc import Sequence
 
 import dagster as dg
 
@@ -11,9 +12,13 @@ from resources.run_locks import Lock, lock_state, remove_lock
 
 # A `fruits run` gives its id to its Dagster runs by this tag, and a cluster has the id of its owner.
 OWNER_TAG = "fruits/owner"
+# The classes of a run, and the command that started it, for people.
+CLASSES_TAG, COMMAND_TAG = "fruits/classes", "fruits/command"
 BACKFILL_TAG = "dagster/backfill"
 
 _HOST = "fruits/host"
+
+_NAMED = 5  # classes in a tag
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
@@ -24,6 +29,12 @@ _ACTIVE_BACKFILL = ("REQUESTED", "CANCELING", "FAILING")
 def owner_tags(owner: str) -> dict[str, str]:
     """The tags of the runs of a `fruits run` on this host, which holds the lock of the owner."""
     return {OWNER_TAG: owner, _HOST: socket.gethostname()}
+
+
+def classes_tag(labels: Sequence[str]) -> dict[str, str]:
+    """A tag that says of which classes a run is; without labels it is of all."""
+    more = f", and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else ""
+    return {CLASSES_TAG: ", ".join(sorted(labels)[:_NAMED]) + more if labels else "all"}
 
 
 def owner_of(run: dg.DagsterRun) -> str:

@@ -14,6 +14,7 @@ from spark_jobs.store.versions import Version
 from tests.support import DAGSTER_YAML, REPOSITORY, WEIGHTS, current_versions
 
 BY_CLASS = [RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV]
+IMAGES = 4  # of each class of a first run
 PATIENCE = 300  # seconds for a command, on the busiest machine
 
 

@@ -1,5 +1,6 @@
 """`fruit_photos`: the user's folders of photos, which Dagster observes and does not change."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from spark_jobs.wording import counted
 SHOWN = 10
 
 _KEY = dg.AssetKey(FRUIT_PHOTOS)
+
+# The pin of Dagster holds this decorator still.
+warnings.filterwarnings("ignore", message=".*multi_observable_source_asset.* is currently in beta")
 
 
 @dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]

@@ -17,6 +17,7 @@ from fruits_assets.jobs import (
 )
 from fruits_assets.store_checks import CSVS_FOLLOW_PHOTOS
 from resources.photo_folders import Listing, list_photos
+from resources.runs import classes_tag
 from resources.settings import Settings
 from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
@@ -26,7 +27,6 @@ from spark_jobs.store.schemas import (
     PCA_MODEL,
     RAW_IMAGES,
 )
-from spark_jobs.wording import counted
 
 EVERY_SECONDS = 30
 # S3 bills each listing of 1,000 keys, about 0.000005 USD.
@@ -106,8 +106,7 @@ def keep_up_to_date(context: dg.SensorEvaluationContext) -> Events:
 def _request(labels: list[str]) -> dg.RunRequest:
     """A run of `bring_up_to_date` over these classes, or over all classes."""
     config = UpToDateConfig(classes=labels).model_dump(exclude_none=True)
-    said = counted(len(labels), "class", "classes") if labels else "all classes"
-    return dg.RunRequest(run_config={"ops": {OP: {"config": config}}}, tags={"fruits/classes": said})
+    return dg.RunRequest(run_config={"ops": {OP: {"config": config}}}, tags=classes_tag(labels))
 
 
 def _changes(instance: dg.DagsterInstance, cursor: int) -> tuple[set[str], bool, int]:

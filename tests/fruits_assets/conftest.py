@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
+from tests import shell as shells
 from tests.fruits_assets.dagster_platform import CLASSES, IMAGES, Platform
-from tests.support import numbered_samples, publish_extractor
+from tests.shell import Shell
+from tests.support import numbered_samples, publish_extractor, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +51,21 @@ def untouched(spark: SparkSession, extractor: Path, tmp_path: Path) -> Iterator[
     platform = Platform(tmp_path)
     yield platform
     platform.close()
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder and the output of a first `fruits run`, on sample photos. Tests copy the folder."""
+    folder = tmp_path_factory.mktemp("user")
+    shell = Shell(folder)
+    shell.run("fruits", "samples", str(shell.photos), "--images", str(shells.IMAGES))
+    output = shell.run("fruits", "run")
+    # Spark's JVM closes its event log a moment after the command has ended.
+    wait_for(lambda: not list(shell.store.glob("spark-events/*.inprogress")))
+    return folder, output
+
+
+@pytest.fixture
+def shell(first_run: tuple[Path, str], tmp_path: Path) -> Shell:
+    """A shell in a copy of the folder after the first run."""
+    return Shell(shutil.copytree(first_run[0], tmp_path / "user"))

@@ -24,10 +24,8 @@ from benchmarks.photo_sets import variant
 from fruits_assets.terminal import Command
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 from spark_jobs.store.versions import Version
-from tests.shell import BY_CLASS, PATIENCE, Shell
+from tests.shell import BY_CLASS, IMAGES, PATIENCE, Shell
 from tests.support import WEIGHTS, json_at, wait_for
-
-IMAGES = 4
 
 
 def replaced(
@@ -44,21 +42,6 @@ def replaced(
 
 def mirrored(photo: Path) -> Image.Image:
     return ImageOps.mirror(Image.open(photo))
-
-
-@pytest.fixture(scope="module")
-def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder and the output of the first run, on sample photos. Tests copy the folder."""
-    folder = tmp_path_factory.mktemp("user")
-    shell = Shell(folder)
-    shell.run("fruits", "samples", str(shell.photos), "--images", str(IMAGES))
-    return folder, shell.run("fruits", "run")
-
-
-@pytest.fixture
-def shell(first_run: tuple[Path, str], tmp_path: Path) -> Shell:
-    """A shell in a copy of the folder after the first run."""
-    return Shell(shutil.copytree(first_run[0], tmp_path / "user"))
 
 
 def test_the_first_run_writes_one_csv_a_class_and_a_summary(first_run: tuple[Path, str]) -> None:

@@ -42,6 +42,12 @@ def images_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FRUITS_EMR_CORE_TYPE", "t3.micro", "of a family or size that is not known"),
         ("FRUITS_EMR_TAGS", "team", "not of the form name=value"),
         ("FRUITS_EMR_MAX_HOURLY_COST", "0", "greater than 0"),
+        ("FRUITS_MAX_DRIFT", "2", "less than or equal to 1"),
+        ("FRUITS_LATE_HOURS", "0", "greater than 0"),
+        ("FRUITS_OBSERVE_SECONDS", "1", "greater than or equal to 10"),
+        ("FRUITS_UI_URL", "dagster", "match"),
+        ("FRUITS_ALERT_SNS", "alerts", "match"),
+        ("FRUITS_ALERT_COST", "0", "greater than 0"),
     ],
 )
 def test_a_bad_value_is_refused_with_variable_value_and_remedy(

@@ -3,16 +3,10 @@
 The user of Dagster has only the stack's policy for operators on S3. The nodes have the stack's role.
 """
 
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -24,19 +18,9 @@ from rehearsal.aws import client_of
 from rehearsal.environment import start_environment
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import RAW_IMAGES
+from tests.dagster_ui import dagster_ui
 from tests.support import current_versions, wait_for
 from tests.yarn.emr_runs import MINUTES, Run, copy_photos, finish, start
-
-BACKFILL = """
-    mutation ($partitions: [String!]!) {
-      launchPartitionBackfill(
-        backfillParams: {assetSelection: [{path: ["raw_images"]}], partitionNames: $partitions}
-      ) { ... on LaunchBackfillSuccess { backfillId } }
-    }
-"""
-STATUS = """
-    query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }
-"""
 
 LABELS = ["Kiwi", "Lychee", "Mango", "Orange", "Plum"]
 
@@ -100,21 +84,6 @@ def check_that_step_and_cluster_ended(account: Account, identity: str) -> None:
     wait_for(lambda: clusters(account)[identity] == "TERMINATED", 30)
     [step] = client_of(account.administrator, "emr").list_steps(ClusterId=identity)["Steps"]
     assert step["Status"]["State"] == "CANCELLED"
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _ask(ui: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-    """The answer of Dagster's web server to a GraphQL query."""
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(ui, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        answer = json.load(response)
-    assert "errors" not in answer, answer
-    return answer["data"]
 
 
 def test_a_run_starts_and_terminates_one_cluster_in_the_stack(
@@ -198,47 +167,21 @@ def test_the_runs_of_a_backfill_share_a_cluster_that_ends_after_them(
     home.mkdir()
     # No queue: all runs start at once, and none finds a cluster.
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    env = {**os.environ, **settings, "DAGSTER_HOME": str(home)}
-    dagster = str(Path(sys.executable).with_name("dagster"))
     before = clusters(account)
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(
-            [dagster, "dev", "-m", "fruits_assets.definitions", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=tmp_path,
-            env=env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        ui = f"http://127.0.0.1:{port}/graphql"
-        wait_for(lambda: _answers(port))
+    with dagster_ui({**os.environ, **settings, "DAGSTER_HOME": str(home)}, port, tmp_path) as ui:
         with dg.DagsterInstance.from_config(str(home)) as instance:
             register_classes(instance, LABELS)
-        launched = _ask(ui, BACKFILL, {"partitions": LABELS[::2]})["launchPartitionBackfill"]
-        backfill = {"id": launched["backfillId"]}
+        backfill = ui.backfill([RAW_IMAGES], LABELS[::2])
+        wait_for(lambda: ui.backfill_status(backfill) == "COMPLETED_SUCCESS", 8 * MINUTES)
 
-        def has_succeeded() -> bool:
-            return _ask(ui, STATUS, backfill)["partitionBackfillOrError"]["status"] == "COMPLETED_SUCCESS"
+        def ended_clusters() -> dict[str, str] | None:
+            found = started_since(account, before)
+            return found if found and set(found.values()) == {"TERMINATED"} else None
 
-        wait_for(has_succeeded, 8 * MINUTES)
-        states = wait_for(
-            lambda: (
-                (
-                    (found := started_since(account, before))
-                    and set(found.values()) == {"TERMINATED"}
-                    and found
-                )
-                or None
-            ),
-            3 * MINUTES,
-        )
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        states = wait_for(ended_clusters, 3 * MINUTES)
     emr = client_of(account.administrator, "emr")
     steps = [len(emr.list_steps(ClusterId=identity)["Steps"]) for identity in states]
     # Runs may start several clusters at the same moment; only one runs steps.
-    assert sorted(steps, reverse=True)[0] == 3 and sum(steps) == 3, (tmp_path / "log").read_text()
+    assert sorted(steps, reverse=True)[0] == 3 and sum(steps) == 3, ui.log.read_text()
     raw = current_versions(open_root(settings["FRUITS_STORE"]), RAW_IMAGES)
     assert set(LABELS[::2]) <= raw.keys()
