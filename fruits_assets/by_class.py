@@ -219,6 +219,13 @@ def _events(
         raise classes_failed(failed, len(failed) + len(events))
 
 
+def failed_classes(event: dg.DagsterEvent) -> dict[str, str] | None:
+    """The classes that a failed step names, with the reasons; None if it failed as a whole."""
+    failure = event.step_failure_data.user_failure_data
+    classes: Any = failure.metadata.get(FAILED_CLASSES) if failure else None
+    return None if classes is None else dict(classes.value)
+
+
 def classes_failed(failed: Mapping[str, str], number: int) -> dg.Failure:
     """The failure of a step in which some of a number of classes failed; `failed` has the reasons."""
     reasons = "; ".join(f"{label}: {reason}" for label, reason in list(failed.items())[:_NAMED])

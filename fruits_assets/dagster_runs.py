@@ -11,9 +11,10 @@ from typing import Any
 
 import dagster as dg
 
-from fruits_assets.by_class import FAILED_CLASSES
+from fruits_assets.all_assets import FAILED_BEFORE, UpToDateConfig
+from fruits_assets.by_class import failed_classes
 from fruits_assets.definitions import definitions_for
-from fruits_assets.jobs import BRING_UP_TO_DATE, FAILED_BEFORE, OBSERVE_PHOTOS, OP, UpToDateConfig
+from fruits_assets.jobs import BRING_UP_TO_DATE, OBSERVE_PHOTOS
 from fruits_assets.run_plan import RunPlan
 from resources.emr.lifecycle import clusters_ended_after, end_clusters_of_process
 from resources.photo_folders import PhotoFolders
@@ -61,9 +62,8 @@ class Runs:
         self, job: str, config: UpToDateConfig | None, plan: RunPlan | None = None
     ) -> dict[str, str]:
         definitions = definitions_for(self.settings, self.photos, plan)
-        ops = {OP: {"config": config.model_dump(exclude_none=True)}} if config else {}
         result = definitions.resolve_job_def(job).execute_in_process(
-            run_config={**_LOGGING, "ops": ops},
+            run_config=config.model_dump(exclude_none=True) if config else _LOGGING,
             instance=self.instance,
             tags={**self.tags, **(classes_tag(config.classes) if config else {})},
             raise_on_error=False,
@@ -85,11 +85,11 @@ class Runs:
         error, failure = event.step_failure_data.error, event.step_failure_data.user_failure_data
         if error and error.cls_name in _INTERRUPTIONS:
             raise KeyboardInterrupt
-        metadata: Mapping[str, Any] = failure.metadata if failure else {}
-        if FAILED_CLASSES in metadata:
-            return dict(metadata[FAILED_CLASSES].value)
-        if FAILED_BEFORE in metadata:
-            self.failed_classes |= metadata[FAILED_BEFORE].value
+        if (classes := failed_classes(event)) is not None:
+            return classes
+        before: Any = failure.metadata.get(FAILED_BEFORE) if failure else None
+        if before is not None:
+            self.failed_classes |= before.value
         if error and error.cause and error.cls_name == dg.DagsterExecutionStepExecutionError.__name__:
             error = error.cause
         message = (failure.description if failure else error and error.message) or "no message"

@@ -1,6 +1,6 @@
 """The shared parts of asset definitions: group, owners, backfill policy, checks and error handling."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from inspect import isgeneratorfunction
@@ -19,13 +19,17 @@ MAX_RETRIES, FIRST_WAIT_SECONDS = 3, 30
 
 
 def pipeline_asset(
-    *, name: str, checks: Mapping[str, str] | None = None, **definition: Any
+    *,
+    name: str,
+    checks: Mapping[str, str] | None = None,
+    blocking: Collection[str] = (),
+    **definition: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """`dagster.asset` with the group, owners, backfill policy and error handling of this project.
 
-    `checks` maps the name of each check that the asset yields to its description. `definition` goes to
-    `dagster.asset`. One run materializes a whole range of classes; without that backfill policy, Dagster
-    refuses `--partition-range`.
+    `checks` maps the name of each check that the asset yields to its description. The failure of a check in
+    `blocking` stops the assets that follow. `definition` goes to `dagster.asset`. One run materializes a
+    whole range of classes; without that backfill policy, Dagster refuses `--partition-range`.
     """
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
@@ -35,7 +39,7 @@ def pipeline_asset(
             owners=OWNERS,
             backfill_policy=dg.BackfillPolicy.single_run(),
             check_specs=[
-                dg.AssetCheckSpec(check, asset=name, description=text)
+                dg.AssetCheckSpec(check, asset=name, description=text, blocking=check in blocking)
                 for check, text in (checks or {}).items()
             ],
             **definition,

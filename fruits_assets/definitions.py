@@ -8,6 +8,7 @@ import dagster as dg
 from fruits_assets import assets
 from fruits_assets.automation.alerts import alerts
 from fruits_assets.automation.new_photos import keep_up_to_date, late_classes, nightly, photo_observation
+from fruits_assets.automation.old_runs import old_runs
 from fruits_assets.automation.sensors import ended_clusters, killed_runs
 from fruits_assets.jobs import jobs, observe_photos
 from fruits_assets.run_plan import RunPlan
@@ -49,6 +50,7 @@ def definitions_for(
             killed_runs,
             photo_observation(settings),
             keep_up_to_date,
+            old_runs(settings),
             *([ended_clusters(settings)] if settings.makes_clusters else []),
             *([alerts(settings)] if settings.has_alerts else []),
         ],

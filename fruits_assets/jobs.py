@@ -1,99 +1,66 @@
-"""The jobs that bring all assets up to date, each in one run over any classes.
+"""The jobs that bring all assets up to date, and the job that observes the photos."""
 
-Dagster's run of an asset job is of one contiguous range of partitions, and ends at the first asset that fails
-for a class (https://github.com/dagster-io/dagster/issues/17836). So these jobs have one op. It calls the
-functions of the assets for the classes that need it, and yields the events of each class itself.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterEvent
-from dagster._core.events import AssetMaterializationPlannedData
 from pydantic import Field
 
-from fruits_assets.assets.feature_extractor import feature_extractor
-from fruits_assets.assets.feature_quality import QualityConfig, feature_quality
+from fruits_assets.all_assets import OP, UpToDateConfig, all_assets_op
 from fruits_assets.assets.fruit_photos import fruit_photos
-from fruits_assets.assets.mobilenet_features import mobilenet_features
-from fruits_assets.assets.pca_features_csv import pca_features_csv
-from fruits_assets.assets.pca_model import PcaConfig, model_event, pca_model
-from fruits_assets.assets.raw_images import IngestConfig, raw_images
-from fruits_assets.by_class import FAILED_CLASSES, UNCHANGED, ClassConfig, classes_failed
-from fruits_assets.decorators import errors_end_the_step
-from fruits_assets.partitions import register_classes
-from fruits_assets.provenance import DATA_VERSION, provenance, versions_by_class
-from fruits_assets.run_plan import RunPlan, StoreState, plan_run, read_state
-from fruits_assets.store_checks import evaluate, evaluation
-from resources.job_runner import JobRunner
-from resources.local.spark import begin_session
-from resources.photo_folders import Listing, PhotoFolders
-from resources.photo_names import label_of
-from resources.settings import Settings
-from spark_jobs.store.pointers import current_one
-from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
-from spark_jobs.store.tables import rows_by_class
+from fruits_assets.run_plan import RunPlan
 
 BRING_UP_TO_DATE, REFIT_MODEL, EVERYTHING_AGAIN = "bring_up_to_date", "refit_model", "everything_again"
 OBSERVE_PHOTOS = "observe_photos"
 
-# The name of the op of these jobs.
-OP = "all_assets"
 
-# Metadata of a run that ends at an asset, {class: reason}: the classes that had failed before.
-FAILED_BEFORE = "failed_classes_before"
-
-Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+class RefitConfig(UpToDateConfig):
+    refit: bool = Field(default=True, description="Fit a new PCA model on all classes.")
 
 
-class UpToDateConfig(PcaConfig, IngestConfig):
-    """Which classes a run brings up to date, and how far it goes."""
-
-    classes: list[str] = Field(
-        default=[], description="Only these classes; by default all classes of the photos and of the store."
-    )
-    refit: bool = Field(
-        default=False, description="Fit a new PCA model on all classes, and project them with it."
-    )
-    ingest: bool = Field(
-        default=True,
-        description="Read new and changed photos. Without it, photos and extractor of the store are used.",
-    )
-
-    @property
-    def fit(self) -> bool:
-        """Whether a new model is asked for."""
-        return self.refit or self.components is not None or self.variance is not None
+class AgainConfig(UpToDateConfig):
+    recompute: bool = Field(default=True, description="Compute all images of the classes again.")
 
 
 def jobs(plan: RunPlan | None = None) -> list[dg.JobDefinition]:
     """The named jobs. With `plan`, a run in this process does not read the state of the store again."""
-    op = _op(plan)
-    described = {
-        BRING_UP_TO_DATE: (
-            UpToDateConfig(),
+    op = all_assets_op(plan)
+    return [
+        _job(
+            op,
+            BRING_UP_TO_DATE,
+            UpToDateConfig,
             "Reads new and changed photos, and computes what follows from them, in one run. The PCA model "
             "stays; without one, it fits the first.",
         ),
-        REFIT_MODEL: (
-            UpToDateConfig(refit=True),
+        _job(
+            op,
+            REFIT_MODEL,
+            RefitConfig,
             "Fits a new PCA model on all classes, and writes all CSVs with it. A classifier that was trained "
             "on the old components must be trained again.",
         ),
-        EVERYTHING_AGAIN: (
-            UpToDateConfig(recompute=True),
+        _job(
+            op,
+            EVERYTHING_AGAIN,
+            AgainConfig,
             "Reads all photos and computes all features and CSVs again, with the current PCA model.",
         ),
-    }
-    made = [
-        dg.GraphDefinition(name=name, node_defs=[op]).to_job(
-            name=name, description=text, config=dg.RunConfig(ops={OP: config})
-        )
-        for name, (config, text) in described.items()
     ]
-    return made
+
+
+def _job(op: dg.OpDefinition, name: str, config: type[UpToDateConfig], description: str) -> dg.JobDefinition:
+    """A job with one op. Its run config is `config`, which is refused at the launch if it cannot be."""
+
+    @dg.config_mapping
+    def mapped(wanted: config) -> dict[str, Any]:  # type: ignore[valid-type]
+        return {
+            "ops": {OP: {"config": wanted.model_dump(exclude_none=True)}},  # type: ignore[attr-defined]
+            # Progress, warnings and errors; not every event of every step.
+            "loggers": {"console": {"config": {"log_level": "INFO"}}},
+        }
+
+    graph = dg.GraphDefinition(name=name, node_defs=[op])
+    return graph.to_job(name=name, description=description, config=mapped)
 
 
 observe_photos = dg.define_asset_job(
@@ -101,193 +68,3 @@ observe_photos = dg.define_asset_job(
     selection=[fruit_photos],
     description="Lists the photos, registers new classes, and marks the classes whose photos have changed.",
 )
-
-
-def unknown_to_dagster(instance: dg.DagsterInstance, state: StoreState) -> set[str]:
-    """The classes of the store whose versions differ from those that Dagster has heard of last.
-
-    They are the classes that Dagster has never seen, as after the loss of its home, and those that another
-    machine has changed.
-    """
-    tables = {RAW_IMAGES: state.images, MOBILENET_FEATURES: state.features, PCA_FEATURES_CSV: state.csvs}
-    unknown: set[str] = set()
-    for table, versions in tables.items():
-        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        told = versions_by_class(instance, dg.AssetKey(table), kind)
-        unknown |= {
-            label
-            for label, version in versions.items()
-            if not version.damage and told.get(label) != version.data_version
-        }
-    return unknown
-
-
-def _op(plan: RunPlan | None) -> dg.OpDefinition:
-    @dg.op(name=OP, out={})
-    @errors_end_the_step
-    def all_assets(
-        context: dg.OpExecutionContext,
-        config: UpToDateConfig,
-        settings: dg.ResourceParam[Settings],
-        photos: dg.ResourceParam[PhotoFolders],
-        job_runner: JobRunner,
-    ) -> Iterator[Event]:
-        resources = {"settings": settings, "photos": photos, "job_runner": job_runner}
-        yield from _Run(context, config, resources).bring_up_to_date(plan)
-
-    return all_assets
-
-
-class _AssetContext(dg.AssetExecutionContext):
-    """The context of an asset whose function this op calls for some classes."""
-
-    def __init__(
-        self, context: dg.OpExecutionContext, asset: dg.AssetsDefinition, labels: Iterable[str]
-    ) -> None:
-        super().__init__(context)
-        self._asset, self._labels = asset, sorted(labels)
-
-    @property
-    def asset_key(self) -> dg.AssetKey:
-        return self._asset.key
-
-    @property
-    def assets_def(self) -> dg.AssetsDefinition:
-        return self._asset
-
-    @property
-    def partition_keys(self) -> list[str]:
-        return self._labels
-
-
-class _Run:
-    """A run of the op: what it was asked for, its resources, and the classes that have failed so far."""
-
-    def __init__(
-        self, context: dg.OpExecutionContext, config: UpToDateConfig, resources: Mapping[str, Any]
-    ) -> None:
-        self.context, self.config, self.resources = context, config, resources
-        self.settings: Settings = resources["settings"]
-        self.store = open_root(self.settings.store)
-        self.failed: dict[str, str] = {}
-
-    def bring_up_to_date(self, plan: RunPlan | None) -> Iterator[Event]:
-        """Does what the plan says, and fails at the end if classes have failed."""
-        plan = plan or self._plan()
-        for name, value in plan.lines:
-            self.context.log.info(f"{name}: {value}")
-        # Dagster may not know what is in the store. Then the assets look at these classes, and tell it.
-        unknown = unknown_to_dagster(self.context.instance, plan.state) & plan.classes
-        if self.config.ingest:
-            yield from self._events(fruit_photos)
-        register_classes(self.context.instance, sorted(plan.classes))
-        if not plan.is_empty and self.settings.env == "local":
-            begin_session(self.settings)  # it starts while steps without Spark run
-        self._fail(raw_images, plan.photos.failed)
-        yield from self._materialize(plan, unknown)
-        for result in evaluate(self.context.instance, self.settings):
-            yield evaluation(result)
-        if self.failed:
-            raise classes_failed(self.failed, len(plan.classes))
-
-    def _plan(self) -> RunPlan:
-        return plan_run(
-            self.settings,
-            self.store,
-            read_state(self.store),
-            self.resources["photos"].listing if self.config.ingest else Listing(),
-            [label_of(label) for label in self.config.classes],
-            fit=self.config.fit,
-            recompute=self.config.recompute,
-            accept_removals=self.config.accept_removals,
-        )
-
-    def _materialize(self, plan: RunPlan, unknown: set[str]) -> Iterator[Event]:
-        config, again = self.config, ClassConfig(recompute=self.config.recompute)
-        if plan.is_empty and not unknown:
-            return
-        if config.ingest:
-            yield from self._events(feature_extractor)
-            to_ingest = {*plan.photos.changed, *unknown} - plan.photos.failed.keys()
-            ingest = IngestConfig(recompute=config.recompute, accept_removals=config.accept_removals)
-            yield from self._events(raw_images, to_ingest, ingest)
-        # The last version of a failed class passes through the same extractor and model as the others.
-        usable = (plan.to_do | unknown) & rows_by_class(self.store, RAW_IMAGES).keys()
-        yield from self._events(mobilenet_features, usable, again)
-        if plan.fit:
-            fit = PcaConfig(components=config.components, variance=config.variance)
-            yield from self._events(pca_model, config=fit)
-            yield from self._events(feature_quality, config=QualityConfig())
-            # The new model projects every class of the store, also one that another machine has just added.
-            usable |= rows_by_class(self.store, MOBILENET_FEATURES).keys()
-        elif (model := current_one(self.store, PCA_MODEL)) is not None:
-            yield from model_event(self.context.instance, self.store, model)
-        yield from self._events(pca_features_csv, usable, again)
-
-    def _fail(self, asset: dg.AssetsDefinition, classes: Mapping[str, str]) -> None:
-        """Keeps the reasons of failed classes, and lets Dagster mark their partitions.
-
-        Dagster marks a partition as failed that a failed run had planned, and did not materialize.
-        """
-        self.failed |= classes
-        for label in classes:
-            planned = DagsterEvent.build_asset_materialization_planned_event(
-                self.context.job_name,
-                OP,
-                AssetMaterializationPlannedData(asset.key, partition=label, partitions_subset=None),
-            )
-            self.context.instance.report_dagster_event(planned, self.context.run_id)
-
-    def _events(
-        self,
-        asset: dg.AssetsDefinition,
-        labels: Iterable[str] | None = None,
-        config: dg.Config | None = None,
-    ) -> Iterator[Event]:
-        """Calls the function of an asset, for classes if it has partitions, and yields its events."""
-        if labels is not None and not (labels := sorted(labels)):
-            return
-        context = _AssetContext(self.context, asset, labels or ())
-        arguments = {
-            name: self.resources[name] for name in asset.required_resource_keys & self.resources.keys()
-        }
-        if config is not None:
-            arguments["config"] = config
-        told = {}
-        if labels:
-            kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-            told = versions_by_class(self.context.instance, asset.key, kind)
-        function: Any = asset.op.compute_fn
-        tags = provenance(context)
-        try:
-            result = function.decorated_fn(context, **arguments)
-            for event in result if isinstance(result, Iterator) else [result]:
-                match event:
-                    case dg.AssetMaterialization(description=str(text), partition=str(label)) if (
-                        text == UNCHANGED and told.get(label) == (event.tags or {}).get(DATA_VERSION)
-                    ):
-                        continue
-                    case dg.AssetMaterialization() | dg.AssetObservation():
-                        yield event
-                    case dg.AssetCheckResult():
-                        yield evaluation(event, asset.key)
-                    case dg.ObserveResult():
-                        yield dg.AssetObservation(asset.key, metadata=event.metadata)
-                    case dg.MaterializeResult() if labels is None:
-                        version = event.data_version.value if event.data_version else context.run.run_id
-                        yield dg.AssetMaterialization(
-                            asset.key, metadata=event.metadata, tags={**tags, DATA_VERSION: version}
-                        )
-                if isinstance(event, dg.MaterializeResult | dg.ObserveResult):
-                    for check in event.check_results or ():
-                        yield evaluation(check, asset.key)
-        except dg.Failure as failure:
-            classes: Any = failure.metadata.get(FAILED_CLASSES)
-            if classes is None:
-                raise dg.Failure(
-                    f"{asset.key.to_user_string()} failed: {failure.description}",
-                    metadata={FAILED_BEFORE: self.failed},
-                    allow_retries=False,
-                ) from failure
-            self.context.log.error(f"{asset.key.to_user_string()}: {failure.description}")
-            self._fail(asset, classes.value)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
+from fruits_assets.all_assets import UpToDateConfig, unknown_to_dagster
 from fruits_assets.costs.plan import expected_seconds
 from fruits_assets.costs.run_records import read_records
 from fruits_assets.dagster_runs import FailedCheck, Runs, dagster_runs
 from fruits_assets.free_space import check_free_space, full_disk_explained
-from fruits_assets.jobs import UpToDateConfig, unknown_to_dagster
 from fruits_assets.run_plan import RunPlan, plan_run, read_state
 from fruits_assets.store_checks import FITTED_ON_CURRENT_FEATURES
 from resources.emr.residency import check_residency

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import dagster as dg
 
+from fruits_assets.all_assets import UpToDateConfig
 from fruits_assets.dagster_runs import Runs, dagster_runs
-from fruits_assets.jobs import UpToDateConfig
 from fruits_assets.provenance import DATA_VERSION, earlier_provenance
 from resources.emr.residency import check_residency
 from resources.settings import Settings

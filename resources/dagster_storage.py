@@ -1,4 +1,7 @@
-"""Dagster's storages in SQLite: created by one process at a time, and fast for many events.
+"""Dagster's storages: in SQLite for one machine, or in PostgreSQL for a team.
+
+The variable DAGSTER_POSTGRES_URL names a database, and then Dagster's own storages for PostgreSQL are used.
+SQLite's storages here are created by one process at a time, and fast for many events.
 
 Two processes that create Dagster's own run storage at once, as two first runs do, give its database two
 versions, and no later process can open it (https://github.com/dagster-io/dagster/issues/27390).
@@ -29,9 +32,15 @@ from dagster._serdes import ConfigurableClassData
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
+from spark_jobs.errors import FruitsError
+
 # The largest number of events in a batch: planned events, or the events of one result for many partitions.
 # Without this variable, Dagster stores each event alone.
 _BATCH_SIZE = ("DAGSTER_EVENT_BATCH_SIZE", "500")
+
+# The address of a database, postgresql://user:password@host:5432/name. It holds a password, so dagster.yaml,
+# which the UI shows, does not have it.
+_POSTGRES_URL = "DAGSTER_POSTGRES_URL"
 
 # The number of databases that stay open: the index and the runs used last. A webserver reads thousands.
 OPEN_DATABASES = 8
@@ -40,10 +49,12 @@ OPEN_DATABASES = 8
 class _InHome:
     """A storage of Dagster whose files are in a folder of the Dagster home, where Dagster itself puts them.
 
-    A process holds the lock of the home while it opens or creates the storage.
+    A process holds the lock of the home while it opens or creates the storage. `postgres` is the name of the
+    class in `dagster_postgres` that replaces it where a database is named.
     """
 
     folder: ClassVar[str]
+    postgres: ClassVar[str]
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -53,22 +64,36 @@ class _InHome:
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> Any:
+        os.environ.setdefault(*_BATCH_SIZE)
         home = Path(config_value["home"])
         home.mkdir(parents=True, exist_ok=True)
+        if url := os.environ.get(_POSTGRES_URL):
+            return _postgres_class(cls.postgres)(url, should_autocreate_tables=True, inst_data=inst_data)
         with FileLock(home / ".storage.lock"):
             return cls.from_local(str(home / cls.folder), inst_data)  # type: ignore[attr-defined]
+
+
+def _postgres_class(name: str) -> Any:
+    try:
+        import dagster_postgres
+    except ImportError:
+        raise FruitsError(
+            f"{_POSTGRES_URL} is set, and the package dagster-postgres is missing. Install it: "
+            "pip install 'fruits-platform[postgres]'"
+        ) from None
+    return getattr(dagster_postgres, name)
 
 
 class RunStorage(_InHome, SqliteRunStorage):
     """Dagster's own storage of runs."""
 
-    folder = "history"
+    folder, postgres = "history", "PostgresRunStorage"
 
 
 class ScheduleStorage(_InHome, SqliteScheduleStorage):
     """Dagster's own storage of schedules and sensors."""
 
-    folder = "schedules"
+    folder, postgres = "schedules", "PostgresScheduleStorage"
 
 
 class EventLog(_InHome, SqliteEventLogStorage):
@@ -78,7 +103,7 @@ class EventLog(_InHome, SqliteEventLogStorage):
     failure, which ends the run anyway, may remove its last events.
     """
 
-    folder = "history/runs"
+    folder, postgres = "history/runs", "PostgresEventLogStorage"
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: dict[str, Engine] = {}  # in the order of their last use
@@ -91,7 +116,6 @@ class EventLog(_InHome, SqliteEventLogStorage):
 
     @classmethod
     def from_local(cls, base_dir: str, inst_data: ConfigurableClassData | None = None) -> "EventLog":
-        os.environ.setdefault(*_BATCH_SIZE)
         return cls(base_dir, inst_data)
 
     @contextmanager

@@ -4,6 +4,7 @@ An owner is what shares one EMR cluster: a backfill, a `fruits run`, or a run wi
 """
 
 import socket
+import time
 from collections.abc import Sequence
 
 import dagster as dg
@@ -19,6 +20,9 @@ BACKFILL_TAG = "dagster/backfill"
 _HOST = "fruits/host"
 
 _NAMED = 5  # classes in a tag
+
+# A run begins its first step within seconds after its start, and after minutes on the busiest machine.
+_BEGIN_SECONDS = 900
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
@@ -81,12 +85,26 @@ def fail_killed_runs(instance: dg.DagsterInstance) -> set[str]:
     A process that was killed cannot report its end: Dagster would show its run as started for ever, and its
     queue would wait for it.
     """
+    records = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
     killed = [
-        run
-        for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
-        if lock_state(instance, run.run_id) == Lock.LEFT
+        record.dagster_run
+        for record in records
+        if lock_state(instance, record.dagster_run.run_id) == Lock.LEFT or _never_began(instance, record)
     ]
     for run in killed:
         instance.report_run_failed(run, "The process of this run was killed.")
         remove_lock(instance, run.run_id)
     return {owner_of(run) for run in killed}
+
+
+def _never_began(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    """Whether a run has started long ago, and no step of it: its process died before it took its lock.
+
+    A run of another host, whose locks are not here, has started a step by then.
+    """
+    run_id, started = record.dagster_run.run_id, record.start_time
+    if started is None or time.time() - started < _BEGIN_SECONDS:
+        return False
+    if lock_state(instance, run_id) != Lock.NONE:
+        return False
+    return not instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,18 +32,27 @@ class DagsterUi:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                answer = json.load(response)
+        except urllib.error.HTTPError as error:  # the status is 500 where the answer is a PythonError
+            answer = json.load(error)
         assert "errors" not in answer, answer
         data: dict[str, Any] = answer["data"]
         return data
+
+    def answers(self) -> bool:
+        """Whether the web server accepts connections."""
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
 
     def launch(self, job: str, config: Mapping[str, Any] | None = None) -> str:
         """Starts a run of a job, as its launchpad does; returns the id of the run."""
         answer = self.ask(
             """mutation ($p: ExecutionParams!) { launchRun(executionParams: $p) {
                  __typename ... on LaunchRunSuccess { run { runId } }
-                 ... on RunConfigValidationInvalid { errors { message } } } }""",
+                 ... on RunConfigValidationInvalid { errors { message } }
+                 ... on PythonError { errorChain { error { message } } } } }""",
             p={"selector": {**_CODE, "jobName": job}, "runConfigData": dict(config or {})},
         )["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
@@ -131,13 +141,9 @@ def dagster_ui(environment: Mapping[str, str], port: int, folder: Path) -> Itera
             start_new_session=True,
         )
     try:
-        wait_for(lambda: _listens(port))
-        yield DagsterUi(port, log)
+        ui = DagsterUi(port, log)
+        wait_for(ui.answers)
+        yield ui
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0

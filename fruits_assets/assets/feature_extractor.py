@@ -41,6 +41,7 @@ _DETAILS = {"weights", "weights_sha256", "trained", "ir_sha256", "max_abs_differ
         "matches_keras": "OpenVINO and Keras compute the same features of probe images.",
         "trained_weights": "The weights were trained, not drawn at random.",
     },
+    blocking={"matches_keras"},
 )
 def feature_extractor(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]

@@ -58,6 +58,7 @@ class PcaConfig(dg.Config):
             "The components keep at least FRUITS_MIN_EXPLAINED_VARIANCE of the variance."
         ),
     },
+    blocking={"orthonormal"},
 )
 def pca_model(
     context: dg.AssetExecutionContext,

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from fruits_assets.by_class import FAILED_CLASSES
+from fruits_assets.by_class import failed_classes
 from resources.messages import send
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
@@ -122,12 +122,11 @@ def _of_checks(context: dg.SensorEvaluationContext, settings: Settings, seen: Se
 
 def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, list[str]]:
     """Why a run failed, in a sentence, and the classes that failed."""
-    causes, classes = [], []
+    causes, classes = [], list[str]()
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        data = entry.get_dagster_event().step_failure_data
-        failure, error = data.user_failure_data, data.error
-        listed: Any = failure.metadata.get(FAILED_CLASSES) if failure else None
-        classes += list(listed.value) if listed else []
+        event = entry.get_dagster_event()
+        failure, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
+        classes += failed_classes(event) or {}
         while error and error.cause:
             error = error.cause
         text = (failure.description if failure else None) or (error.message if error else None) or ""

@@ -6,14 +6,14 @@ from typing import Any
 
 import dagster as dg
 
+from fruits_assets.all_assets import UpToDateConfig
 from fruits_assets.assets.fruit_photos import changed_photos
+from fruits_assets.by_class import failed_classes
 from fruits_assets.jobs import (
     BRING_UP_TO_DATE,
     EVERYTHING_AGAIN,
     OBSERVE_PHOTOS,
-    OP,
     REFIT_MODEL,
-    UpToDateConfig,
 )
 from fruits_assets.store_checks import CSVS_FOLLOW_PHOTOS
 from resources.photo_folders import Listing, list_photos
@@ -106,14 +106,14 @@ def keep_up_to_date(context: dg.SensorEvaluationContext) -> Events:
 def _request(labels: list[str]) -> dg.RunRequest:
     """A run of `bring_up_to_date` over these classes, or over all classes."""
     config = UpToDateConfig(classes=labels).model_dump(exclude_none=True)
-    return dg.RunRequest(run_config={"ops": {OP: {"config": config}}}, tags=classes_tag(labels))
+    return dg.RunRequest(run_config=config, tags=classes_tag(labels))
 
 
 def _changes(instance: dg.DagsterInstance, cursor: int) -> tuple[set[str], bool, int]:
     """The classes with events after the cursor, whether all classes are meant, and the newest event.
 
-    Events of a run that brought everything up to date are not counted. Those of such a run that failed are:
-    it may have ended before the classes that followed.
+    Events of a run that brought all of its classes up to date are not counted. Those of such a run that ended
+    early are counted.
     """
     labels: set[str] = set()
     everything, newest, complete = False, cursor, dict[str, bool]()
@@ -124,8 +124,7 @@ def _changes(instance: dg.DagsterInstance, cursor: int) -> tuple[set[str], bool,
         for record in _records(fetch, dg.AssetKey(asset), cursor):
             newest = max(newest, record.storage_id)
             if record.run_id not in complete:
-                run = instance.get_run_by_id(record.run_id)
-                complete[record.run_id] = bool(run and run.job_name in _JOBS and run.is_success)
+                complete[record.run_id] = _is_complete(instance, record.run_id)
             if complete[record.run_id]:
                 continue
             if asset in (PCA_MODEL, FEATURE_EXTRACTOR):
@@ -133,6 +132,15 @@ def _changes(instance: dg.DagsterInstance, cursor: int) -> tuple[set[str], bool,
             elif record.partition_key is not None:
                 labels.add(record.partition_key)
     return labels, everything, newest
+
+
+def _is_complete(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run has brought its classes up to date, except those that failed by name."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.job_name not in _JOBS:
+        return False
+    failures = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    return run.is_success or any(failed_classes(entry.get_dagster_event()) for entry in failures)
 
 
 def _records(fetch: Callable[..., Any], key: dg.AssetKey, after: int) -> Iterator[Any]:

@@ -47,7 +47,7 @@ def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("Spark starts")
 
     monkeypatch.setattr(LocalSpark, "run", refuse)
-    monkeypatch.setattr("fruits_assets.jobs.begin_session", refuse)
+    monkeypatch.setattr("fruits_assets.all_assets.begin_session", refuse)
 
 
 def files_of(folder: Path) -> dict[Path, int]:
@@ -165,11 +165,25 @@ def test_a_summary_has_the_failed_checks_and_an_error_among_them_is_a_failure(
     assert ("check", f"raw_images.no_doubles warns: {doubled.reason}") in summary.lines
     assert not summary.failed
     copy.unlink()
-    monkeypatch.setattr("fruits_assets.assets.feature_extractor.MAX_DIFFERENCE", -1)
+    monkeypatch.setattr("fruits_assets.assets.raw_images.bad_photos", lambda store: {"Lemon": 1})
     summary = run()
-    [different] = summary.failed_checks
-    assert (different.check, different.is_error) == ("feature_extractor.matches_keras", True)
+    [wrong] = [check for check in summary.failed_checks if check.is_error]
+    assert (wrong.check, wrong.reason) == ("raw_images.counts_reconcile", "Lemon")
     assert summary.failed
+
+
+def test_nothing_is_computed_with_an_extractor_that_fails_its_check(
+    platform: Platform, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = current_versions(platform.store, MOBILENET_FEATURES)
+    monkeypatch.setattr("fruits_assets.assets.feature_extractor.MAX_DIFFERENCE", -1)
+    add_photo(platform, "Kiwi")
+    with pytest.raises(FruitsError, match="feature_extractor failed: the check matches_keras failed"):
+        run()
+    # A run of assets stops there too.
+    assert not platform.run(["feature_extractor", *BY_CLASS], "Kiwi").success
+    assert current_versions(platform.store, MOBILENET_FEATURES) == before
+    assert not platform.check("matches_keras").passed
 
 
 def test_classes_that_failed_are_named_where_a_later_step_ends_the_run(platform: Platform, run: Run) -> None:

@@ -349,7 +349,7 @@ def test_status_tells_changes_and_failures_and_computes_nothing(shell: Shell) ->
     shell.run("fruits", "run", exits=1)
     output = shell.run("fruits", "status", exits=1)
     assert f"failed  Kiwi: 1 of {IMAGES} photos are bad" in output
-    assert "check  pca_model.fitted_on_current_features warns: 1 image and 0 classes have come" in output
+    assert "model  1 image and 0 classes have come since it was fitted" in output
 
 
 def test_observe_registers_new_classes(shell: Shell) -> None:

@@ -10,10 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from benchmarks.photo_sets import variant
-from fruits_assets.jobs import BRING_UP_TO_DATE, OBSERVE_PHOTOS, OP, REFIT_MODEL
+from fruits_assets.jobs import BRING_UP_TO_DATE, EVERYTHING_AGAIN, OBSERVE_PHOTOS, REFIT_MODEL
 from fruits_assets.partitions import known_classes
 from rehearsal.processes import reserved_ports
 from spark_jobs.store.schemas import PCA_FEATURES_CSV, RAW_IMAGES
@@ -124,6 +125,7 @@ def test_photos_of_scattered_classes_are_picked_up_by_one_run(team: Team) -> Non
     assert len(team.ui.runs(pipelineName=OBSERVE_PHOTOS)) == observations
 
 
+@pytest.mark.slow
 def test_each_class_of_a_backfill_is_materialized_once_and_a_bad_class_fails_alone(team: Team) -> None:
     labels = team.labels
     chosen, bad = [labels[0], labels[1], labels[3], labels[5]], labels[3]
@@ -173,13 +175,34 @@ def test_a_failed_run_and_a_failed_check_are_told_with_classes_cause_and_link(te
 
 
 def test_a_job_fits_a_new_model_and_projects_every_class_in_one_run(team: Team) -> None:
-    run = team.ui.launch(REFIT_MODEL, {"ops": {OP: {"config": {"refit": True, "components": 7}}}})
+    with pytest.raises(AssertionError, match="less than or equal to 1280"):
+        team.ui.launch(REFIT_MODEL, {"components": 2000})
+    run = team.ui.launch(REFIT_MODEL, {"components": 7})
     assert team.ui.wait_for_run(run) == "SUCCESS"
     assert team.materialized_by([run], PCA_FEATURES_CSV) == sorted(team.labels)
     assert "pc7" in team.shell.csv(team.labels[0])[0]
     assert "pc8" not in team.shell.csv(team.labels[0])[0]
 
 
+@pytest.mark.slow
+def test_a_run_whose_process_is_killed_is_marked_as_failed_and_repeated_once(team: Team) -> None:
+    killed = team.ui.launch(EVERYTHING_AGAIN)
+    lock = team.shell.home / "running" / killed
+    wait_for(lock.exists, PATIENCE)
+    [process] = [
+        process
+        for process in psutil.process_iter()
+        if "python" in process.name() and any(file.path == str(lock) for file in process.open_files())
+    ]
+    process.kill()
+    assert team.ui.wait_for_run(killed, PATIENCE) == "FAILURE"
+    of_killed = [{"key": "dagster/parent_run_id", "value": killed}]
+    [again] = wait_for(lambda: team.ui.runs(tags=of_killed), PATIENCE)
+    assert team.ui.wait_for_run(again["runId"], PATIENCE) == "SUCCESS"
+    assert team.materialized_by([again["runId"]], PCA_FEATURES_CSV) == sorted(team.labels)
+
+
+@pytest.mark.slow
 def test_a_cancelled_backfill_ends_its_runs(team: Team) -> None:
     for label in team.labels:
         for number in range(100, 160):

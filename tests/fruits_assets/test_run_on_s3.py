@@ -32,6 +32,7 @@ print(json.dumps({{
 """
 
 
+@pytest.mark.slow
 def test_keys_of_a_profile_are_renewed_in_a_stage_and_a_bad_object_concerns_itself_alone(
     tmp_path: Path, sample_photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

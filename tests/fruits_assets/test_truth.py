@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fruits_assets.costs.run_records import read_records
 from fruits_assets.partitions import fruit_classes, known_classes
 from fruits_assets.pipeline import Summary, run_pipeline
 from spark_jobs.store.leases import held_lease
@@ -14,6 +15,7 @@ from spark_jobs.store.pointers import current_by_class, current_one, publish
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 from spark_jobs.store.tables import current, replace_classes
 from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, Platform, log_messages
+from tests.support import current_versions
 
 
 def run(platform: Platform, monkeypatch: pytest.MonkeyPatch, *labels: str, **config: Any) -> Summary:
@@ -61,6 +63,26 @@ def test_a_fit_on_a_new_machine_before_any_observation_takes_all_classes(platfor
     new = Platform(platform.photos.parent)
     assert new.run([PCA_MODEL]).success
     assert new.metadata(PCA_MODEL)["classes"] == len(CLASSES)
+    new.close()
+
+
+def test_a_lost_dagster_home_comes_back_by_one_run_that_computes_nothing(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {(asset, label): platform.version(asset, label) for asset in BY_CLASS for label in CLASSES}
+    pointers = [current_versions(platform.store, asset) for asset in BY_CLASS]
+    shutil.rmtree(platform.home)
+    new = Platform(platform.photos.parent)
+    assert new.out_of_sync() != []
+    summary = run(new, monkeypatch)
+    assert not summary.failed
+    assert known_classes(new.instance) == CLASSES
+    assert new.out_of_sync() == []
+    assert {key: new.version(*key) for key in versions} == versions
+    assert [current_versions(new.store, asset) for asset in BY_CLASS] == pointers
+    assert not {run.run_id for run in new.instance.get_runs()} & {
+        record.run for record in read_records(new.store)[0]
+    }  # no Spark job ran
     new.close()
 
 

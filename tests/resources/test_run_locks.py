@@ -1,6 +1,7 @@
 """The lock of a run tells whether its process lives."""
 
 import socket
+import time
 from collections.abc import Iterator
 
 import dagster as dg
@@ -49,6 +50,31 @@ def test_only_runs_of_killed_processes_are_marked_as_failed(instance: dg.Dagster
         assert fail_killed_runs(instance) == set()
     states = {run.run_id: run.status for run in instance.get_runs()}
     assert states == {killed: dg.DagsterRunStatus.FAILURE, alive: STARTED, elsewhere: STARTED}
+
+
+@pytest.mark.parametrize(("minutes", "has_begun"), [(60, False), (60, True), (1, False)])
+def test_a_run_that_began_no_step_for_long_is_marked_as_failed(
+    instance: dg.DagsterInstance, minutes: int, has_begun: bool
+) -> None:
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.NOT_STARTED)
+    long_ago = time.time() - 60 * minutes
+    start = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, job.name)
+    instance.report_dagster_event(start, run.run_id, timestamp=long_ago)
+    if has_begun:
+        step = dg.DagsterEvent(dg.DagsterEventType.STEP_START.value, job.name, step_key="nothing")
+        instance.report_dagster_event(step, run.run_id, timestamp=long_ago)
+    dead = minutes == 60 and not has_begun
+    assert fail_killed_runs(instance) == ({run.run_id} if dead else set())
+
+
+@dg.op
+def nothing() -> None:
+    pass
+
+
+@dg.job
+def job() -> None:
+    nothing()
 
 
 def test_a_run_of_a_command_is_over_when_the_command_has_ended(instance: dg.DagsterInstance) -> None:
