@@ -36,6 +36,9 @@ FITTED_ON_CURRENT_FEATURES = "fitted_on_current_features"
 DESCRIBES_NEW_IMAGES = "describes_new_images"
 CSVS_FOLLOW_PHOTOS = "csvs_follow_photos"
 
+# A warning names this many classes.
+_NAMED = 5
+
 _SPECS = [
     dg.AssetCheckSpec(
         ONE_FEATURE_PER_IMAGE,
@@ -112,20 +115,31 @@ class _Store:
 def _one_feature_per_image(store: _Store) -> dg.AssetCheckResult:
     features, extractor = store.table(MOBILENET_FEATURES), current_one(store.root, FEATURE_EXTRACTOR)
     inputs = made_with(extractor.data_version, store.settings.decodes_scaled) if extractor else {}
+    behind = classes_behind(features, store.table(RAW_IMAGES), source=RAW_IMAGES, other_inputs=inputs)
     return check_classes(
         ONE_FEATURE_PER_IMAGE,
-        classes_behind(features, store.table(RAW_IMAGES), source=RAW_IMAGES, other_inputs=inputs),
+        behind,
+        warning=_behind(behind, "features are", "the images or the extractor"),
         features=sum(version.rows for version in features.values()),
     )
 
 
 def _one_row_per_feature(store: _Store) -> dg.AssetCheckResult:
     features, csvs = store.table(MOBILENET_FEATURES), store.table(PCA_FEATURES_CSV)
+    behind = classes_behind(csvs, features, source=MOBILENET_FEATURES)
     return check_classes(
         ONE_ROW_PER_FEATURE,
-        classes_behind(csvs, features, source=MOBILENET_FEATURES),
+        behind,
+        warning=_behind(behind, "CSVs are", "the features"),
         rows=sum(version.rows for version in csvs.values()),
     )
+
+
+def _behind(labels: list[str], result: str, source: str) -> str:
+    """A warning, not an error: another run may be at work on these classes."""
+    named = ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
+    classes = counted(len(labels), "class", "classes")
+    return f"In {classes}, {result} older than {source}: {named}. To bring them up to date: fruits run"
 
 
 def _one_model(store: _Store) -> dg.AssetCheckResult:

@@ -68,6 +68,8 @@ class _InHome:
         home = Path(config_value["home"])
         home.mkdir(parents=True, exist_ok=True)
         if url := os.environ.get(_POSTGRES_URL):
+            # SQLAlchemy 2.1 takes psycopg 3 by default, and dagster-postgres brings psycopg 2.
+            url = url.replace("postgresql://", "postgresql+psycopg2://", 1)
             return _postgres_class(cls.postgres)(url, should_autocreate_tables=True, inst_data=inst_data)
         with FileLock(home / ".storage.lock"):
             return cls.from_local(str(home / cls.folder), inst_data)  # type: ignore[attr-defined]
