@@ -154,15 +154,23 @@ class _Run:
             raise
         yield from self._store_checks()
         if self.failed:
-            raise classes_failed(self.failed, len(plan.classes))
+            raise classes_failed(self.failed, len({*plan.classes, *self.failed}))
 
     def _plan(self) -> RunPlan:
+        state = read_state(self.store)
+        listing = self.resources["photos"].listing if self.config.ingest else Listing()
+        labels = [label_of(label) for label in self.config.classes]
+        # A class may have gone since the run was asked for. It does not stop the others.
+        there = [label for label in labels if label in listing.classes or label in state.images]
+        if there:
+            gone = "it has no photos, and the store does not have it"
+            self.failed |= dict.fromkeys(set(labels).difference(there), gone)
         return plan_run(
             self.settings,
             self.store,
-            read_state(self.store),
-            self.resources["photos"].listing if self.config.ingest else Listing(),
-            [label_of(label) for label in self.config.classes],
+            state,
+            listing,
+            there or labels,
             fit=self.config.fit,
             recompute=self.config.recompute,
             accept_removals=self.config.accept_removals,

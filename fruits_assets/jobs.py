@@ -14,10 +14,14 @@ OBSERVE_PHOTOS = "observe_photos"
 
 
 class RefitConfig(UpToDateConfig):
+    """`UpToDateConfig` with a new model."""
+
     refit: bool = Field(default=True, description="Fit a new PCA model on all classes.")
 
 
 class AgainConfig(UpToDateConfig):
+    """`UpToDateConfig` that computes everything again."""
+
     recompute: bool = Field(default=True, description="Compute all images of the classes again.")
 
 

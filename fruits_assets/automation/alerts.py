@@ -18,24 +18,24 @@ EVERY_SECONDS = 30
 # Classes that a message names, and characters of a cause in it.
 _NAMED, _CAUSE = 10, 600
 
+_REMEMBERED = 200  # runs, and messages, in the cursor
+
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
-
-
-@dataclass(frozen=True)
-class Alert:
-    subject: str
-    text: str
 
 
 @dataclass
 class Seen:
-    """The cursor of the sensor: the time until which runs were looked at, and the failures that were told.
+    """The cursor of the sensor: what it has looked at, so that each failure is told once.
 
-    `checks` maps each failed check to the failure that was told, so that the same failure is told once.
+    `until` is the time until which it has looked at runs, and `runs` are the last ones: a tag that Dagster
+    adds to a run makes it look changed. `checks` maps each failed check to the failure that was told.
+    `unsent` are the messages, as (subject, text), that no channel has taken yet.
     """
 
     until: float
+    runs: list[str] = field(default_factory=list)
     checks: dict[str, str] = field(default_factory=dict)
+    unsent: list[tuple[str, str]] = field(default_factory=list)
 
 
 def alerts(settings: Settings) -> dg.SensorDefinition:
@@ -54,21 +54,34 @@ def alerts(settings: Settings) -> dg.SensorDefinition:
             context.update_cursor(json.dumps(seen.__dict__))
             return dg.SkipReason("Alerts begin now.")
         seen = Seen(**json.loads(context.cursor))
-        found = [*_of_runs(context.instance, settings, seen), *_of_checks(context, settings, seen)]
-        for alert in found:
-            try:
-                send(settings, alert.subject, alert.text)
-            except FruitsError as error:
-                if error.retry_helps:  # no channel took it: the cursor stays, and the next tick tries again
-                    raise
-                context.log.error(str(error))
+        seen.unsent += [*_of_runs(context.instance, settings, seen), *_of_checks(context, settings, seen)]
+        sent = _send(context, settings, seen)
         context.update_cursor(json.dumps(seen.__dict__))
-        return dg.SkipReason(f"Messages sent: {len(found)}.")
+        more = (
+            f" Messages that no channel took, for the next tick: {len(seen.unsent)}." if seen.unsent else ""
+        )
+        return dg.SkipReason(f"Messages sent: {sent}.{more}")
 
     return sensor
 
 
-def _of_runs(instance: dg.DagsterInstance, settings: Settings, seen: Seen) -> Iterator[Alert]:
+def _send(context: dg.SensorEvaluationContext, settings: Settings, seen: Seen) -> int:
+    """Sends the messages in their order until one reaches no channel; returns the number of those sent."""
+    sent = 0
+    while seen.unsent:
+        try:
+            send(settings, *seen.unsent[0])
+        except FruitsError as error:
+            context.log.error(str(error))
+            if error.retry_helps:
+                seen.unsent = seen.unsent[-_REMEMBERED:]
+                return sent
+        seen.unsent = seen.unsent[1:]
+        sent += 1
+    return sent
+
+
+def _of_runs(instance: dg.DagsterInstance, settings: Settings, seen: Seen) -> Iterator[tuple[str, str]]:
     """Alerts of the runs that have ended since the last tick."""
     since = datetime.fromtimestamp(seen.until, UTC)
     records = instance.get_run_records(
@@ -77,21 +90,26 @@ def _of_runs(instance: dg.DagsterInstance, settings: Settings, seen: Seen) -> It
     for record in records:
         seen.until = max(seen.until, record.update_timestamp.replace(tzinfo=UTC).timestamp())
         run, link = record.dagster_run, f"{settings.ui_url}/runs/{record.dagster_run.run_id}"
+        if run.run_id in seen.runs:
+            continue
+        seen.runs = [*seen.runs, run.run_id][-_REMEMBERED:]
         if run.status == dg.DagsterRunStatus.FAILURE:
             cause, classes = _cause(instance, run.run_id)
             lines = [f"The run {_name(run)} failed: {cause}"]
             if classes:
                 lines.append(f"Classes: {_named(classes)}")
-            yield Alert(f"Fruits: {_name(run)} failed", "\n".join([*lines, link]))
+            yield f"Fruits: {_name(run)} failed", "\n".join([*lines, link])
         if settings.alert_cost is not None and (cost := _cost(instance, run.run_id)) > settings.alert_cost:
-            yield Alert(
+            yield (
                 f"Fruits: {_name(run)} cost {cost:.2f} USD",
                 f"The run {_name(run)} cost about {cost:.2f} USD, and FRUITS_ALERT_COST is "
                 f"{settings.alert_cost:.2f}.\n{link}",
             )
 
 
-def _of_checks(context: dg.SensorEvaluationContext, settings: Settings, seen: Seen) -> Iterator[Alert]:
+def _of_checks(
+    context: dg.SensorEvaluationContext, settings: Settings, seen: Seen
+) -> Iterator[tuple[str, str]]:
     """Alerts of the checks that fail, and did not fail in the same way at the last tick."""
     assert context.repository_def is not None
     keys = sorted(context.repository_def.asset_graph.asset_check_keys)
@@ -117,7 +135,7 @@ def _of_checks(context: dg.SensorEvaluationContext, settings: Settings, seen: Se
         if classes:
             lines.append(f"Classes: {_named(classes)}")
         link = f"{settings.ui_url}/assets/{'/'.join(key.asset_key.path)}?view=checks"
-        yield Alert(f"Fruits: {name} {'failed' if is_error else 'warns'}", "\n".join([*lines, link]))
+        yield f"Fruits: {name} {'failed' if is_error else 'warns'}", "\n".join([*lines, link])
 
 
 def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, list[str]]:

@@ -1,6 +1,7 @@
 """The sensors and schedules that find new photos and late classes, and bring them up to date."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,12 +10,7 @@ import dagster as dg
 from fruits_assets.all_assets import UpToDateConfig
 from fruits_assets.assets.fruit_photos import changed_photos
 from fruits_assets.by_class import failed_classes
-from fruits_assets.jobs import (
-    BRING_UP_TO_DATE,
-    EVERYTHING_AGAIN,
-    OBSERVE_PHOTOS,
-    REFIT_MODEL,
-)
+from fruits_assets.jobs import BRING_UP_TO_DATE, EVERYTHING_AGAIN, OBSERVE_PHOTOS, REFIT_MODEL
 from fruits_assets.store_checks import CSVS_FOLLOW_PHOTOS
 from resources.photo_folders import Listing, list_photos
 from resources.runs import classes_tag
@@ -40,9 +36,13 @@ _UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 _JOBS = (BRING_UP_TO_DATE, REFIT_MODEL, EVERYTHING_AGAIN)
+# The assets whose events other assets follow.
+_FOLLOWED = (FRUIT_PHOTOS, RAW_IMAGES, MOBILENET_FEATURES, PCA_MODEL, FEATURE_EXTRACTOR)
 _PAGE = 1000
+# A run that failed as a whole, as while S3 is down, is tried again after this time.
+_AGAIN_SECONDS = 1800
 
-Events = dg.RunRequest | dg.SkipReason
+Answer = dg.RunRequest | dg.SkipReason
 
 
 def photo_observation(settings: Settings) -> dg.SensorDefinition:
@@ -59,7 +59,7 @@ def photo_observation(settings: Settings) -> dg.SensorDefinition:
             "starts a run only if photos have changed. On S3 each observation is a run, which lists all keys."
         ),
     )
-    def sensor(context: dg.SensorEvaluationContext) -> Events:
+    def sensor(context: dg.SensorEvaluationContext) -> Answer:
         if _unfinished(context.instance, OBSERVE_PHOTOS):
             return dg.SkipReason("The last observation has not ended.")
         if on_disk:
@@ -87,7 +87,7 @@ def _names(listing: Listing) -> str:
         "and over all classes after a new model or extractor. It never fits a model."
     ),
 )
-def keep_up_to_date(context: dg.SensorEvaluationContext) -> Events:
+def keep_up_to_date(context: dg.SensorEvaluationContext) -> Answer:
     instance = context.instance
     if any(_unfinished(instance, job) for job in _JOBS):
         return dg.SkipReason("A run that brings classes up to date has not ended.")
@@ -98,9 +98,26 @@ def keep_up_to_date(context: dg.SensorEvaluationContext) -> Events:
         return _request([])
     labels, everything, newest = _changes(instance, int(context.cursor))
     context.update_cursor(str(newest))
+    if (again := _to_try_again(instance)) is not None:
+        labels, everything = labels.union(again), everything or not again
     if not labels and not everything:
         return dg.SkipReason("Nothing has changed.")
     return _request([] if everything else sorted(labels))
+
+
+def _to_try_again(instance: dg.DagsterInstance) -> list[str] | None:
+    """The classes of the last run that this sensor started, if it failed as a whole some time ago; else None.
+
+    An empty list is all classes.
+    """
+    tags = {"dagster/sensor_name": keep_up_to_date.name}
+    for record in instance.get_run_records(dg.RunsFilter(tags=tags), limit=1):
+        run = record.dagster_run
+        ended_for = time.time() - (record.end_time or time.time())
+        if run.is_failure and ended_for >= _AGAIN_SECONDS and not _is_complete(instance, run.run_id):
+            config: Any = run.run_config
+            return list(config.get("classes", []))
+    return None
 
 
 def _request(labels: list[str]) -> dg.RunRequest:
@@ -117,7 +134,7 @@ def _changes(instance: dg.DagsterInstance, cursor: int) -> tuple[set[str], bool,
     """
     labels: set[str] = set()
     everything, newest, complete = False, cursor, dict[str, bool]()
-    for asset in (FRUIT_PHOTOS, RAW_IMAGES, MOBILENET_FEATURES, PCA_MODEL, FEATURE_EXTRACTOR):
+    for asset in _FOLLOWED:
         fetch: Callable[..., Any] = (
             instance.fetch_observations if asset == FRUIT_PHOTOS else instance.fetch_materializations
         )
@@ -160,7 +177,7 @@ def _newest(instance: dg.DagsterInstance) -> int:
     """The storage id of the newest event of any asset."""
     found = [
         fetch(dg.AssetKey(asset), limit=1).records
-        for asset in (FRUIT_PHOTOS, RAW_IMAGES, MOBILENET_FEATURES, PCA_MODEL, FEATURE_EXTRACTOR)
+        for asset in _FOLLOWED
         for fetch in (instance.fetch_observations, instance.fetch_materializations)
     ]
     return max((records[0].storage_id for records in found if records), default=0)

@@ -15,7 +15,16 @@ from fruits_assets.definitions import definitions_for
 from fruits_assets.jobs import BRING_UP_TO_DATE, OBSERVE_PHOTOS
 from fruits_assets.pipeline import run_pipeline
 from resources.settings import Settings
-from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, Platform, add_photo, spoil_photo
+from spark_jobs.errors import FruitsError
+from tests.fruits_assets.dagster_platform import (
+    BY_CLASS,
+    CLASSES,
+    IMAGES,
+    Platform,
+    add_photo,
+    failed_classes,
+    spoil_photo,
+)
 
 
 class Ticks:
@@ -83,6 +92,30 @@ def test_nothing_is_requested_while_a_run_is_unfinished_or_no_model_is_there(
     assert "no PCA model" in Ticks(untouched, keep_up_to_date, untouched.settings).tick()
 
 
+def test_a_run_that_failed_as_a_whole_is_tried_again_after_a_while(
+    platform: Platform, following: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = platform.instance.create_run_for_job(
+        definitions_for(platform.settings).resolve_job_def(BRING_UP_TO_DATE),
+        run_config={"classes": ["Kiwi"]},
+        tags={"dagster/sensor_name": "keep_up_to_date"},
+    )
+    platform.instance.report_run_failed(run, "S3 cannot be reached.")
+    assert following.tick() == "Nothing has changed."
+    monkeypatch.setattr("fruits_assets.automation.new_photos._AGAIN_SECONDS", 0)
+    assert requested(following.tick()) == ["Kiwi"]
+
+
+def test_a_class_that_has_gone_since_the_request_does_not_stop_the_others(platform: Platform) -> None:
+    add_photo(platform, "Kiwi")
+    job = definitions_for(platform.settings).resolve_job_def(BRING_UP_TO_DATE)
+    run = job.execute_in_process(
+        {"classes": ["Durian", "Kiwi"]}, instance=platform.instance, raise_on_error=False
+    )
+    assert failed_classes(run) == {"Durian": "it has no photos, and the store does not have it"}
+    assert platform.metadata("pca_features_csv", "Kiwi")["images"] == IMAGES + 1
+
+
 def test_photos_on_disk_are_observed_only_after_a_change(platform: Platform) -> None:
     ticks = Ticks(platform, photo_observation(platform.settings), platform.settings)
     assert ticks.sensor.default_status == dg.DefaultSensorStatus.RUNNING
@@ -132,8 +165,32 @@ def test_a_run_that_costs_more_than_the_limit_is_told(
     assert sent == [
         f"The run backfill cost about 0.75 USD, and FRUITS_ALERT_COST is 0.50.\nhttp://dagster/runs/{run.run_id}"
     ]
+    platform.instance.add_run_tags(run.run_id, {"seen": "by a person"})
     ticks.tick()
     assert len(sent) == 1
+
+
+def test_a_message_that_no_channel_takes_is_sent_later_and_once(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    reachable = [False]
+
+    def send(_: Settings, subject: str, text: str) -> None:
+        if not reachable[0]:
+            raise FruitsError("no channel", retry_helps=True)
+        sent.append(subject)
+
+    monkeypatch.setattr("fruits_assets.automation.alerts.send", send)
+    ticks = Ticks(platform, alerts(platform.settings), platform.settings)
+    ticks.tick()
+    spoil_photo(platform, "Kiwi")
+    platform.run(["raw_images"], "Kiwi")
+    assert ticks.tick() == "Messages sent: 0. 1 wait: no channel took them."
+    reachable[0] = True
+    ticks.tick()
+    ticks.tick()
+    assert sent == ["Fruits: raw_images failed"]
 
 
 def test_late_classes_are_those_whose_photos_changed_long_ago(platform: Platform) -> None:
