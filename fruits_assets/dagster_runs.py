@@ -22,6 +22,7 @@ from resources.run_locks import held_lock
 from resources.runs import COMMAND_TAG, classes_tag, fail_killed_runs, owner_is_over, owner_tags
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
+from spark_jobs.wording import named
 
 _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedError.__name__)
 
@@ -137,10 +138,8 @@ def _failed(checks: Iterable[dg.AssetCheckEvaluation]) -> list[FailedCheck]:
 
 def _failing_classes(check: dg.AssetCheckEvaluation) -> str:
     """The first classes that a check names in its metadata."""
-    named: Any = check.metadata.get("failing_classes")
-    labels = list(named.value) if named else []
-    more = f", and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else ""
-    return f"{', '.join(labels[:_NAMED])}{more}" or "its metadata in Dagster has the figures"
+    classes: Any = check.metadata.get("failing_classes")
+    return named(list(classes.value) if classes else [], _NAMED) or "its metadata in Dagster has the figures"
 
 
 def _command() -> str:

@@ -16,7 +16,7 @@ from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.classes import Holding, forget_classes, holdings, refuse_old_store
 from spark_jobs.store.root import open_root
-from spark_jobs.wording import counted
+from spark_jobs.wording import counted, named
 
 # A message names this many classes.
 _NAMED = 10
@@ -68,8 +68,8 @@ def described(holding: Holding) -> str:
 def _refuse_unknown(labels: Sequence[str], known: Sequence[str]) -> None:
     for label in labels:
         if label not in known:
-            names = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "")
-            raise FruitsError(f"The store has no class {label!r}. Its classes: {names or 'none'}")
+            names = named(known, _NAMED) or "none"
+            raise FruitsError(f"The store has no class {label!r}. Its classes: {names}")
 
 
 def _refuse_busy(instance: dg.DagsterInstance, labels: Sequence[str]) -> None:

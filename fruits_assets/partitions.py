@@ -9,6 +9,8 @@ from typing import Any
 import click
 import dagster as dg
 
+from spark_jobs.wording import named
+
 # Dagster's tags for a run of one partition, and of a contiguous range of partitions.
 PARTITION = "dagster/partition"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -28,7 +30,7 @@ class _FruitClasses(dg.DynamicPartitionsDefinition):
             super().validate_partition_key(partition_key, context)
         except dg.DagsterUnknownPartitionError:
             known = context.dynamic_partitions_store.get_dynamic_partitions(self.name)
-            names = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "")
+            names = named(known, _NAMED)
             raise click.ClickException(
                 f"Dagster knows no class {partition_key!r}. It knows {names or 'none'}. This command "
                 "registers the classes of the photos: fruits observe"

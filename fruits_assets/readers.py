@@ -27,6 +27,7 @@ from spark_jobs.store.s3_errors import s3_errors_explained
 from spark_jobs.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, SCHEMAS
 from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Part, Version
+from spark_jobs.wording import named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +127,7 @@ def _versions(root: Root, output: str, classes: Collection[str] | None) -> dict[
     versions = read(root, output, classes)
     if absent := [label for label in classes or () if label not in versions]:
         labels = list(read(root, output))
-        shown = ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
+        shown = named(labels, _NAMED)
         raise FruitsError(
             f"{root.uri_of(output)} has no class {absent[0]!r}. Its classes are: {shown or 'none'}."
         )

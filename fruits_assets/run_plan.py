@@ -19,7 +19,7 @@ from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import FEATURE_EXTRACTOR, MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL
 from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Version, is_name
-from spark_jobs.wording import counted
+from spark_jobs.wording import counted, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def _check_classes(
     if unknown:
         raise FruitsError(
             f"There is no class {unknown[0]!r}, neither under FRUITS_IMAGES={settings.images} nor in the "
-            f"store. There are {', '.join(present[:10]) or 'none'}" + (", ..." if len(present) > 10 else "")
+            f"store. There are {named(present, 10) or 'none'}"
         )
     if labels and model is None:
         raise FruitsError(

@@ -27,7 +27,7 @@ from spark_jobs.store.schemas import (
 )
 from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Version, classes_behind
-from spark_jobs.wording import counted
+from spark_jobs.wording import counted, named
 
 ONE_FEATURE_PER_IMAGE = "one_feature_per_image"
 ONE_ROW_PER_FEATURE = "one_row_per_feature"
@@ -137,9 +137,8 @@ def _one_row_per_feature(store: _Store) -> dg.AssetCheckResult:
 
 def _behind(labels: list[str], result: str, source: str) -> str:
     """A warning, not an error: another run may be at work on these classes."""
-    named = ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
-    classes = counted(len(labels), "class", "classes")
-    return f"In {classes}, {result} older than {source}: {named}. To bring them up to date: fruits run"
+    classes, some = counted(len(labels), "class", "classes"), named(labels, _NAMED)
+    return f"In {classes}, {result} older than {source}: {some}. To bring them up to date: fruits run"
 
 
 def _one_model(store: _Store) -> dg.AssetCheckResult:

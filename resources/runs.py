@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from resources.run_locks import Lock, lock_state, remove_lock
+from spark_jobs.wording import named
 
 # A `fruits run` gives its id to its Dagster runs by this tag, and a cluster has the id of its owner.
 OWNER_TAG = "fruits/owner"
@@ -37,8 +38,7 @@ def owner_tags(owner: str) -> dict[str, str]:
 
 def classes_tag(labels: Sequence[str]) -> dict[str, str]:
     """A tag that says of which classes a run is; without labels it is of all."""
-    more = f", and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else ""
-    return {CLASSES_TAG: ", ".join(sorted(labels)[:_NAMED]) + more if labels else "all"}
+    return {CLASSES_TAG: named(sorted(labels), _NAMED) or "all"}
 
 
 def owner_of(run: dg.DagsterRun) -> str:

@@ -1,7 +1,7 @@
 """`fruit_photos`: the user's folders of photos, which Dagster observes and does not change."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dagster as dg
@@ -15,7 +15,7 @@ from resources.settings import Settings
 from spark_jobs.store.classes import holdings, old_classes
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import FRUIT_PHOTOS
-from spark_jobs.wording import counted
+from spark_jobs.wording import counted, named
 
 # A message or an event lists this many names of a kind. With names of 255 bytes, an event stays below 30 KB.
 SHOWN = 10
@@ -66,7 +66,7 @@ def fruit_photos(
     _log_listing(context, listing)
     if gone:
         context.log.warning(
-            f"Classes without photos: {len(gone)} ({', '.join(gone[:SHOWN])}). Their last versions stay "
+            f"Classes without photos: {len(gone)} ({named(gone, SHOWN)}). Their last versions stay "
             "current. This takes a class out of the store: fruits forget CLASS"
         )
     changes = changed_photos(context.instance, listing, listing.classes)
@@ -75,8 +75,9 @@ def fruit_photos(
     context.log.info(
         f"{images:,} photos in {counted(len(listing.classes), 'class', 'classes')} under {settings.images}. "
         f"New partitions: {len(new):,}. Photos are new or have changed in "
-        f"{counted(len(changed), 'class', 'classes')}{': ' if changed else ''}{_named(changed)}"
+        f"{counted(len(changed), 'class', 'classes')}{': ' if changed else ''}{named(changed, SHOWN)}"
     )
+    refused = [f"{name!r}, its name {why}" for name, why in listing.refused.items()]
     yield from changes
     yield dg.ObserveResult(
         metadata={
@@ -94,13 +95,12 @@ def fruit_photos(
             _check(
                 "no_folder_refused",
                 listing.refused,
-                f"Refused: {_named([f'{name!r}, its name {why}' for name, why in listing.refused.items()])}. "
-                "Rename the folders.",
+                f"Refused: {named(refused, SHOWN)}. Rename the folders.",
             ),
             _check(
                 "no_class_gone",
                 gone,
-                f"Without photos: {_named(gone)}. Put the folders back, or take the classes out of the "
+                f"Without photos: {named(gone, SHOWN)}. Put the folders back, or take the classes out of the "
                 "store: fruits forget CLASS",
             ),
         ],
@@ -139,7 +139,7 @@ def _log_listing(context: dg.AssetExecutionContext, listing: Listing) -> None:
         context.log.info(f"Skipped files that lie beside photos: {kinds}.")
     several = [f"{label}: {number} folders" for label, number in listing.several_folders.items()]
     if several:
-        context.log.info(f"Classes of several folders: {len(several)} ({', '.join(several[:SHOWN])}).")
+        context.log.info(f"Classes of several folders: {len(several)} ({named(several, SHOWN)}).")
     for labels in alike(listing.classes)[:SHOWN]:
         context.log.warning(
             f"These class names look alike: {', '.join(map(repr, labels))}. If they are one fruit, give "
@@ -161,7 +161,3 @@ def _check(name: str, failing: Any, warning: str) -> dg.AssetCheckResult:
         description=warning if failing else None,
         metadata={"number": len(failing)},
     )
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -12,6 +12,7 @@ from fruits_assets.by_class import failed_classes
 from resources.messages import send
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
+from spark_jobs.wording import named
 
 EVERY_SECONDS = 30
 
@@ -57,10 +58,8 @@ def alerts(settings: Settings) -> dg.SensorDefinition:
         seen.unsent += [*_of_runs(context.instance, settings, seen), *_of_checks(context, settings, seen)]
         sent = _send(context, settings, seen)
         context.update_cursor(json.dumps(seen.__dict__))
-        more = (
-            f" Messages that no channel took, for the next tick: {len(seen.unsent)}." if seen.unsent else ""
-        )
-        return dg.SkipReason(f"Messages sent: {sent}.{more}")
+        waiting = f" {len(seen.unsent)} wait: no channel took them." if seen.unsent else ""
+        return dg.SkipReason(f"Messages sent: {sent}.{waiting}")
 
     return sensor
 
@@ -97,7 +96,7 @@ def _of_runs(instance: dg.DagsterInstance, settings: Settings, seen: Seen) -> It
             cause, classes = _cause(instance, run.run_id)
             lines = [f"The run {_name(run)} failed: {cause}"]
             if classes:
-                lines.append(f"Classes: {_named(classes)}")
+                lines.append(f"Classes: {named(classes, _NAMED)}")
             yield f"Fruits: {_name(run)} failed", "\n".join([*lines, link])
         if settings.alert_cost is not None and (cost := _cost(instance, run.run_id)) > settings.alert_cost:
             yield (
@@ -133,7 +132,7 @@ def _of_checks(
         said = f"The check {name} {'failed' if is_error else 'warns'}"
         lines = [f"{said}: {check.description[:_CAUSE]}" if check.description else f"{said}."]
         if classes:
-            lines.append(f"Classes: {_named(classes)}")
+            lines.append(f"Classes: {named(classes, _NAMED)}")
         link = f"{settings.ui_url}/assets/{'/'.join(key.asset_key.path)}?view=checks"
         yield f"Fruits: {name} {'failed' if is_error else 'warns'}", "\n".join([*lines, link])
 
@@ -169,8 +168,3 @@ def _name(run: dg.DagsterRun) -> str:
     """The job of a run, or its assets where it was started for some assets."""
     selection = sorted(key.to_user_string() for key in run.asset_selection or ())
     return ", ".join(selection) if run.job_name.startswith("__") and selection else run.job_name
-
-
-def _named(classes: list[str]) -> str:
-    more = f", and {len(classes) - _NAMED:,} more" if len(classes) > _NAMED else ""
-    return ", ".join(classes[:_NAMED]) + more

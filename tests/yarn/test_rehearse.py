@@ -50,14 +50,16 @@ def test_a_rehearsal_with_own_photos_and_settings_compares_the_outputs(photos: P
 
 def test_an_interrupted_rehearsal_removes_its_processes_and_files(tmp_path: Path) -> None:
     run = rehearse(tmp_path / "home")
-    assert run.stdout is not None
-    for line in run.stdout:
-        if "feature_extractor" in line:
-            break
-    [folder] = (tmp_path / "home").glob("rehearsal-*")
-    assert marked_processes(str(folder))
-    run.send_signal(signal.SIGINT)
-    run.communicate(timeout=2 * MINUTES)
+    try:
+        assert run.stdout is not None
+        assert any("MobileNetV2" in line for line in run.stdout)  # the first run has begun
+        [folder] = (tmp_path / "home").glob("rehearsal-*")
+        assert marked_processes(str(folder))
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=2 * MINUTES)
+    finally:  # a failed test leaves no process to the next
+        run.kill()
+        run.communicate()
     assert run.returncode == 130
     assert not folder.exists()
     wait_for(lambda: not marked_processes(str(folder)), 30)
