@@ -14,7 +14,7 @@ import dagster as dg
 from fruits_assets.all_assets import FAILED_BEFORE, UpToDateConfig
 from fruits_assets.by_class import failed_classes
 from fruits_assets.definitions import definitions_for
-from fruits_assets.jobs import BRING_UP_TO_DATE, OBSERVE_PHOTOS
+from fruits_assets.jobs import BRING_UP_TO_DATE, LOGGING, OBSERVE_PHOTOS
 from fruits_assets.run_plan import RunPlan
 from resources.emr.lifecycle import clusters_ended_after, end_clusters_of_process
 from resources.photo_folders import PhotoFolders
@@ -25,9 +25,6 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.wording import named
 
 _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedError.__name__)
-
-# Progress, warnings and errors; not every event of every step.
-_LOGGING = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
 # Dagster's label of the runs of this code location: its timeline shows the runs that have it.
 _IN_TIMELINE = {".dagster/repository": "__repository__@fruits"}
@@ -64,7 +61,7 @@ class Runs:
     ) -> dict[str, str]:
         definitions = definitions_for(self.settings, self.photos, plan)
         result = definitions.resolve_job_def(job).execute_in_process(
-            run_config=config.model_dump(exclude_none=True) if config else _LOGGING,
+            run_config=config.model_dump(exclude_none=True) if config else LOGGING,
             instance=self.instance,
             tags={**self.tags, **(classes_tag(config.classes) if config else {})},
             raise_on_error=False,
@@ -95,6 +92,10 @@ class Runs:
             error = error.cause
         message = (failure.description if failure else error and error.message) or "no message"
         raise FruitsError(message.strip())
+
+    def evaluation(self, asset: str, check: str) -> dg.AssetCheckEvaluation | None:
+        """The last evaluation of a check by these runs."""
+        return self._checks.get((asset, check))
 
     @property
     def failed_checks(self) -> list["FailedCheck"]:

@@ -12,6 +12,9 @@ from fruits_assets.run_plan import RunPlan
 BRING_UP_TO_DATE, REFIT_MODEL, EVERYTHING_AGAIN = "bring_up_to_date", "refit_model", "everything_again"
 OBSERVE_PHOTOS = "observe_photos"
 
+# Progress, warnings and errors; not every event of every step.
+LOGGING = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+
 
 class RefitConfig(UpToDateConfig):
     """`UpToDateConfig` with a new model."""
@@ -59,8 +62,7 @@ def _job(op: dg.OpDefinition, name: str, config: type[UpToDateConfig], descripti
     def mapped(wanted: config) -> dict[str, Any]:  # type: ignore[valid-type]
         return {
             "ops": {OP: {"config": wanted.model_dump(exclude_none=True)}},  # type: ignore[attr-defined]
-            # Progress, warnings and errors; not every event of every step.
-            "loggers": {"console": {"config": {"log_level": "INFO"}}},
+            **LOGGING,
         }
 
     graph = dg.GraphDefinition(name=name, node_defs=[op])

@@ -20,7 +20,7 @@ from resources.photo_folders import PhotoFolders
 from resources.photo_names import label_of
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
-from spark_jobs.since_fit import SinceFit, since_fit
+from spark_jobs.since_fit import since_fit
 from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root, open_root
@@ -31,6 +31,7 @@ from spark_jobs.store.schemas import (
     RAW_IMAGES,
 )
 from spark_jobs.store.tables import rows_by_class
+from spark_jobs.store.versions import Version
 from spark_jobs.wording import counted
 
 # Classes that a summary names, of those that failed and of those without photos.
@@ -169,8 +170,7 @@ def run_pipeline(
                     )
                     with _failures_told(runs, failed):
                         failed |= _bring_up_to_date(settings, runs, plan, config)
-                features = plan.state.features if runs is None or plan.is_empty else None
-                since = None if plan.fit or model is None else since_fit(store, model, features)
+                since = "" if plan.fit or model is None else _since_fit(runs, store, plan, model)
         without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
         checks = runs.failed_checks if runs else []
         seconds = time.monotonic() - started
@@ -195,6 +195,12 @@ def _bring_up_to_date(
         return {}
     check_free_space(settings, {label: change.to_read for label, change in plan.photos.changed.items()})
     return runs.bring_up_to_date(config, plan)
+
+
+def _since_fit(runs: Runs | None, store: Root, plan: RunPlan, model: Version) -> str:
+    """What has come since a model was fitted, as the run has told Dagster, if there was a run."""
+    told = runs.evaluation(PCA_MODEL, FITTED_ON_CURRENT_FEATURES) if runs else None
+    return (told.description or "") if told else since_fit(store, model, plan.state.features).sentence
 
 
 def _estimate(settings: Settings, store: Root, plan: RunPlan) -> str:
@@ -224,7 +230,7 @@ def _summary(
     failed: Mapping[str, str],
     checks: Sequence[FailedCheck],
     without_photos: list[str],
-    since: SinceFit | None,
+    since: str,
     seconds: float,
 ) -> Summary:
     wanted = plan.classes
@@ -246,6 +252,6 @@ def _summary(
         csv_folder=store.uri_of(PCA_FEATURES_CSV),
         components=model.details["components"] if model else None,
         explained_variance=model.details["explained_variance"] if model else None,
-        since_fit=since.sentence if since else "",
+        since_fit=since,
         seconds=round(seconds, 1),
     )
