@@ -5,7 +5,8 @@ for a class (https://github.com/dagster-io/dagster/issues/17836). So this op cal
 for the classes that need it, and yields the events of each class itself.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import dagster as dg
@@ -121,6 +122,18 @@ class _AssetContext(dg.AssetExecutionContext):
     @property
     def partition_keys(self) -> list[str]:
         return self._labels
+
+    @property
+    def log(self) -> "_AssetLog":  # type: ignore[override]  # it has the methods of Dagster's own
+        return _AssetLog(super().log, {"asset": self._asset.key.to_user_string()})
+
+
+class _AssetLog(logging.LoggerAdapter[logging.Logger]):
+    """The log of an asset whose function this op calls: a message begins with the name of the asset."""
+
+    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+        asset = (self.extra or {})["asset"]
+        return msg if msg.startswith(f"{asset}:") else f"{asset}: {msg}", kwargs
 
 
 class _Run:

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.repository_definition.valid_definitions import SINGLETON_REPOSITORY_NAME
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from fruits_assets.all_assets import FAILED_BEFORE, UpToDateConfig
 from fruits_assets.by_class import failed_classes
@@ -26,8 +30,16 @@ from spark_jobs.wording import named
 
 _INTERRUPTIONS = (KeyboardInterrupt.__name__, dg.DagsterExecutionInterruptedError.__name__)
 
-# Dagster's label of the runs of this code location: its timeline shows the runs that have it.
-_IN_TIMELINE = {".dagster/repository": "__repository__@fruits"}
+# The origin that runs of the UI have: the code location of workspace.yaml. Dagster's timeline shows the runs
+# that have its label as a tag, and its page of a run repeats a run of this origin.
+_ORIGIN = RemoteRepositoryOrigin(
+    code_location_origin=ManagedGrpcPythonEnvCodeLocationOrigin(
+        loadable_target_origin=LoadableTargetOrigin(module_name=definitions_for.__module__),
+        location_name="fruits",
+    ),
+    repository_name=SINGLETON_REPOSITORY_NAME,
+)
+_IN_TIMELINE = {REPOSITORY_LABEL_TAG: _ORIGIN.get_label()}
 
 # Classes that a failed check names in a summary.
 _NAMED = 5
@@ -59,13 +71,17 @@ class Runs:
     def _execute(
         self, job: str, config: UpToDateConfig | None, plan: RunPlan | None = None
     ) -> dict[str, str]:
-        definitions = definitions_for(self.settings, self.photos, plan)
-        result = definitions.resolve_job_def(job).execute_in_process(
-            run_config=config.model_dump(exclude_none=True) if config else LOGGING,
-            instance=self.instance,
-            tags={**self.tags, **(classes_tag(config.classes) if config else {})},
-            raise_on_error=False,
-        )
+        definitions, run_id = definitions_for(self.settings, self.photos, plan), str(uuid.uuid4())
+        try:
+            result = definitions.resolve_job_def(job).execute_in_process(
+                run_config=config.model_dump(exclude_none=True) if config else LOGGING,
+                instance=self.instance,
+                tags={**self.tags, **(classes_tag(config.classes) if config else {})},
+                raise_on_error=False,
+                run_id=run_id,
+            )
+        finally:
+            self._set_origin(run_id)
         failed: dict[str, str] = {}
         for event in result.filter_events(lambda event: event.is_step_failure):
             failed |= self._failed_classes(event)
@@ -77,6 +93,15 @@ class Runs:
             )
         self.failed_classes |= failed
         return failed
+
+    def _set_origin(self, run_id: str) -> None:
+        """Gives a run the origin of the runs of the UI, so that the UI can repeat it.
+
+        `execute_in_process` takes no origin. A run that has not ended has none, so that Dagster's daemon does
+        not take it for its own.
+        """
+        if run := self.instance.get_run_by_id(run_id):
+            self.instance.run_storage.replace_job_origin(run, _ORIGIN.get_job_origin(run.job_name))
 
     def _failed_classes(self, event: dg.DagsterEvent) -> dict[str, str]:
         """The classes that a failed step names, with the reasons. Raises where the step names none."""

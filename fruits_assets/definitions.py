@@ -45,6 +45,9 @@ def definitions_for(
             "settings": _checked(settings),
             "photos": dg.ResourceDefinition(lambda _: photos or PhotoFolders(settings.images)),
             "job_runner": _job_runner(settings),
+            # Assets hand no values to each other. With Dagster's default, a job has another snapshot in
+            # `execute_in_process` than in the UI, which then warns before it repeats a run of a command.
+            "io_manager": dg.mem_io_manager,
         },
         sensors=[
             killed_runs,

@@ -1,10 +1,14 @@
 """Dagster's log as a person reads it in a terminal: the time, the asset and the message."""
 
 import logging
+import re
 import sys
 
 import click
 import dagster as dg
+
+# A message that begins with the name of its asset.
+_NAMED = re.compile(r"\w+: ")
 
 _COLOURS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
@@ -22,7 +26,7 @@ class _BriefFormatter(logging.Formatter):
         level = "" if record.levelno <= logging.INFO else record.levelname
         if level and self._coloured:
             level = click.style(level, fg=_COLOURS.get(record.levelno))
-        prefix = "" if not step or message.startswith(f"{step}:") else f"{step}: "
+        prefix = "" if not step or _NAMED.match(message) else f"{step}: "
         return f"{self.formatTime(record, '%H:%M:%S')} {level}{' ' if level else ''}{prefix}{message}"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.support import REPOSITORY, wait_for
 
-_CODE = {"repositoryLocationName": "fruits", "repositoryName": "__repository__"}
+CODE = {"repositoryLocationName": "fruits", "repositoryName": "__repository__"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class DagsterUi:
                  __typename ... on LaunchRunSuccess { run { runId } }
                  ... on RunConfigValidationInvalid { errors { message } }
                  ... on PythonError { errorChain { error { message } } } } }""",
-            p={"selector": {**_CODE, "jobName": job}, "runConfigData": dict(config or {})},
+            p={"selector": {**CODE, "jobName": job}, "runConfigData": dict(config or {})},
         )["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return str(answer["run"]["runId"])
@@ -61,14 +61,14 @@ class DagsterUi:
     def switch_on(self, sensor: str) -> None:
         answer = self.ask(
             "mutation ($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }",
-            s={**_CODE, "sensorName": sensor},
+            s={**CODE, "sensorName": sensor},
         )
         assert answer["startSensor"]["__typename"] == "Sensor", answer
 
     def switch_off(self, sensor: str) -> None:
         found = self.ask(
             "query ($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id } } }",
-            s={**_CODE, "sensorName": sensor},
+            s={**CODE, "sensorName": sensor},
         )
         self.ask(
             "mutation ($id: String!) { stopSensor(id: $id) { __typename } }", id=found["sensorOrError"]["id"]

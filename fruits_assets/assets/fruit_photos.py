@@ -39,7 +39,8 @@ warnings.filterwarnings("ignore", message=".*multi_observable_source_asset.* is 
                 "The folders of labelled photos under FRUITS_IMAGES. Observe it first: an observation "
                 "registers each class of the photos and of the store as a partition, and names the classes "
                 "whose photos have changed. It deletes nothing. The data version of a class comes from the "
-                "names, sizes and times of its files."
+                "names, sizes and times of its files. Dagster shows 0 % of the partitions as filled: it "
+                "counts materializations, and photos are observed."
             ),
         )
     ],

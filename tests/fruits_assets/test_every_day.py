@@ -18,7 +18,7 @@ from fruits_assets.jobs import BRING_UP_TO_DATE, EVERYTHING_AGAIN, OBSERVE_PHOTO
 from fruits_assets.partitions import known_classes
 from rehearsal.processes import reserved_ports
 from spark_jobs.store.schemas import PCA_FEATURES_CSV, RAW_IMAGES
-from tests.dagster_ui import DagsterUi, dagster_ui
+from tests.dagster_ui import CODE, DagsterUi, dagster_ui
 from tests.shell import BY_CLASS, IMAGES, Shell
 from tests.support import wait_for
 
@@ -172,6 +172,24 @@ def test_a_failed_run_and_a_failed_check_are_told_with_classes_cause_and_link(te
     team.add_photo(label, 4)
     team.shell.run("fruits", "run")  # the same warning is told once
     assert len([text for text in team.slack[number:] if "fitted_on_current_features" in text]) == 0
+
+
+def test_the_ui_repeats_a_run_of_the_command_without_a_warning(team: Team) -> None:
+    team.add_photo(team.labels[1], 5)
+    team.shell.run("fruits", "run")
+    # The UI warns unless the run has the origin and the snapshot of a job that is loaded.
+    [run] = [run for run in team.ui.runs(pipelineName=BRING_UP_TO_DATE) if "fruits/command" in run["tags"]][
+        :1
+    ]
+    answer = team.ui.ask(
+        """query ($run: ID!, $job: PipelineSelector!) {
+             pipelineRunOrError(runId: $run) { ... on Run {
+               pipelineSnapshotId repositoryOrigin { repositoryName repositoryLocationName } } }
+             pipelineOrError(params: $job) { ... on Pipeline { pipelineSnapshotId } } }""",
+        run=run["runId"],
+        job={**CODE, "pipelineName": BRING_UP_TO_DATE},
+    )
+    assert answer["pipelineRunOrError"] == {**answer["pipelineOrError"], "repositoryOrigin": CODE}
 
 
 def test_a_job_fits_a_new_model_and_projects_every_class_in_one_run(team: Team) -> None:

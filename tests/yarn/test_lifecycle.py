@@ -4,6 +4,7 @@ The user of Dagster has only the stack's policy for operators on S3. The nodes h
 """
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,16 @@ import dagster as dg
 import pytest
 from botocore.exceptions import ClientError
 
+from benchmarks.photo_sets import variant
+from fruits_assets.jobs import BRING_UP_TO_DATE
 from fruits_assets.partitions import register_classes
 from rehearsal.account import Account, prepare_account
 from rehearsal.aws import client_of
 from rehearsal.environment import start_environment
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import RAW_IMAGES
+from spark_jobs.store.schemas import PCA_FEATURES_CSV, RAW_IMAGES
 from tests.dagster_ui import dagster_ui
-from tests.support import current_versions, wait_for
+from tests.support import DAGSTER_YAML, current_versions, wait_for
 from tests.yarn.emr_runs import MINUTES, Run, copy_photos, finish, start
 
 LABELS = ["Kiwi", "Lychee", "Mango", "Orange", "Plum"]
@@ -157,6 +160,41 @@ def test_the_operator_may_not_write_outside_the_store(account: Account) -> None:
             s3.put_object(Bucket=bucket, Key=key, Body=b"")
     with pytest.raises(ClientError, match="AccessDenied"):
         s3.delete_bucket(Bucket=bucket)
+
+
+@pytest.mark.slow
+def test_new_photos_of_scattered_classes_become_one_run_on_a_cluster_that_ends_with_it(
+    account: Account, settings: dict[str, str], tmp_path: Path, port: int
+) -> None:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    shutil.copy(DAGSTER_YAML, home)
+    environment = {**os.environ, **settings, "DAGSTER_HOME": str(home), "FRUITS_OBSERVE_SECONDS": "10"}
+    with dagster_ui(environment, port, tmp_path) as ui:
+        first = ui.launch(BRING_UP_TO_DATE, {"components": 3})
+        assert ui.wait_for_run(first, 5 * MINUTES) == "SUCCESS", ui.log.read_text()
+        ui.switch_on("photo_observation")  # off by default on S3
+        ui.switch_on("keep_up_to_date")
+        by_sensor = [{"key": "dagster/sensor_name", "value": "keep_up_to_date"}]
+        wait_for(lambda: ui.runs(tags=by_sensor, statuses=["SUCCESS"]), 2 * MINUTES)
+        before, s3 = clusters(account), client_of(account.administrator, "s3")
+        for label in (LABELS[0], LABELS[3]):
+            photo, bucket = tmp_path / f"{label}.jpg", account.outputs["Bucket"]
+            s3.download_file(bucket, f"photos/{label}/0_100.jpg", str(photo))
+            s3.put_object(Bucket=bucket, Key=f"photos/{label}/new.jpg", Body=variant(photo, 7))
+
+        def follows_photos() -> bool:
+            csvs = current_versions(open_root(settings["FRUITS_STORE"]), PCA_FEATURES_CSV)
+            return {label: csvs[label].rows for label in LABELS} == {
+                label: 5 if label in (LABELS[0], LABELS[3]) else 4 for label in LABELS
+            }
+
+        wait_for(follows_photos, 5 * MINUTES)
+        [run, *_] = ui.runs(tags=by_sensor)
+        assert run["tags"]["fruits/classes"] == f"{LABELS[0]}, {LABELS[3]}"
+        assert ui.wait_for_run(run["runId"]) == "SUCCESS"
+        [identity] = started_since(account, before)
+        wait_for(lambda: clusters(account)[identity] == "TERMINATED", MINUTES)
 
 
 @pytest.mark.slow
