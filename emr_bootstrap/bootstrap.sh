@@ -35,8 +35,14 @@ complete=$VENV/made-from-lock-$checksum
 if [[ ! -e $complete ]]; then
     # The packages of the lock are for this Python. Spark refuses an executor with another minor version of
     # Python than the driver's.
-    command -v python3.11 >/dev/null ||
-        fail "this node has no python3.11; start the cluster with the default FRUITS_EMR_RELEASE"
+    # EMR's releases 7.1 and later list Python 3.11, but EMR installs applications after bootstrap actions, and
+    # the image itself has Python 3.9. Amazon Linux's repository is in S3 of the region, which a private subnet
+    # reaches through its S3 endpoint.
+    # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-plan-bootstrap.html
+    # https://docs.aws.amazon.com/linux/al2023/ug/ec2-repo-access.html
+    command -v python3.11 >/dev/null || sudo dnf install -y -q python3.11 ||
+        fail "this node has no python3.11, and dnf could not install it; if the subnet is your own, let its S3" \
+            "endpoint read al2023-repos-REGION-de612dc2"
     parent=$(dirname "$VENV")
     # EMR runs bootstrap actions as the user hadoop, who may not write to /opt but may use sudo.
     mkdir -p "$parent" 2>/dev/null || sudo install -d -o "$(id -un)" "$parent"

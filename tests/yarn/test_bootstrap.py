@@ -29,6 +29,24 @@ else
 fi
 """
 
+# This Python under the name that the script calls.
+PYTHON = f"""#!/usr/bin/env bash
+set -euo pipefail
+"{sys.executable}" "$@"
+"""
+
+# The environments that Amazon Linux 2023's python3.11 makes have this pip:
+# https://docs.aws.amazon.com/linux/al2023/release-notes/all-packages-AL2023.7.html
+PIP_OF_NODES = "22.3.1"
+
+# `sudo dnf` of a node that reaches Amazon Linux's repository: it installs the program `python3.11`.
+SUDO = """#!/usr/bin/env bash
+set -euo pipefail
+[[ "$*" == "dnf install -y -q python3.11" ]]
+echo "$*" >> "$BUCKETS/installed"
+mv "$BUCKETS/python3.11" "$(dirname "$0")"
+"""
+
 
 class Node:
     """A simulated node: a folder with S3's buckets, and the folder of the Python environment."""
@@ -41,8 +59,7 @@ class Node:
         programs.mkdir()
         for name, text in {
             "aws": AWS,
-            # This Python under the name that the script calls.
-            "python3.11": f'#!/usr/bin/env bash\nexec "{sys.executable}" "$@"\n',
+            "python3.11": PYTHON,
             "sudo": "#!/usr/bin/env bash\nexit 1\n",
         }.items():
             (programs / name).write_text(text)
@@ -66,6 +83,36 @@ class Node:
             text=True,
             timeout=600,
         )
+
+    def replace_pip(self, version: str) -> None:
+        """Lets each new environment have this version of pip."""
+        wheel = self.bucket.parent / "pip"
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheel)]
+        subprocess.run([*download, f"pip=={version}"], check=True)
+        install = '"${@: -1}/bin/python" -m pip install --quiet --no-index'
+        program = self.bucket.parents[1] / "bin" / "python3.11"
+        program.write_text(f'{PYTHON}[[ "$1 $2" != "-m venv" ]] || {install} "{wheel}"/*.whl\n')
+
+    def lose_python(self) -> Path:
+        """Takes python3.11 from the PATH, which keeps only the tools of the script; returns the program."""
+        programs = self.bucket.parents[1] / "bin"
+        self.environment["PATH"] = str(programs)
+        for tool in (
+            "bash",
+            "env",
+            "mktemp",
+            "sha256sum",
+            "cut",
+            "cp",
+            "rm",
+            "mv",
+            "dirname",
+            "mkdir",
+            "touch",
+        ):
+            found = subprocess.run(["which", tool], capture_output=True, text=True, check=True).stdout.strip()
+            (programs / tool).symlink_to(found)
+        return (programs / "python3.11").rename(self.bucket.parent / "python3.11")
 
     def put_lock(self, text: str) -> str:
         """Uploads a lock with this text. Returns its URI."""
@@ -110,6 +157,7 @@ SMALL = ("dagster-pipes", "six")
 @pytest.mark.skipif(not ON_NODE_PLATFORM, reason="the nodes' wheels are for Linux, x86-64 and Python 3.11")
 def test_a_node_without_internet_installs_all_from_the_wheelhouse(node: Node, wheels: Path) -> None:
     (node.bucket / "wheelhouse").symlink_to(wheels)
+    node.replace_pip(PIP_OF_NODES)
     lock = node.put_lock(LOCK.read_text())
     # An index that does not answer: pip must not need it.
     no_index = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
@@ -117,6 +165,8 @@ def test_a_node_without_internet_installs_all_from_the_wheelhouse(node: Node, wh
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"fruits bootstrap: ready: {node.venv} has Python 3.11.")
     assert node.packages() == pins(LOCK.read_text())
+    version = subprocess.run([str(node.venv / "bin/pip"), "--version"], capture_output=True, text=True).stdout
+    assert version.startswith(f"pip {PIP_OF_NODES} ")
     program = "import boto3, dagster_pipes, numpy, openvino, PIL, pyarrow.fs"
     subprocess.run([str(node.venv / "bin/python"), "-c", program], check=True)
 
@@ -207,14 +257,24 @@ def test_a_missing_argument_or_file_is_named(node: Node, arguments: tuple[str, .
     assert reason in failed(node.bootstrap(*arguments))
 
 
-def test_a_node_without_python_3_11_is_refused(node: Node) -> None:
-    node.environment["PATH"] = node.environment["PATH"].replace("/usr/bin:/bin", str(node.venv))
-    (node.bucket.parents[1] / "bin" / "python3.11").unlink()
-    for tool in ("bash", "env", "mktemp", "sha256sum", "cut", "cp", "rm", "dirname"):
-        found = subprocess.run(["which", tool], capture_output=True, text=True, check=True).stdout.strip()
-        (node.bucket.parents[1] / "bin" / tool).symlink_to(found)
+def test_a_node_without_python_3_11_installs_it_once(node: Node) -> None:
+    # EMR installs applications, Python 3.11 among them, after bootstrap actions:
+    # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-plan-bootstrap.html
+    node.lose_python()
+    (node.bucket.parents[1] / "bin" / "sudo").write_text(SUDO)
     lock = node.put_lock(only(LOCK.read_text(), *SMALL))
-    assert "this node has no python3.11" in failed(node.bootstrap(lock))
+    for _ in range(2):
+        done = node.bootstrap(lock)
+        assert done.returncode == 0, done.stderr
+        assert "ready" in done.stdout
+    assert set(node.packages()) == set(SMALL)
+    assert (node.bucket.parent / "installed").read_text() == "dnf install -y -q python3.11\n"
+
+
+def test_a_node_that_cannot_install_python_3_11_names_the_remedy(node: Node) -> None:
+    node.lose_python()
+    lock = node.put_lock(only(LOCK.read_text(), *SMALL))
+    assert "this node has no python3.11, and dnf could not install it" in failed(node.bootstrap(lock))
 
 
 def test_an_unwritable_folder_fails_with_a_message(node: Node) -> None:
