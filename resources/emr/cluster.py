@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from spark_jobs.errors import FruitsError
 
 POLL_SECONDS = 2.0
-CANCEL_SECONDS = 60.0
+# The primary node asks for cancelled steps at intervals of its own; 30 to 90 s are usual.
+CANCEL_SECONDS = 180.0
 # While a step runs, its cluster's state is read this often. A cluster that ends may leave its step RUNNING.
 CLUSTER_SECONDS = 30.0
 ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED", "INTERRUPTED"})
@@ -138,7 +139,7 @@ class Cluster:
         return step
 
     def cancel(self, step_id: str) -> None:
-        """Cancels a step and waits for its end. Raises `FruitsError` where it runs a minute later."""
+        """Cancels a step and waits for its end. Raises `FruitsError` where it runs three minutes later."""
         self.emr.cancel_steps(
             ClusterId=self.id, StepIds=[step_id], StepCancellationOption="TERMINATE_PROCESS"
         )
@@ -146,7 +147,7 @@ class Cluster:
         while self.describe(step_id).state not in ENDED:
             if time.monotonic() > deadline:
                 raise FruitsError(
-                    f"Step {step_id} on cluster {self.id} was cancelled a minute ago and has not ended. "
+                    f"Step {step_id} on cluster {self.id} was cancelled three minutes ago and has not ended. "
                     f"Cancel it in AWS's console: {self.console(step_id)}",
                     retry_helps=True,
                 )

@@ -9,15 +9,18 @@ import spark_jobs
 from spark_jobs.store.root import Root
 
 ENTRY_POINT = Path(__file__).with_name("entry_point.py")
+LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 def upload_code(store: Root) -> tuple[str, str]:
-    """Uploads the archive and the entry point under the SHA-256 of their content; returns both URIs."""
+    """Uploads the archive and the entry point under the SHA-256 of their content; returns both URIs.
+
+    A file that is there already is written again: its content may have been changed.
+    """
     uris = []
     for suffix, content in ((".zip", code_archive()), (".py", ENTRY_POINT.read_bytes())):
         path = f"emr/code/{hashlib.sha256(content).hexdigest()}{suffix}"
-        if not store.has(path):
-            store.write(path, content)
+        store.write(path, content)
         uris.append(store.uri_of(path))
     return uris[0], uris[1]
 

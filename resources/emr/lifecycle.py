@@ -1,17 +1,27 @@
 """Clusters that are started for a run or a backfill, found by their tags, and terminated."""
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from resources.emr.account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
 from resources.emr.aws import aws_errors_named, client
+from resources.emr.cluster import POLL_SECONDS
 from resources.prices import load_prices
 from resources.runs import OWNER_TAG
 from resources.settings import Settings
 from resources.spark_events import EVENT_LOGS
 from spark_jobs.errors import FruitsError
+
+# The policies of RunJobFlow, and the calls that put each on a cluster that exists.
+_POLICIES = {
+    "AutoTerminationPolicy": "put_auto_termination_policy",
+    "ManagedScalingPolicy": "put_managed_scaling_policy",
+}
+# AWS's permissions may know the tags of a new cluster only some seconds after its start.
+_TAG_SECONDS = 60
 
 ALIVE = ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"]
 
@@ -27,12 +37,56 @@ def find_or_start_cluster(emr: Any, settings: Settings, owner: str) -> str:
     if found:
         return found[0]
     check_hourly_cost(settings)
-    started = emr.run_job_flow(**cluster_request(settings, stack_outputs(settings), owner))["JobFlowId"]
+    started = _start(emr, cluster_request(settings, stack_outputs(settings), owner))
     # EMR's list may not contain the new cluster yet.
     oldest = next(iter(owned_clusters(emr, owner)), started)
     if oldest != started:
         emr.terminate_job_flows(JobFlowIds=[started])
     return oldest
+
+
+def _start(emr: Any, request: dict[str, Any]) -> str:
+    """Starts a cluster; returns its id.
+
+    The operator may put a policy on a cluster with the tag of the project. AWS does not document whether the
+    new cluster has its tags already when EMR asks for the permission to put the policies of the request. Where
+    AWS refuses them, the cluster starts without, gets them when it has the tag, and ends if that fails too.
+    https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-plan-access-iam.html
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        return str(emr.run_job_flow(**request)["JobFlowId"])
+    except ClientError as error:
+        denied = error.response["Error"]["Code"] == "AccessDeniedException"
+        if not denied or not any(f"Put{policy}" in str(error) for policy in _POLICIES):
+            raise
+    policies = {name: request[name] for name in _POLICIES if name in request}
+    without = {name: value for name, value in request.items() if name not in policies}
+    started = str(emr.run_job_flow(**without)["JobFlowId"])
+    try:
+        for policy, value in policies.items():
+            _put(emr, started, policy, value)
+    except BaseException:
+        emr.terminate_job_flows(JobFlowIds=[started])
+        raise
+    return started
+
+
+def _put(emr: Any, cluster: str, policy: str, value: Mapping[str, Any]) -> None:
+    """Puts a policy on a new cluster. Raises the error of AWS where it is refused after a minute too."""
+    from botocore.exceptions import ClientError
+
+    deadline = time.monotonic() + _TAG_SECONDS
+    while True:
+        try:
+            getattr(emr, _POLICIES[policy])(ClusterId=cluster, **{policy: value})
+            return
+        except ClientError as error:
+            refused = error.response["Error"]["Code"] == "AccessDeniedException"
+            if not refused or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def terminate_clusters(emr: Any, owner: str) -> list[str]:
@@ -181,6 +235,17 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
                 },
             }
         ],
+        # AWS keeps no copy of the logs, which name paths and classes. The pages of Spark in EMR's console read
+        # such a copy. https://docs.aws.amazon.com/emr/latest/APIReference/API_S3LoggingConfiguration.html
+        "MonitoringConfiguration": {
+            "S3LoggingConfiguration": {
+                "LogTypeUploadPolicy": {
+                    "system-logs": "on-customer-s3only",
+                    "application-logs": "on-customer-s3only",
+                    "persistent-ui-logs": "disabled",
+                }
+            }
+        },
         # Ends the cluster where the process that would terminate it has died.
         "AutoTerminationPolicy": {"IdleTimeout": 60 * settings.emr_idle_minutes},
         "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],

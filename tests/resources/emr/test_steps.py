@@ -37,13 +37,13 @@ def test_the_wait_for_a_step_ends_with_its_cluster(cluster: Cluster) -> None:
     assert cluster.state().is_over
 
 
-def test_a_step_that_runs_a_minute_after_its_cancellation_is_named(
+def test_a_step_that_runs_three_minutes_after_its_cancellation_is_named(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = cluster.add_step("fruits raw_images a-run", ["true"])
     monkeypatch.setattr(cluster.emr, "cancel_steps", lambda **_: None)
     monkeypatch.setattr(emr_cluster, "CANCEL_SECONDS", 0.0)
-    with pytest.raises(FruitsError, match=f"{step} on cluster {cluster.id} was cancelled a minute ago"):
+    with pytest.raises(FruitsError, match=f"{step} on cluster {cluster.id} was cancelled three minutes ago"):
         cluster.cancel(step)
 
 
