@@ -7,6 +7,8 @@ from typing import Any
 
 from resources.emr.account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
 from resources.emr.aws import aws_errors_named, client
+from resources.emr.sizing import yarn_site
+from resources.instance_types import common_architecture
 from resources.prices import load_prices
 from resources.runs import OWNER_TAG
 from resources.settings import Settings
@@ -129,7 +131,8 @@ def check_hourly_cost(settings: Settings) -> None:
 def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, Any]:
     """The parameters of RunJobFlow for a cluster of an owner.
 
-    Raises `FruitsError` where FRUITS_EMR_LOGS is a URI to which nodes may not write.
+    Raises `FruitsError` where FRUITS_EMR_LOGS is a URI to which nodes may not write, and where nodes with
+    Graviton processors would have no wheelhouse.
     """
     logs = settings.emr_logs or stack.log_uri
     if not logs.startswith(stack.log_uri):
@@ -145,7 +148,6 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
         "LogUri": logs,
         "ServiceRole": stack.service_role,
         "JobFlowRole": stack.instance_profile,
-        "StepConcurrencyLevel": settings.emr_step_concurrency,
         "Instances": {
             "InstanceGroups": [
                 {
@@ -170,7 +172,9 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
             "EmrManagedSlaveSecurityGroup": stack.core_security_group,
             "ServiceAccessSecurityGroup": stack.service_security_group,
         },
-        "BootstrapActions": [stack.bootstrap_action()],
+        "BootstrapActions": [
+            stack.bootstrap_action(common_architecture(settings.emr_primary_type, settings.emr_core_type))
+        ],
         "Configurations": [
             {
                 "Classification": "spark-defaults",
@@ -179,7 +183,8 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
                     # So the cluster's own History Server shows its steps too.
                     "spark.history.fs.logDirectory": f"{settings.store}/{EVENT_LOGS}",
                 },
-            }
+            },
+            *_hadoop_configurations(settings),
         ],
         # Ends the cluster where the process that would terminate it has died.
         "AutoTerminationPolicy": {"IdleTimeout": 60 * settings.emr_idle_minutes},
@@ -197,6 +202,26 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
             limits["MaximumOnDemandCapacityUnits"] = 0
         request["ManagedScalingPolicy"] = {"ComputeLimits": limits}
     return request
+
+
+def _hadoop_configurations(settings: Settings) -> list[dict[str, Any]]:
+    """The settings of YARN, HDFS and S3A in RunJobFlow's `Configurations`."""
+    properties = {
+        "yarn-site": yarn_site(settings.emr_core_type),
+        # EMR's default. By cores too, YARN would start no executor beside an application master.
+        "capacity-scheduler": {
+            "yarn.scheduler.capacity.resource-calculator": (
+                "org.apache.hadoop.yarn.util.resource.DefaultResourceCalculator"
+            )
+        },
+        "core-site": {"fs.s3a.endpoint.region": settings.region},
+    }
+    # HDFS has the code of a running step. Below four core nodes, EMR would keep one copy, so that a lost node
+    # ends the step. From ten on, EMR keeps three
+    # (https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hdfs-config.html).
+    if 2 <= settings.emr_core_nodes < 10:
+        properties["hdfs-site"] = {"dfs.replication": "2"}
+    return [{"Classification": name, "Properties": values} for name, values in properties.items()]
 
 
 def _name(owner: str) -> str:
