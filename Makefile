@@ -110,7 +110,8 @@ lint: setup
 	hadolint Dockerfile
 
 # requirements-dev.lock has the run-time packages and those of the extra `dev`. The other locks take their
-# versions from it.
+# versions from it. The lock of the nodes has the hashes of the wheels for all platforms. It is resolved for x86-64,
+# because uv refuses the name of OpenVINO's wheel for aarch64 (resources/emr/wheels.py).
 UPGRADE := --upgrade
 COMPILE = uv pip compile --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet $(UPGRADE)
 UNIVERSAL := --universal --python-version 3.11

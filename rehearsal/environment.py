@@ -61,14 +61,13 @@ def start_bucket(aws: Aws, name: str, region: str = REGION) -> None:
     s3.put_bucket_encryption(Bucket=name, ServerSideEncryptionConfiguration={"Rules": [by_default]})
 
 
-def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge", step_concurrency: int = 1) -> str:
+def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge") -> str:
     """Starts a cluster and returns its id. All clusters share the nodes of YARN."""
     answer = aws.client("emr").run_job_flow(
         Name="rehearsal",
         ReleaseLabel=Settings.model_fields["emr_release"].default,
         LogUri=f"s3://{bucket}/logs/",
         Applications=[{"Name": "Spark"}],
-        StepConcurrencyLevel=step_concurrency,
         JobFlowRole="EMR_EC2_DefaultRole",
         ServiceRole="EMR_DefaultRole",
         Instances={

@@ -92,10 +92,7 @@ def _own_settings(folder: Path) -> dict[str, str]:
 def _node(settings: Mapping[str, str]) -> tuple[int, int]:
     """The memory of YARN in MiB and the number of cores on a node of FRUITS_EMR_CORE_TYPE."""
     core_type = settings.get("FRUITS_EMR_CORE_TYPE") or Settings.model_fields["emr_core_type"].default
-    try:
-        return yarn_mib(core_type), instance(core_type).vcpus
-    except ValueError as error:
-        raise FruitsError(f"FRUITS_EMR_CORE_TYPE: {error}") from None
+    return yarn_mib(core_type), instance(core_type).vcpus
 
 
 def _default_photos(folder: Path, given: Path | None) -> str:

@@ -23,6 +23,7 @@ from moto.sts.models import sts_backends
 from rehearsal.aws import client_of
 from rehearsal.emr import ENDED, LOCK, RehearsedCluster, RehearsedStep
 from rehearsal.processes import kill_marked, start_process
+from resources.emr.account import NODE_PYTHON
 
 POLL_SECONDS = 0.2
 
@@ -114,7 +115,9 @@ class StepRunner:
         try:
             if step.jar != "command-runner.jar":
                 raise FileNotFoundError(f"the rehearsal can run command-runner.jar only, not {step.jar}")
-            program = shutil.which(step.args[0], path=environment["PATH"]) if step.args else None
+            # The Python environment of EMR's nodes is in another place here.
+            name = environment["PYSPARK_PYTHON"] if step.args[:1] == [NODE_PYTHON] else "".join(step.args[:1])
+            program = shutil.which(name, path=environment["PATH"])
             if program is None:
                 raise FileNotFoundError(f"the nodes have no command {' '.join(step.args[:1])!r}")
         except FileNotFoundError as error:

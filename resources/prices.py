@@ -5,7 +5,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from resources.instance_types import instance
+from resources.instance_types import InstanceTypeError, instance
 from spark_jobs.errors import FruitsError
 
 _PRICES = Path(__file__).with_name("prices.toml")
@@ -26,11 +26,11 @@ class Prices:
     def instance_hour(self, instance_type: str) -> float | None:
         """The on-demand price of an EMR node of this type, in USD an hour; None where it is unknown."""
         try:
-            family, vcpus, _ = instance(instance_type)
-        except ValueError:
+            known = instance(instance_type)
+        except InstanceTypeError:
             return None
-        price = self.vcpu_hour.get(family)
-        return None if price is None else price * vcpus
+        price = self.vcpu_hour.get(known.family)
+        return None if price is None else price * known.vcpus
 
     def cluster_hour(self, primary_type: str, core_type: str, core_nodes: int) -> float:
         """The on-demand price of a primary node and core nodes without their disks, in USD an hour.

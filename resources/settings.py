@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import pydantic
@@ -10,7 +10,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from resources.instance_types import instance
+from resources.instance_types import common_architecture, instance
 from spark_jobs.errors import FruitsError
 from spark_jobs.photos.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.store.root import DEFAULT_REGION, plain_s3_uri, split_s3_uri
@@ -109,6 +109,11 @@ class StoreSettings(AccountSettings):
     emr_max_hourly_cost: float = Field(
         2.0, gt=0, description="No cluster starts that costs more USD an hour, at on-demand prices."
     )
+
+    @model_validator(mode="after")
+    def _nodes_have_one_architecture(self) -> Self:
+        common_architecture(self.emr_primary_type, self.emr_core_type)
+        return self
 
 
 class Settings(StoreSettings):
@@ -211,7 +216,9 @@ class Settings(StoreSettings):
         description="EMR's managed scaling adds core nodes up to this number; none if unset.",
     )
     emr_spot: bool = Field(False, description="Whether core nodes are spot instances; the primary never is.")
-    emr_step_concurrency: int = Field(1, ge=1, le=256, description="Steps that a cluster runs at once.")
+    emr_wait_minutes: float = Field(
+        10, gt=0, description="A job on EMR that gets no executor for this number of minutes fails."
+    )
     emr_idle_minutes: int = Field(
         15, ge=1, le=10_080, description="EMR terminates a cluster after this many minutes without a step."
     )
@@ -306,7 +313,7 @@ def _sentence(detail: "ErrorDetails") -> str:
     meaning = Settings.model_fields[name].description
     if detail["type"] == "missing":
         return f"{variable} is not set. {meaning} See .env.example"
-    reason = detail["msg"].removeprefix("Value error, ")
+    reason = detail["msg"].removeprefix("Value error, ").removesuffix(".")
     # The address of a channel holds a password or a token.
     value = "(hidden)" if name in ("alert_slack", "alert_email") else detail["input"]
     return f"{variable}={value!s}: {reason[0].lower()}{reason[1:]}. {meaning} See .env.example"

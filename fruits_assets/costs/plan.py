@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from fruits_assets.costs.run_records import STAGES, RunRecord
 from resources.emr.sizing import executor_cores
+from resources.instance_types import common_architecture, instance
 from resources.prices import Prices
 from resources.settings import Settings
-from spark_jobs.errors import FruitsError
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 
 # In a smaller run, the start of Spark distorts the rate.
@@ -99,13 +99,12 @@ def project(
 ) -> Plan:
     """Projects a run of all stages on `nodes` core nodes of `instance_type` and one primary node.
 
-    `records` are those of earlier runs. Raises `FruitsError` if an instance type is unknown or has no price.
+    `records` are those of earlier runs. Raises `FruitsError` if an instance type is unknown or has no price,
+    or if the two types have different processors.
     """
-    try:
-        cores = nodes * executor_cores(instance_type)
-        hour_usd = prices.cluster_hour(primary_type, instance_type, nodes)
-    except ValueError as error:
-        raise FruitsError(str(error)) from None
+    common_architecture(primary_type, instance_type)
+    cores = nodes * executor_cores(instance_type)
+    hour_usd = prices.cluster_hour(primary_type, instance_type, nodes)
     rates = {stage: rate_of(records, stage, instance_type) for stage in STAGES}
     # The photos are about as large as their copies in raw_images.
     size = images * (rates[RAW_IMAGES].bytes_per_image + sum(rate.bytes_per_image for rate in rates.values()))
@@ -214,6 +213,8 @@ def assumptions(plan: Plan) -> Iterator[str]:
         "the measured run. S3 and the network are not a bottleneck. The work of the driver alone, such as "
         "listing the photos, is left out. It takes seconds if there are many classes."
     )
+    if instance(plan.instance_type).architecture == "aarch64":
+        yield "No run was measured on Graviton (aarch64): its vCPUs may be slower or faster."
     yield (
         "The photos are as large as those of the measured run. Larger photos take longer to read and decode."
     )

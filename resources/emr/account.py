@@ -1,15 +1,15 @@
 """Makes an AWS account ready for EMR: deploys one CloudFormation stack, and reads its outputs."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from itertools import combinations, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import emr_bootstrap
 from resources.emr.aws import aws_errors_named, client
+from resources.emr.wheels import download_wheels
+from resources.instance_types import Architecture
 from resources.prices import Prices
 from resources.settings import AccountSettings
 from spark_jobs.errors import FruitsError
@@ -65,9 +65,23 @@ class Stack(NamedTuple):
     operator_policy_arn: str
     erasure_policy_arn: str
 
-    def bootstrap_action(self) -> dict[str, Any]:
-        """The member of RunJobFlow's `BootstrapActions` that makes the Python environment of every node."""
-        arguments = [self.lock_uri, *([self.wheelhouse_uri] if self.wheelhouse_uri else [])]
+    def wheelhouse(self, architecture: Architecture) -> str | None:
+        """The prefix of the wheels for nodes of an architecture; None where nodes use a package index."""
+        return self.wheelhouse_uri and f"{self.wheelhouse_uri}{architecture}/"
+
+    def bootstrap_action(self, architecture: Architecture) -> dict[str, Any]:
+        """The member of RunJobFlow's `BootstrapActions` that makes the Python environment of every node.
+
+        Raises `FruitsError` for aarch64 without a wheelhouse.
+        """
+        wheelhouse = self.wheelhouse(architecture)
+        if wheelhouse is None and architecture == "aarch64":
+            raise FruitsError(
+                "Nodes with Graviton processors (aarch64) can't install openvino from a package index: pip "
+                "on Amazon Linux 2023 refuses the name of its wheel. Run `fruits emr deploy --wheelhouse`, "
+                "or set FRUITS_EMR_PRIMARY_TYPE and FRUITS_EMR_CORE_TYPE to x86_64 types, such as m5.xlarge."
+            )
+        arguments = [self.lock_uri, *([wheelhouse] if wheelhouse else [])]
         return {
             "Name": "python environment",
             "ScriptBootstrapAction": {"Path": self.bootstrap_uri, "Args": arguments},
@@ -171,30 +185,12 @@ def deploy(settings: AccountSettings, parameters: Mapping[str, str]) -> Stack:
         _upload(s3, BOOTSTRAP, stack.bootstrap_uri)
         _upload(s3, LOCK, stack.lock_uri)
         if stack.wheelhouse_uri is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                download_wheels(Path(folder))
-                for wheel in sorted(Path(folder).iterdir()):
-                    _upload(s3, wheel, f"{stack.wheelhouse_uri}{wheel.name}")
+            for architecture in get_args(Architecture):
+                with tempfile.TemporaryDirectory() as folder:
+                    download_wheels(LOCK, Path(folder), architecture)
+                    for wheel in sorted(Path(folder).iterdir()):
+                        _upload(s3, wheel, f"{stack.wheelhouse(architecture)}{wheel.name}")
     return stack
-
-
-def download_wheels(folder: Path) -> None:
-    """Downloads the wheels of the nodes' lock into a folder; pip checks the hash of each.
-
-    The wheels fit EMR's nodes on any machine: CPython 3.11, x86-64, and the glibc 2.34 of Amazon Linux 2023.
-    Raises `FruitsError` with the last 1,500 characters of pip's errors.
-    """
-    platforms = ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(17, 35))]
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-        *("--require-hashes", "--no-deps", "--only-binary", ":all:"),
-        *("--python-version", "3.11", "--implementation", "cp"),
-        *(part for platform in platforms for part in ("--platform", platform)),
-        *("--dest", str(folder), "--requirement", str(LOCK)),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise FruitsError(f"pip could not download the nodes' packages:\n{done.stderr[-1500:]}")
 
 
 def check_region(settings: AccountSettings) -> None:

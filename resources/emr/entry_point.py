@@ -1,10 +1,11 @@
 """The program of a step: it runs one job, and reads the parameters and writes the report in one folder.
 
-    spark-submit --py-files CODE.zip ENTRY_POINT.py JOB FOLDER_URI REGION PIPES_CONTEXT PIPES_MESSAGES
+    ENTRY_POINT.py JOB FOLDER_URI SHA256_OF_PARAMETERS REGION WAIT_MINUTES PIPES_CONTEXT PIPES_MESSAGES
 
 No other file on the nodes uses boto3. It uses it for Dagster Pipes only.
 """
 
+import hashlib
 import os
 import sys
 from importlib import import_module
@@ -20,14 +21,20 @@ from dagster_pipes import (
 )
 from pyspark.sql import SparkSession
 
+from spark_jobs.errors import FruitsError
+from spark_jobs.executors import executors_awaited
 from spark_jobs.store.root import open_root
 from spark_jobs.wire import MEASURED, PARAMS, REPORT, from_json, run_measured, to_json
 
 MESSAGE_SECONDS = 2
 
 
-def main(job_name: str, folder_uri: str, region: str) -> None:
-    """Runs the job `module:function`, and reports its progress and any exception through Pipes."""
+def main(job_name: str, folder_uri: str, params_sha256: str, region: str, wait_minutes: str) -> None:
+    """Runs the job `module:function`, and reports its progress and any exception through Pipes.
+
+    A job fails if its parameters are not those with the SHA-256, or if it has had no executor for
+    `wait_minutes`.
+    """
     os.environ["AWS_REGION"] = region  # for pyarrow; Spark's settings give it to executors
     retries = Config(retries={"mode": "adaptive", "max_attempts": 10})
     s3 = boto3.client("s3", region_name=region, config=retries)
@@ -40,11 +47,17 @@ def main(job_name: str, folder_uri: str, region: str) -> None:
             module, _, function = job_name.partition(":")
             job = getattr(import_module(module), function)
             folder = open_root(folder_uri)
-            params = from_json(get_type_hints(job)["params"], folder.read(PARAMS))
+            content = folder.read(PARAMS)
+            if hashlib.sha256(content).hexdigest() != params_sha256:
+                raise FruitsError(
+                    f"{folder.uri_of(PARAMS)} was changed after it was written. Start a new run."
+                )
+            params = from_json(get_type_hints(job)["params"], content)
             spark = SparkSession.builder.getOrCreate()
-            report, measured = run_measured(
-                spark, job, params, lambda progress: pipes.log.info(str(progress))
-            )
+            with executors_awaited(spark, 60 * float(wait_minutes), pipes.log.warning):
+                report, measured = run_measured(
+                    spark, job, params, lambda progress: pipes.log.info(str(progress))
+                )
             folder.write(REPORT, to_json(report))
             folder.write(MEASURED, to_json(measured))
         except Exception as error:
@@ -56,4 +69,4 @@ def main(job_name: str, folder_uri: str, region: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:6])

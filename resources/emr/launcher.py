@@ -2,9 +2,9 @@
 
     python -c THIS_FILE REGION CODE.zip ENTRY_POINT.py SPARK_SUBMIT_OPTIONS... -- ARGUMENTS...
 
-The nodes of a cluster can write where the code lies. So the name of each file is the SHA-256 of its content, and
-a file of another content is not run. The names, and this program itself, are arguments of the step, which nodes
-cannot change.
+The nodes of a cluster can write where the code lies. So the name of each file is the SHA-256 of its content,
+and a file with another content is not run. The names and this program itself are arguments of the step, which
+nodes cannot change.
 """
 
 import hashlib

@@ -9,6 +9,8 @@ from typing import Any
 from resources.emr.account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
 from resources.emr.aws import aws_errors_named, client
 from resources.emr.cluster import POLL_SECONDS
+from resources.emr.sizing import yarn_site
+from resources.instance_types import common_architecture
 from resources.prices import load_prices
 from resources.runs import OWNER_TAG
 from resources.settings import Settings
@@ -48,10 +50,9 @@ def find_or_start_cluster(emr: Any, settings: Settings, owner: str) -> str:
 def _start(emr: Any, request: dict[str, Any]) -> str:
     """Starts a cluster; returns its id.
 
-    The operator may put a policy on a cluster with the tag of the project. AWS does not document whether the
-    new cluster has its tags already when EMR asks for the permission to put the policies of the request. Where
-    AWS refuses them, the cluster starts without, gets them when it has the tag, and ends if that fails too.
-    https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-plan-access-iam.html
+    The operator may put policies on clusters with the project's tag. AWS does not document whether a new
+    cluster has its tags when EMR asks for the permission to put the policies of the request. Where AWS
+    refuses them, the cluster starts without them, gets them when it has its tags, and ends if that fails.
     """
     from botocore.exceptions import ClientError
 
@@ -183,7 +184,8 @@ def check_hourly_cost(settings: Settings) -> None:
 def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, Any]:
     """The parameters of RunJobFlow for a cluster of an owner.
 
-    Raises `FruitsError` where FRUITS_EMR_LOGS is a URI to which nodes may not write.
+    Raises `FruitsError` where FRUITS_EMR_LOGS is a URI to which nodes may not write, and where nodes with
+    Graviton processors would have no wheelhouse.
     """
     logs = settings.emr_logs or stack.log_uri
     if not logs.startswith(stack.log_uri):
@@ -199,7 +201,6 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
         "LogUri": logs,
         "ServiceRole": stack.service_role,
         "JobFlowRole": stack.instance_profile,
-        "StepConcurrencyLevel": settings.emr_step_concurrency,
         "Instances": {
             "InstanceGroups": [
                 {
@@ -224,7 +225,9 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
             "EmrManagedSlaveSecurityGroup": stack.core_security_group,
             "ServiceAccessSecurityGroup": stack.service_security_group,
         },
-        "BootstrapActions": [stack.bootstrap_action()],
+        "BootstrapActions": [
+            stack.bootstrap_action(common_architecture(settings.emr_primary_type, settings.emr_core_type))
+        ],
         "Configurations": [
             {
                 "Classification": "spark-defaults",
@@ -233,10 +236,11 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
                     # So the cluster's own History Server shows its steps too.
                     "spark.history.fs.logDirectory": f"{settings.store}/{EVENT_LOGS}",
                 },
-            }
+            },
+            *_hadoop_configurations(settings),
         ],
-        # AWS keeps no copy of the logs, which name paths and classes. The pages of Spark in EMR's console read
-        # such a copy. https://docs.aws.amazon.com/emr/latest/APIReference/API_S3LoggingConfiguration.html
+        # So AWS keeps no copy of the logs, which name paths and classes. Without it, the pages of Spark in
+        # EMR's console are empty. https://docs.aws.amazon.com/emr/latest/APIReference/API_S3LoggingConfiguration.html
         "MonitoringConfiguration": {
             "S3LoggingConfiguration": {
                 "LogTypeUploadPolicy": {
@@ -262,6 +266,26 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
             limits["MaximumOnDemandCapacityUnits"] = 0
         request["ManagedScalingPolicy"] = {"ComputeLimits": limits}
     return request
+
+
+def _hadoop_configurations(settings: Settings) -> list[dict[str, Any]]:
+    """The settings of YARN, HDFS and S3A in RunJobFlow's `Configurations`."""
+    properties = {
+        "yarn-site": yarn_site(settings.emr_core_type),
+        # EMR's default. By cores too, YARN would start no executor beside an application master.
+        "capacity-scheduler": {
+            "yarn.scheduler.capacity.resource-calculator": (
+                "org.apache.hadoop.yarn.util.resource.DefaultResourceCalculator"
+            )
+        },
+        "core-site": {"fs.s3a.endpoint.region": settings.region},
+    }
+    # HDFS has the code of a running step. Below four core nodes, EMR would keep one copy, so that a lost node
+    # ends the step. From ten on, EMR keeps three
+    # (https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hdfs-config.html).
+    if 2 <= settings.emr_core_nodes < 10:
+        properties["hdfs-site"] = {"dfs.replication": "2"}
+    return [{"Classification": name, "Properties": values} for name, values in properties.items()]
 
 
 def _name(owner: str) -> str:

@@ -1,5 +1,6 @@
 """Spark on an AWS EMR cluster: each job is a step, and Dagster Pipes carries its progress and errors."""
 
+import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,9 +10,10 @@ from typing import Any, NoReturn, get_type_hints
 import dagster as dg
 from pydantic import PrivateAttr
 
+from resources.emr.account import NODE_PYTHON
 from resources.emr.aws import aws_errors_named, client
-from resources.emr.cluster import POLL_SECONDS, Cluster, Nodes, Step
-from resources.emr.code import upload_code
+from resources.emr.cluster import POLL_SECONDS, Cluster, ClusterState, Nodes, Step
+from resources.emr.code import LAUNCHER, upload_code
 from resources.emr.lifecycle import end_clusters, find_or_start_cluster, hourly_cost
 from resources.emr.sizing import spark_submit_conf
 from resources.job_runner import Execution, JobRun, JobRunner
@@ -65,20 +67,22 @@ class EmrSteps(JobRunner):
         _cancel_orphans(cluster, context)
         store = open_root(self.settings.store)
         folder = f"emr/{context.run.run_id}/{_asset_of(context)}-{uuid.uuid4().hex[:8]}"
-        store.write(f"{folder}/{PARAMS}", to_json(params))
+        content = to_json(params)
+        store.write(f"{folder}/{PARAMS}", content)
         code, entry_point = upload_code(store)
         make_event_log_folder(store)
         spark_conf = self._spark_conf(cluster)
         with _pipes_session(context, store, folder, client("s3", self.settings.region)) as session:
             arguments = [
-                *("spark-submit", "--deploy-mode", "client", "--name", f"fruits {_asset_of(context)}"),
-                *("--py-files", code),
+                *(NODE_PYTHON, "-c", LAUNCHER.read_text(), self.settings.region, code, entry_point),
+                *("--deploy-mode", "client", "--name", f"fruits {_asset_of(context)}"),
                 *chain.from_iterable(("--conf", f"{key}={value}") for key, value in spark_conf.items()),
-                *(entry_point, f"{job.__module__}:{job.__qualname__}"),
-                *(store.uri_of(folder), self.settings.region),
+                *("--", f"{job.__module__}:{job.__qualname__}", store.uri_of(folder)),
+                *(hashlib.sha256(content).hexdigest(), self.settings.region),
+                str(self.settings.emr_wait_minutes),
                 *chain.from_iterable(session.get_bootstrap_cli_arguments().items()),
             ]
-            step = _run_step(context, cluster, arguments)
+            step = self._run_step(context, cluster, arguments)
         if step.state != "COMPLETED":
             self._raise(cluster, step, next(iter(session.get_custom_messages()), None))
         report = from_json(get_type_hints(job)["return"], store.read(f"{folder}/{REPORT}"))
@@ -113,10 +117,44 @@ class EmrSteps(JobRunner):
 
     def _spark_conf(self, cluster: Cluster) -> dict[str, str]:
         """Spark's settings for a step on the core nodes, with the nodes that managed scaling may add."""
-        core = _core(cluster.nodes())
-        executors = max(core.most, (self._started and self.settings.emr_max_nodes) or 0)
-        conf = spark_submit_conf(core.instance_type, executors, self.settings.region)
+        core, most = _core(cluster.nodes()), self.settings.emr_max_nodes
+        nodes = core.most
+        if self._started and most:
+            nodes = self.settings.emr_core_nodes  # without those that managed scaling has added
+        conf = spark_submit_conf(core.instance_type, nodes, self.settings.region, most)
         return conf | event_log_config(self.settings.store)
+
+    def _run_step(
+        self, context: dg.AssetExecutionContext, cluster: Cluster, arguments: Sequence[str]
+    ) -> Step:
+        """Runs a command as a step and waits for its end; where the wait is interrupted, cancels the step."""
+        from botocore.exceptions import ClientError
+
+        try:
+            step_id = cluster.add_step(f"fruits {_asset_of(context)} {context.run.run_id}", arguments)
+        except ClientError as error:
+            # A cluster can end between the search for it and this call, as after its last idle minute.
+            state = cluster.state()
+            if not state.is_over:
+                raise
+            raise FruitsError(
+                f"The cluster {cluster.id} is {state.name} and takes no step ({state.reason}).",
+                retry_helps=self._next_is_another(state),
+            ) from error
+        try:
+            context.log.info(f"Step {step_id} on cluster {cluster.id}: {cluster.console(step_id)}")
+            return cluster.follow(step_id, context.log.info)
+        except BaseException:
+            try:
+                with aws_errors_named():
+                    cluster.cancel(step_id)
+            except FruitsError as error:  # logged, so that the first error is the one that Dagster shows
+                context.log.error(f"Step {step_id} may still run: {error} {cluster.console(step_id)}")
+            raise
+
+    def _next_is_another(self, ended: ClusterState) -> bool:
+        """Whether the next attempt starts another cluster, which need not end as this cluster did."""
+        return self.settings.emr_cluster is None and ended.code not in _PERMANENT
 
     def _raise(self, cluster: Cluster, step: Step, exception: dict[str, str] | None) -> NoReturn:
         """Raises a `FruitsError` with the reason why a step failed, and the address of its logs.
@@ -131,8 +169,7 @@ class EmrSteps(JobRunner):
         if state.is_over:
             raise FruitsError(
                 f"The cluster {cluster.id} is {state.name} and ended step {step.id} ({state.reason}). {logs}",
-                # Without FRUITS_EMR_CLUSTER, the next attempt starts another cluster.
-                retry_helps=self.settings.emr_cluster is None and state.code not in _PERMANENT,
+                retry_helps=self._next_is_another(state),
             )
         if step.state == "CANCELLED":
             raise FruitsError(f"Step {step.id} was cancelled outside Dagster. {logs}")
@@ -149,21 +186,6 @@ class EmrSteps(JobRunner):
             else:
                 reason = f"{exception['class']}: {reason}"
         raise FruitsError(f"Step {step.id} {step.state}: {reason}. {logs}", retry_helps)
-
-
-def _run_step(context: dg.AssetExecutionContext, cluster: Cluster, arguments: Sequence[str]) -> Step:
-    """Runs a command as a step and waits for its end; where the wait is interrupted, cancels the step."""
-    step_id = cluster.add_step(f"fruits {_asset_of(context)} {context.run.run_id}", arguments)
-    try:
-        context.log.info(f"Step {step_id} on cluster {cluster.id}: {cluster.console(step_id)}")
-        return cluster.follow(step_id, context.log.info)
-    except BaseException:
-        try:
-            with aws_errors_named():
-                cluster.cancel(step_id)
-        except FruitsError as error:  # logged, so that the first error is the one that Dagster shows
-            context.log.error(f"Step {step_id} may still run: {error} {cluster.console(step_id)}")
-        raise
 
 
 def _execution(cluster: Cluster, step: Step, cores_per_node: int, prices: Prices) -> Execution:

@@ -39,7 +39,9 @@ def images_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FRUITS_MAX_BAD_SHARE", "1.5", "less than or equal to 1"),
         ("FRUITS_KEEP_HOURS", "-1", "greater than or equal to 0"),
         ("FRUITS_MIN_EXPLAINED_VARIANCE", "most", "number"),
-        ("FRUITS_EMR_CORE_TYPE", "t3.micro", "of a family or size that is not known"),
+        ("FRUITS_EMR_CORE_TYPE", "t3.micro", "family .* is not known here.* m5.xlarge"),
+        ("FRUITS_EMR_CORE_TYPE", "m5.large", "EMR 7, which offers m5 in the sizes xlarge, 2xlarge"),
+        ("FRUITS_EMR_PRIMARY_TYPE", "m7g.large", "EMR 7, which offers m7g in the sizes xlarge, 2xlarge"),
         ("FRUITS_EMR_TAGS", "team", "not of the form name=value"),
         ("FRUITS_EMR_MAX_HOURLY_COST", "0", "greater than 0"),
         ("FRUITS_MAX_DRIFT", "2", "less than or equal to 1"),
@@ -85,6 +87,18 @@ def test_photos_and_store_inside_each_other_are_refused(
         load_settings(Settings)
     monkeypatch.setenv("FRUITS_STORE", f"{images}-store")
     assert load_settings(Settings).store == f"{images}-store"
+
+
+@pytest.mark.parametrize("kind", [Settings, StoreSettings])
+def test_nodes_with_different_processors_are_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: type[StoreSettings]
+) -> None:
+    monkeypatch.setenv("FRUITS_EMR_CORE_TYPE", "m7g.2xlarge")
+    expected = "primary node m5.xlarge is x86_64, and the core nodes m7g.2xlarge are aarch64"
+    with pytest.raises(FruitsError, match=rf"{expected}.*FRUITS_EMR_PRIMARY_TYPE"):
+        load_settings(kind)
+    monkeypatch.setenv("FRUITS_EMR_PRIMARY_TYPE", "m6g.xlarge")
+    assert load_settings(kind).emr_core_type == "m7g.2xlarge"
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -5,14 +5,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args
+from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
 
-from resources.emr.account import BOOTSTRAP, FOLDER, LOCK, NODE_PYTHON, TEMPLATE, download_wheels
+from resources.emr.account import BOOTSTRAP, FOLDER, LOCK, NODE_PYTHON, TEMPLATE
+from resources.emr.wheels import download_wheels
+from resources.instance_types import Architecture
+from spark_jobs.errors import FruitsError
 from tests.support import REPOSITORY
 
-# The wheels of the nodes fit this platform alone.
+# The wheels of x86-64 nodes fit this platform alone.
 ON_NODE_PLATFORM = (
     sys.platform == "linux" and os.uname().machine == "x86_64" and sys.version_info[:2] == (3, 11)
 )
@@ -133,9 +138,17 @@ def node(tmp_path: Path) -> Node:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheels of the lock, downloaded as a deployment does."""
+    """The wheels of the lock for x86-64 nodes, downloaded as a deployment does."""
     folder = tmp_path_factory.mktemp("wheels")
-    download_wheels(folder)
+    download_wheels(LOCK, folder, "x86_64")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aarch64_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheels of the lock for nodes with Graviton processors, downloaded as a deployment does."""
+    folder = tmp_path_factory.mktemp("wheels")
+    download_wheels(LOCK, folder, "aarch64")
     return folder
 
 
@@ -282,10 +295,88 @@ def test_an_unwritable_folder_fails_with_a_message(node: Node) -> None:
     assert "FAILED" in failed(node.bootstrap(lock, FRUITS_VENV="/proc/no/such/venv"))
 
 
+# Nodes with Graviton processors (aarch64). Their packages can not run here.
+
+
+def wheel_names(folder: Path) -> set[str]:
+    """The packages and versions of the wheels in a folder, as in a lock."""
+    return {"==".join(wheel.name.split("-")[:2]).lower().replace("_", "-") for wheel in folder.iterdir()}
+
+
+def test_the_lock_has_a_wheel_for_nodes_of_each_architecture(wheels: Path, aarch64_wheels: Path) -> None:
+    locked = {f"{name}=={version}" for name, version in pins(LOCK.read_text()).items()}
+    for architecture, folder in (("x86_64", wheels), ("aarch64", aarch64_wheels)):
+        assert wheel_names(folder) == locked
+        endings = (f"_{architecture}.whl", "-none-any.whl")
+        assert [wheel.name for wheel in folder.iterdir() if not wheel.name.endswith(endings)] == []
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
+def test_the_lock_has_all_that_its_wheels_need_on_each_architecture(
+    architecture: str, wheels: Path, aarch64_wheels: Path
+) -> None:
+    platform = {
+        "python_version": "3.11",
+        "python_full_version": "3.11.14",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": architecture,
+        "extra": "",
+    }
+    locked = pins(LOCK.read_text())
+    for wheel in (wheels if architecture == "x86_64" else aarch64_wheels).iterdir():
+        with ZipFile(wheel) as archive:
+            [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+            text = archive.read(metadata).decode()
+        for line in re.findall(r"^Requires-Dist: (.*)$", text, re.MULTILINE):
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate(platform):
+                version = locked[needed.name.lower().replace("_", "-")]
+                assert needed.specifier.contains(version), f"{wheel.name} needs {line}"
+
+
+def test_pip_on_a_graviton_node_takes_every_wheel_of_the_wheelhouse(aarch64_wheels: Path) -> None:
+    # pip accepts wheels for the glibc of its system and for older ones (https://peps.python.org/pep-0600/).
+    # That of Amazon Linux 2023 is 2.34 (https://docs.aws.amazon.com/linux/al2023/ug/core-glibc.html).
+    platforms = ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 35))]
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--target", "unused", "--no-index"),
+        *("--find-links", str(aarch64_wheels), "--only-binary", ":all:", "--require-hashes", "--no-deps"),
+        *("--python-version", "3.11", "--implementation", "cp", "--requirement", str(LOCK)),
+        *(part for platform in platforms for part in ("--platform", platform)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_openvinos_library_for_graviton_nodes_is_one_for_aarch64(aarch64_wheels: Path) -> None:
+    [wheel] = aarch64_wheels.glob("openvino-*.whl")
+    with ZipFile(wheel) as archive:
+        header = archive.read("openvino/libs/libopenvino_arm_cpu_plugin.so")[:20]
+    assert header[:4] == b"\x7fELF" and header[18] == 183  # e_machine: EM_AARCH64
+
+
+def test_a_wheel_whose_libraries_need_a_newer_glibc_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        folder = Path(command[command.index("--dest") + 1])
+        with ZipFile(folder / "fast-1.0-cp311-cp311-manylinux_2_35_aarch64.whl", "w") as wheel:
+            wheel.writestr("fast/libfast.so.1", b"\x7fELF GLIBC_2.17 GLIBC_2.35 GLIBCXX_3.4.30")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("resources.emr.wheels.subprocess.run", download)
+    with pytest.raises(
+        FruitsError, match=r"libfast\.so\.1 in fast-1\.0.* needs GLIBC_2\.35.* has GLIBC_2\.34"
+    ):
+        download_wheels(LOCK, tmp_path, "aarch64")
+
+
 # The files that a deployment ships.
 
 
-def test_the_lock_of_the_nodes_has_the_versions_of_the_projects_lock() -> None:
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+def test_the_lock_of_the_nodes_has_the_versions_of_the_projects_lock(architecture: Architecture) -> None:
     nodes = pins(LOCK.read_text())
     lines = (FOLDER / "requirements.in").read_text().splitlines()
     required = {line for line in lines if line and not line.startswith("#")}
@@ -296,7 +387,7 @@ def test_the_lock_of_the_nodes_has_the_versions_of_the_projects_lock() -> None:
         "python_version": "3.11",
         "python_full_version": "3.11.14",
         "sys_platform": "linux",
-        "platform_machine": "x86_64",
+        "platform_machine": architecture,
     }
     lines = re.findall(r"^([a-z].*?) ?\\$", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE)
     requirements = [Requirement(line) for line in lines]

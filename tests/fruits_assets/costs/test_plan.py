@@ -129,13 +129,22 @@ def test_the_price_of_the_primary_node_counts() -> None:
 @pytest.mark.parametrize(
     ("instance_type", "reason"),
     [
-        ("t3.micro", "'t3.micro' is of a family or size"),
-        ("m99.xlarge", r"have none for m99\.xlarge, .*Use one of .*m5"),
+        ("t3.micro", "'t3.micro' is not known"),
+        ("m5.large", "'m5.large' is not among those of EMR 7"),
+        ("m7i.xlarge", r"have none for m7i\.xlarge, .*Use one of .*m5"),
+        ("m6g.xlarge", "primary node m5.xlarge is x86_64, and the core nodes m6g.xlarge are aarch64"),
     ],
 )
 def test_an_instance_type_without_a_price_is_refused(instance_type: str, reason: str) -> None:
     with pytest.raises(FruitsError, match=reason):
         planned(instance_type=instance_type)
+
+
+def test_a_projection_for_graviton_says_that_none_was_measured() -> None:
+    graviton = planned(instance_type="m7g.xlarge", primary_type="m7g.xlarge")
+    assert graviton.hour_usd < 0.86 * planned().hour_usd
+    assert "Graviton" in " ".join(assumptions(graviton))
+    assert "Graviton" not in " ".join(assumptions(planned()))
 
 
 def test_shipped_rates_are_explained_only_if_they_are_used() -> None:
@@ -182,7 +191,7 @@ def test_the_command_projects_from_the_runs_in_the_store(store: str, monkeypatch
     assert "Shipped" not in result.output
 
 
-@pytest.mark.parametrize("value", ["t3.micro", "m99.xlarge"])
+@pytest.mark.parametrize("value", ["t3.micro", "m7i.xlarge"])
 def test_the_command_refuses_an_unknown_instance_type(value: str) -> None:
     result = fruits_plan("--instance-type", value)
     assert result.exit_code == 1

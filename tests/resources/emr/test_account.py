@@ -1,6 +1,6 @@
 """`fruits emr deploy`, and the stack's outputs, on moto's CloudFormation."""
 
-from typing import Any
+from typing import Any, get_args
 
 import boto3
 import pytest
@@ -11,6 +11,7 @@ from moto.cloudformation.models import Stack as MotoStack
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 
 from resources.emr.account import BOOTSTRAP, LOCK, idle_hour, stack_outputs
+from resources.instance_types import Architecture
 from resources.prices import load_prices
 from resources.settings import AccountSettings, Settings, load_settings
 from spark_jobs.errors import FruitsError
@@ -55,13 +56,13 @@ def test_deploy_uploads_the_bootstrap_action_and_the_lock(subnet: str) -> None:
     for uri, file in ((stack.bootstrap_uri, BOOTSTRAP), (stack.lock_uri, LOCK)):
         bucket, key = split_s3_uri(uri)
         assert boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == file.read_bytes()
-    assert stack.bootstrap_action() == {
+    assert stack.bootstrap_action("x86_64") == {
         "Name": "python environment",
         "ScriptBootstrapAction": {"Path": stack.bootstrap_uri, "Args": [stack.lock_uri]},
     }
 
 
-def test_deploy_creates_a_private_subnet_and_a_wheelhouse() -> None:
+def test_deploy_creates_a_private_subnet_and_a_wheelhouse_for_each_architecture() -> None:
     fruits("deploy", "--yes")
     stack = stack_outputs(settings())
     ec2 = boto3.client("ec2")
@@ -70,11 +71,14 @@ def test_deploy_creates_a_private_subnet_and_a_wheelhouse() -> None:
     assert endpoint["ServiceName"] == f"com.amazonaws.{REGION}.s3" and endpoint["VpcId"] == made["VpcId"]
     assert not ec2.describe_internet_gateways()["InternetGateways"]
     assert stack.wheelhouse_uri is not None
-    prefix = stack.wheelhouse_uri.removeprefix(f"s3://{stack.bucket}/")
-    listed = boto3.client("s3").list_objects_v2(Bucket=stack.bucket, Prefix=prefix)["Contents"]
-    wheels = {entry["Key"].removeprefix(prefix).split("-")[0].lower() for entry in listed}
-    assert wheels >= {"boto3", "dagster_pipes", "numpy", "openvino", "pillow", "pyarrow"}
-    assert stack.bootstrap_action()["ScriptBootstrapAction"]["Args"] == [stack.lock_uri, stack.wheelhouse_uri]
+    for architecture in get_args(Architecture):
+        wheelhouse = f"{stack.wheelhouse_uri}{architecture}/"
+        prefix = wheelhouse.removeprefix(f"s3://{stack.bucket}/")
+        listed = boto3.client("s3").list_objects_v2(Bucket=stack.bucket, Prefix=prefix)["Contents"]
+        wheels = {entry["Key"].removeprefix(prefix).split("-")[0].lower() for entry in listed}
+        assert wheels >= {"boto3", "dagster_pipes", "numpy", "openvino", "pillow", "pyarrow"}
+        arguments = stack.bootstrap_action(architecture)["ScriptBootstrapAction"]["Args"]
+        assert arguments == [stack.lock_uri, wheelhouse]
 
 
 def test_deploy_uses_an_existing_subnet_unchanged(subnet: str) -> None:

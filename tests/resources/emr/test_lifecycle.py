@@ -20,6 +20,7 @@ from resources.emr.lifecycle import (
     owned_clusters,
     terminate_clusters,
 )
+from resources.emr.sizing import spark_submit_conf
 from resources.run_locks import held_lock
 from resources.runs import BACKFILL_TAG, OWNER_TAG, ends_with, owner_of, owner_tags
 from resources.settings import Settings
@@ -55,23 +56,24 @@ def settings(**given: Any) -> Settings:
 
 
 def requests() -> dict[str, Any]:
-    """The requests for a cluster with default settings, and with every setting."""
+    """The requests for clusters with default settings, with Graviton processors, and with every setting."""
     everything = settings(
         emr_release="emr-7.12.0",
-        emr_primary_type="m5.large",
+        emr_primary_type="m5.2xlarge",
         emr_core_type="r5.2xlarge",
         emr_core_nodes=3,
         emr_max_nodes=20,
         emr_spot=True,
-        emr_step_concurrency=4,
         emr_idle_minutes=30,
         emr_logs="s3://fruits-bucket/logs/team/",
         emr_tags={"team": "data"},
         emr_key_name="jane",
     )
     online = STACK._replace(wheelhouse_uri=None)
+    graviton = settings(emr_primary_type="m6g.xlarge", emr_core_type="m7g.2xlarge", emr_core_nodes=1)
     return {
         "by default": cluster_request(settings(), STACK, "a-backfill"),
+        "one core node with a Graviton processor": cluster_request(graviton, STACK, "a-run"),
         "with every setting": cluster_request(everything, online, "a-run"),
     }
 
@@ -149,6 +151,37 @@ def test_a_cluster_above_the_cost_limit_is_not_started(emr: Any) -> None:
 def test_a_log_prefix_that_nodes_may_not_write_is_refused() -> None:
     with pytest.raises(FruitsError, match="s3://other/logs/ is not below s3://fruits-bucket/logs/"):
         cluster_request(settings(emr_logs="s3://other/logs/"), STACK, "a-run")
+
+
+def configurations(given: Settings) -> dict[str, dict[str, str]]:
+    """The properties of a cluster's software by classification."""
+    request = cluster_request(given, STACK, "a-run")
+    return {each["Classification"]: each["Properties"] for each in request["Configurations"]}
+
+
+@pytest.mark.parametrize("spot", [False, True])
+@pytest.mark.parametrize(("core_nodes", "copies"), [(1, None), (2, "2"), (3, "2"), (9, "2"), (10, None)])
+def test_hdfs_keeps_two_copies_of_a_steps_code_where_emr_would_keep_one(
+    core_nodes: int, copies: str | None, spot: bool
+) -> None:
+    # By default, EMR keeps one copy below four core nodes, two below ten, and three from there on
+    # (https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hdfs-config.html).
+    found = configurations(settings(emr_core_nodes=core_nodes, emr_spot=spot))
+    assert found.get("hdfs-site", {}).get("dfs.replication") == copies
+
+
+def test_a_cluster_gives_yarn_the_memory_by_which_its_executors_are_sized() -> None:
+    found = configurations(settings(emr_core_type="m6i.2xlarge"))["yarn-site"]
+    conf = spark_submit_conf("m6i.2xlarge", 2, PARIS)
+    executor = sum(int(conf[f"spark.executor.memory{part}"][:-1]) for part in ("", "Overhead"))
+    assert executor + 896 <= int(found["yarn.nodemanager.resource.memory-mb"])
+    assert found["yarn.scheduler.maximum-allocation-mb"] == found["yarn.nodemanager.resource.memory-mb"]
+
+
+def test_nodes_with_graviton_processors_need_a_wheelhouse() -> None:
+    graviton = settings(emr_primary_type="m6g.xlarge", emr_core_type="m6g.xlarge")
+    with pytest.raises(FruitsError, match=r"aarch64.* openvino .*fruits emr deploy --wheelhouse"):
+        cluster_request(graviton, STACK._replace(wheelhouse_uri=None), "a-run")
 
 
 def test_the_sensor_terminates_the_cluster_of_an_ended_run(emr: Any) -> None:
