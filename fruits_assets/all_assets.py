@@ -6,7 +6,7 @@ for the classes that need it, and yields the events of each class itself.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -131,9 +131,11 @@ class _AssetContext(dg.AssetExecutionContext):
 class _AssetLog(logging.LoggerAdapter[logging.Logger]):
     """The log of an asset whose function this op calls: a message begins with the name of the asset."""
 
-    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
-        asset = (self.extra or {})["asset"]
-        return msg if msg.startswith(f"{asset}:") else f"{asset}: {msg}", kwargs
+    def log(self, level: Any, msg: object, *args: object, **kwargs: Any) -> None:
+        # Dagster Pipes gives the name of the level, which Dagster's own logger knows.
+        prefix = f"{(self.extra or {})['asset']}: "
+        text = str(msg)
+        self.logger.log(level, text if text.startswith(prefix) else f"{prefix}{text}", *args, **kwargs)
 
 
 class _Run:

@@ -117,10 +117,9 @@ class EmrSteps(JobRunner):
 
     def _spark_conf(self, cluster: Cluster) -> dict[str, str]:
         """Spark's settings for a step on the core nodes, with the nodes that managed scaling may add."""
-        core, most = _core(cluster.nodes()), self.settings.emr_max_nodes
-        nodes = core.most
-        if self._started and most:
-            nodes = self.settings.emr_core_nodes  # without those that managed scaling has added
+        core, most = _core(cluster.nodes()), self.settings.emr_max_nodes if self._started else None
+        # Without the nodes that managed scaling has added for an earlier step.
+        nodes = self.settings.emr_core_nodes if most else core.most
         conf = spark_submit_conf(core.instance_type, nodes, self.settings.region, most)
         return conf | event_log_config(self.settings.store)
 
