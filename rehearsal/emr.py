@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from moto.core import DEFAULT_ACCOUNT_ID
-from moto.core.responses import ActionResult, BaseResponse, EmptyResult
+from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
 from moto.emr import models
 from moto.emr.exceptions import InvalidRequestException, ValidationException
@@ -114,8 +114,6 @@ def install(canceller: Canceller) -> None:
     models.Step = RehearsedStep  # type: ignore[misc, assignment]
     models.Cluster = RehearsedCluster  # type: ignore[misc]
     api: Any = ElasticMapReduceResponse
-    # moto reads EMR's region from the host name alone, here 127.0.0.1. The request's signature names it too.
-    api.get_region_from_url = BaseResponse.get_region_from_url
 
     def describe_step(self: Any) -> ActionResult:
         return ActionResult({"Step": _step_of(_cluster_of(self), self._get_param("StepId"))})

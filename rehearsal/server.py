@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moto.core.responses import BaseResponse
+from moto.emr.responses import ElasticMapReduceResponse
 from moto.iam.access_control import PermissionResult
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -33,6 +35,9 @@ def judged_moto(**options: Any) -> Judge:
     """moto as a WSGI application behind a judge, with the options of `Judge`."""
     # moto denies every call to a bucket whose policy has a condition that does not hold.
     FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL  # type: ignore[method-assign]
+    # moto reads EMR's region from the host name alone, here 127.0.0.1. The request's signature names it too.
+    api: Any = ElasticMapReduceResponse
+    api.get_region_from_url = BaseResponse.get_region_from_url
     return Judge(DomainDispatcherApplication(create_backend_app), **options)
 
 
@@ -40,7 +45,8 @@ def judged_moto(**options: Any) -> Judge:
 def served(application: Callable[..., Any]) -> Iterator[str]:
     """The address of a server on a free port of loopback, in this process."""
     server = _server(0, application)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # The server looks this often, in seconds, whether it shall end.
+    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.port}"
     server.shutdown()

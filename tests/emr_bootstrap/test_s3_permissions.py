@@ -1,13 +1,26 @@
 """Calls of S3 that the roles and policies of the template allow."""
 
+import json
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
 
 from resources.photo_folders import list_photos
 from spark_jobs.store.root import open_root
-from tests.emr_bootstrap.conftest import DELETE, MAY, NODES, OPERATOR, PREFIXES, READ, WHO, WRITE, Account
+from tests.emr_bootstrap.conftest import (
+    DELETE,
+    MAY,
+    NODES,
+    NUMBER,
+    OPERATOR,
+    PREFIXES,
+    READ,
+    WHO,
+    WRITE,
+    Account,
+)
 
 # moto's CloudFormation does not create bucket policies, and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
@@ -68,6 +81,38 @@ def test_the_file_operations_of_a_run_are_allowed(
             open_root(f"s3://{account.stack.bucket}").list("")
     finally:
         open_root.cache_clear()
+
+
+def test_nodes_reach_s3_through_the_endpoint_of_their_network(account: Account) -> None:
+    subnet = {"Ec2SubnetId": account.stack.subnet, "MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
+    cluster = boto3.client("emr").run_job_flow(Name="nodes", Instances=subnet)["JobFlowId"]
+    role = f"arn:aws:iam::{NUMBER}:role/{account.stack.instance_profile}"
+    session = boto3.client("sts").assume_role(RoleArn=role, RoleSessionName=cluster)["Credentials"]
+    nodes = boto3.client(
+        "s3",
+        endpoint_url=account.endpoint,
+        aws_access_key_id=session["AccessKeyId"],
+        aws_secret_access_key=session["SecretAccessKey"],
+        aws_session_token=session["SessionToken"],
+    )
+    photo = {"Bucket": account.stack.bucket, "Key": "photos/here/1.jpg"}
+    assert _passes(nodes, READ, **photo)
+    [endpoint] = [
+        each["VpcEndpointId"]
+        for each in boto3.client("ec2").describe_vpc_endpoints()["VpcEndpoints"]
+        if each["VpcEndpointType"] == "Gateway"
+    ]
+    decision = account.judge.decisions()[-1]
+    assert decision["context"]["aws:SourceVpce"] == endpoint
+    # The policy of the endpoint lets no call through to other buckets, whatever the role may do.
+    everything = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
+    iam, name = boto3.client("iam"), {"RoleName": account.stack.instance_profile, "PolicyName": "all"}
+    iam.put_role_policy(**name, PolicyDocument=json.dumps(everything))
+    with pytest.raises(ClientError, match="because no VPC endpoint policy allows the s3:GetObject action"):
+        nodes.get_object(Bucket="other", Key="x")
+    assert _passes(nodes, "list_objects_v2", Bucket=account.stack.bucket, Prefix="elsewhere/")
+    iam.delete_role_policy(**name)
+    assert not _passes(nodes, "list_objects_v2", Bucket=account.stack.bucket, Prefix="elsewhere/")
 
 
 def _passes(s3: Any, call: str, **request: Any) -> bool:
