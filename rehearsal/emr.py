@@ -164,8 +164,9 @@ def _check_instance_types(response: Any) -> None:
     except FileNotFoundError:
         raise ValidationException(f"The supplied release label is invalid: {release}.") from None
     groups = response._get_param("Instances.InstanceGroups", [])
-    for wanted in [group["instance_type"] for group in groups]:
-        if wanted not in offered:
+    single = [response._get_param(f"Instances.{kind}InstanceType") for kind in ("Master", "Slave")]
+    for wanted in [*single, *(group["instance_type"] for group in groups)]:
+        if wanted is not None and wanted not in offered:
             raise ValidationException(f"Instance type '{wanted}' is not supported.")
 
 
