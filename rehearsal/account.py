@@ -15,8 +15,13 @@ _ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*"
 
 
 class Account(NamedTuple):
-    """The stack's outputs, and the environment variables of an administrator and of the stack's operator."""
+    """An account with the stack's outputs.
 
+    `administrator` and `operator` are the environment variables of two users: the administrator may do
+    everything, and the operator has the stack's policy.
+    """
+
+    aws: Aws
     outputs: dict[str, str]
     administrator: dict[str, str]
     operator: dict[str, str]
@@ -44,7 +49,7 @@ def prepare_account(aws: Aws, settings: Mapping[str, str], policies_see_new_tags
     [stack] = aws.client("cloudformation").describe_stacks()["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
     iam.attach_user_policy(UserName="operator", PolicyArn=outputs["OperatorPolicyArn"])
-    return Account(outputs=outputs, administrator=administrator, operator=operator)
+    return Account(aws=aws, outputs=outputs, administrator=administrator, operator=operator)
 
 
 def _new_user(aws: Aws, iam: Any, name: str) -> dict[str, str]:

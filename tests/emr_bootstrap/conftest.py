@@ -71,11 +71,12 @@ def account() -> Iterator[Account]:
         s3.create_bucket(Bucket="other", CreateBucketConfiguration={"LocationConstraint": REGION})
         for bucket, key in [(stack.bucket, f"{prefix}/here/1.jpg") for prefix in PREFIXES] + [("other", "x")]:
             s3.put_object(Bucket=bucket, Key=key, Body=b"photo")
-        roles = {NODES: stack.instance_profile, SERVICE: stack.service_role}
+        iam = boto3.client("iam")
+        profile = iam.get_instance_profile(InstanceProfileName=stack.instance_profile)["InstanceProfile"]
+        roles = {NODES: profile["Roles"][0]["RoleName"], SERVICE: stack.service_role}
         policies = {who: policies_of_role(role) for who, role in roles.items()}
         for who, arn in ((OPERATOR, stack.operator_policy_arn), (ERASURE, stack.erasure_policy_arn)):
             policies[who] = {who: managed_policy(arn)}
-        iam = boto3.client("iam")
         trust = {
             who: iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
             for who, role in roles.items()

@@ -63,7 +63,8 @@ def test_a_profile_whose_role_has_another_name_is_refused(aws: Aws, profile: str
 
 @pytest.mark.parametrize("kind", ["m5.large", "c5.large", "t3.xlarge", "m5.3xlarge", "m99.xlarge"])
 def test_an_instance_type_that_the_release_does_not_offer_is_refused(aws: Aws, kind: str) -> None:
-    # moto has the answers of ListSupportedInstanceTypes; https://github.com/boto/boto3/issues/3418 the message.
+    # moto has the answers of ListSupportedInstanceTypes. The message is that of
+    # https://github.com/boto/boto3/issues/3418.
     assert start(aws, kind) == f"ValidationException: Instance type '{kind}' is not supported."
 
 
