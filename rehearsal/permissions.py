@@ -17,7 +17,7 @@ from rehearsal.principals import iam
 
 
 def requests_of(call: Call, policies_see_new_tags: bool) -> list[Request]:
-    """The requests that a call of any service but S3 needs, in the order in which AWS refuses them.
+    """The requests that a call of any service but S3 needs; AWS must allow all of them.
 
     `policies_see_new_tags` tells whether PutAutoTerminationPolicy and PutManagedScalingPolicy inside of
     RunJobFlow see the tags of the new cluster. No document of AWS says it.
@@ -185,13 +185,21 @@ def _stack(call: Call) -> str:
 def _named(kind: str, parameter: str, service: str = "iam", in_region: bool = False) -> Resource:
     """The ARN of a resource whose name is in a parameter."""
     return lambda call: _arn(
-        service, f"{kind}/{call.parameters[parameter]}", call.region if in_region else ""
+        service, f"{kind}/{_parameter(call, parameter)}", call.region if in_region else ""
     )
 
 
 def _given(parameter: str) -> Resource:
     """The ARN that is in a parameter."""
-    return lambda call: str(call.parameters[parameter])
+    return lambda call: _parameter(call, parameter)
+
+
+def _parameter(call: Call, name: str) -> str:
+    if name not in call.parameters:
+        raise NotImplementedError(
+            f"rehearsal/permissions.py does not know which permission {call.operation} without {name} needs"
+        )
+    return str(call.parameters[name])
 
 
 def _roles_below(call: Call) -> str:
@@ -206,7 +214,7 @@ _SERVICE_LINKED = {
 
 
 def _service_linked_role(call: Call) -> str:
-    service = call.parameters["AWSServiceName"]
+    service = _parameter(call, "AWSServiceName")
     if service not in _SERVICE_LINKED:
         raise NotImplementedError(
             f"rehearsal/permissions.py does not know the role that AWS makes for {service}"
@@ -280,7 +288,7 @@ _RESOURCES: Mapping[str, Mapping[str, Resource]] = {
     },
     "servicequotas": {
         "GetServiceQuota": lambda call: _arn(
-            "servicequotas", f"{call.parameters['ServiceCode']}/{call.parameters['QuotaCode']}", call.region
+            "servicequotas", f"{_parameter(call, 'ServiceCode')}/{_parameter(call, 'QuotaCode')}", call.region
         ),
         **_calls(_all, "ListServiceQuotas"),
     },

@@ -262,6 +262,7 @@ def test_a_call_without_a_known_key_is_refused_and_the_trusted_key_is_not_judged
     [
         ("sqs", "list_queues", {}),
         ("dynamodb", "list_tables", {}),
+        ("iam", "get_user", {}),
         ("iam", "create_policy", {"PolicyName": "all", "PolicyDocument": "{}"}),
         ("s3", "get_bucket_cors", {"Bucket": "photos"}),
         ("s3", "get_object_torrent", {"Bucket": "photos", "Key": "a.jpg"}),
