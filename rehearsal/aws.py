@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rehearsal.faults import CONTROL, Fault
+from rehearsal.calls import FAULTS, PERMISSIONS
+from rehearsal.faults import Fault
 from rehearsal.nodes import node_python
 from rehearsal.processes import kill_marked, killed_at_exit, reserved_ports, start_process, tail
 from rehearsal.yarn import Yarn
@@ -46,7 +47,7 @@ class Aws:
     def variables(self) -> dict[str, str]:
         """The environment variables that lead boto3, pyarrow and S3A to the server.
 
-        The server accepts any credentials, so these are not secret.
+        The server checks no signature, so these are not secret. It judges no call with this access key.
         """
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -67,21 +68,35 @@ class Aws:
 
     def inject(self, fault: Fault) -> None:
         """Applies a fault to future calls, in addition to the faults that are already injected."""
-        self._control("POST", fault.to_json())
+        self._control("POST", FAULTS, fault.to_json())
 
     def clear_faults(self) -> None:
         """Removes all faults."""
-        self._control("DELETE")
+        self._control("DELETE", FAULTS)
 
     def calls(self) -> dict[str, int]:
         """The number of calls, also failed calls, by operation: `elasticmapreduce DescribeStep`, `s3 PUT`."""
-        return self._control("GET")
+        calls: dict[str, int] = self._control("GET", FAULTS)
+        return calls
 
-    def _control(self, method: str, body: bytes | None = None) -> dict[str, int]:
-        request = urllib.request.Request(f"{self.endpoint}{CONTROL}", data=body, method=method)
+    def judge_calls(self, policies_see_new_tags: bool = False) -> None:
+        """From now on, the server permits calls by the policies of their callers.
+
+        `policies_see_new_tags` is described in `permissions.requests_of`.
+        """
+        self._control(
+            "POST", PERMISSIONS, json.dumps({"policies_see_new_tags": policies_see_new_tags}).encode()
+        )
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """Every decision about a call, as `Judge.decisions` describes it."""
+        decisions: list[dict[str, Any]] = self._control("GET", PERMISSIONS)
+        return decisions
+
+    def _control(self, method: str, path: str, body: bytes | None = None) -> Any:
+        request = urllib.request.Request(f"{self.endpoint}{path}", data=body, method=method)
         with urllib.request.urlopen(request, timeout=10) as response:
-            calls: dict[str, int] = json.load(response)
-            return calls
+            return json.load(response)
 
 
 @contextmanager

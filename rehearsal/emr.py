@@ -9,11 +9,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol
 
-from moto.core.responses import ActionResult, BaseResponse, EmptyResult
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
 from moto.emr import models
 from moto.emr.exceptions import InvalidRequestException, ValidationException
 from moto.emr.responses import ElasticMapReduceResponse
+from moto.iam.models import iam_backends
 
 # EMR's limit on the characters of a step's arguments.
 MAX_ARGUMENT_CHARACTERS = 10_280
@@ -112,8 +114,6 @@ def install(canceller: Canceller) -> None:
     models.Step = RehearsedStep  # type: ignore[misc, assignment]
     models.Cluster = RehearsedCluster  # type: ignore[misc]
     api: Any = ElasticMapReduceResponse
-    # moto reads EMR's region from the host name alone, here 127.0.0.1. The request's signature names it too.
-    api.get_region_from_url = BaseResponse.get_region_from_url
 
     def describe_step(self: Any) -> ActionResult:
         return ActionResult({"Step": _step_of(_cluster_of(self), self._get_param("StepId"))})
@@ -128,6 +128,8 @@ def install(canceller: Canceller) -> None:
     start_job_flow = api.run_job_flow
 
     def run_job_flow(self: Any) -> Any:
+        _check_instance_types(self)
+        _check_instance_profile(self._get_param("JobFlowRole"))
         answer = start_job_flow(self)
         cluster = self.backend.clusters[answer.result["JobFlowId"]]
         cluster.auto_termination = _plain(self._get_param("AutoTerminationPolicy"))
@@ -148,6 +150,39 @@ def install(canceller: Canceller) -> None:
         **_policy_calls("managed_scaling", "ManagedScalingPolicy"),
     }.items():
         setattr(api, name, call)
+
+
+def _check_instance_types(response: Any) -> None:
+    """Raises EMR's error for a release or an instance type that EMR does not offer.
+
+    moto has EMR's own lists of the types of each release. A captured message of EMR:
+    "Instance type 'm5.large' is not supported" (https://github.com/boto/boto3/issues/3418).
+    """
+    release = response._get_param("ReleaseLabel")
+    try:
+        offered = response.backend._get_instance_type_names(release)
+    except FileNotFoundError:
+        raise ValidationException(f"The supplied release label is invalid: {release}.") from None
+    groups = response._get_param("Instances.InstanceGroups", [])
+    single = [response._get_param(f"Instances.{kind}InstanceType") for kind in ("Master", "Slave")]
+    for wanted in [*single, *(group["instance_type"] for group in groups)]:
+        if wanted is not None and wanted not in offered:
+            raise ValidationException(f"Instance type '{wanted}' is not supported.")
+
+
+def _check_instance_profile(name: str | None) -> None:
+    """Raises EMR's error for an instance profile that does not exist, or whose role has another name.
+
+    "Amazon EC2 allows you to create instance profiles and roles with different names, but Amazon EMR does not
+    support this configuration, and it results in an "invalid instance profile" error":
+    https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-iam-roles-custom.html
+    """
+    if name is None:
+        raise ValidationException("InstanceProfile is required for creating cluster")
+    for profile in iam_backends[DEFAULT_ACCOUNT_ID]["aws"].get_instance_profiles():
+        if name in (profile.name, profile.arn) and [role.name for role in profile.roles] == [profile.name]:
+            return
+    raise ValidationException(f"Invalid InstanceProfile: {name}.")
 
 
 def _cluster_of(response: Any) -> RehearsedCluster:

@@ -1,5 +1,6 @@
 """The environment of a rehearsal: YARN, AWS, a bucket, and an EMR cluster that waits for steps."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from pathlib import Path
 from rehearsal.aws import REGION, Aws, start_aws
 from rehearsal.yarn import Yarn, start_yarn
 from resources.settings import Settings
+
+# The name of EMR's default role for nodes, and of its instance profile.
+_NODE_ROLE = "EMR_EC2_DefaultRole"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ def start_environment(
         start_aws(folder / "aws", yarn, python, log_seconds) as aws,
     ):
         start_bucket(aws, bucket)
+        _make_node_role(aws)
         yield RehearsalEnvironment(
             yarn=yarn, aws=aws, bucket=bucket, cluster=start_cluster(aws, bucket, instance_type)
         )
@@ -61,6 +66,18 @@ def start_bucket(aws: Aws, name: str, region: str = REGION) -> None:
     s3.put_bucket_encryption(Bucket=name, ServerSideEncryptionConfiguration={"Rules": [by_default]})
 
 
+def _make_node_role(aws: Aws) -> None:
+    """Creates the instance profile of `start_cluster`, whose role may do everything in S3."""
+    iam = aws.client("iam")
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    s3 = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    trusted, allowed = ({"Version": "2012-10-17", "Statement": [statement]} for statement in (trust, s3))
+    iam.create_role(RoleName=_NODE_ROLE, AssumeRolePolicyDocument=json.dumps(trusted))
+    iam.put_role_policy(RoleName=_NODE_ROLE, PolicyName="s3", PolicyDocument=json.dumps(allowed))
+    iam.create_instance_profile(InstanceProfileName=_NODE_ROLE)
+    iam.add_role_to_instance_profile(InstanceProfileName=_NODE_ROLE, RoleName=_NODE_ROLE)
+
+
 def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge") -> str:
     """Starts a cluster and returns its id. All clusters share the nodes of YARN."""
     answer = aws.client("emr").run_job_flow(
@@ -68,7 +85,7 @@ def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge") -> st
         ReleaseLabel=Settings.model_fields["emr_release"].default,
         LogUri=f"s3://{bucket}/logs/",
         Applications=[{"Name": "Spark"}],
-        JobFlowRole="EMR_EC2_DefaultRole",
+        JobFlowRole=_NODE_ROLE,
         ServiceRole="EMR_DefaultRole",
         Instances={
             "KeepJobFlowAliveWhenNoSteps": True,

@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 import threading
 import time
 from collections import Counter
@@ -10,13 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# The path that controls the faults. The name of a bucket can't start with an underscore.
-CONTROL = "/_rehearsal/"
-
-# AWS answers most errors with HTTP status 400; these are the exceptions.
-_STATUS = {"SlowDown": 503, "ServiceUnavailable": 503, "InternalError": 500, "InternalServerError": 500}
-
-_SCOPE = re.compile(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/aws4_request")
+from rehearsal.calls import CONTROL, FAULTS, answer_error, answer_json, body_of, call_of
 
 
 @dataclass(kw_only=True)
@@ -55,30 +48,19 @@ class Faults:
         self._random = random.Random(0)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"].startswith(CONTROL):
+        if environ["PATH_INFO"].startswith(FAULTS):
             return self._control(environ, start_response)
-        scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-        service = scope[1] if scope else "unsigned"
-        target = environ.get("HTTP_X_AMZ_TARGET", "")
-        operation = target.rpartition(".")[2] or environ["REQUEST_METHOD"]
+        if environ["PATH_INFO"].startswith(CONTROL):
+            return self._application(environ, start_response)
+        call = call_of(environ)
         error = None
-        for fault in self._matching(service, operation, environ["PATH_INFO"]):
+        for fault in self._matching(call.service, call.operation, environ["PATH_INFO"]):
             time.sleep(fault.seconds)
             error = error or fault.error
         if error is None:
             return self._application(environ, start_response)
-        # The server would parse an unread body as the next request of the connection.
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        message = f"The rehearsal injected the error {error} into {operation}."
-        if target:
-            kind, body = "application/x-amz-json-1.1", json.dumps({"__type": error, "message": message})
-        elif service == "s3":
-            kind, body = "application/xml", f"<Error><Code>{error}</Code><Message>{message}</Message></Error>"
-        else:
-            detail = f"<Error><Type>Sender</Type><Code>{error}</Code><Message>{message}</Message></Error>"
-            kind, body = "text/xml", f"<ErrorResponse>{detail}</ErrorResponse>"
-        start_response(f"{_STATUS.get(error, 400)} {error}", [("Content-Type", kind)])
-        return [body.encode()]
+        message = f"The rehearsal injected the error {error} into {call.operation}."
+        return answer_error(environ, start_response, call, error, message)
 
     def _matching(self, service: str, operation: str, path: str) -> list[Fault]:
         """Counts a call, and returns the faults that apply to it."""
@@ -99,12 +81,11 @@ class Faults:
             return matching
 
     def _control(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        body = body_of(environ)
         with self._lock:
             if environ["REQUEST_METHOD"] == "POST":
                 self._faults.append(Fault(**json.loads(body)))
             elif environ["REQUEST_METHOD"] == "DELETE":
                 self._faults.clear()
-            answer = json.dumps(self._calls).encode()
-        start_response("200 OK", [("Content-Type", "application/json")])
-        return [answer]
+            calls = dict(self._calls)
+        return answer_json(start_response, calls)

@@ -3,20 +3,25 @@
 import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moto.iam.access_control import IAMRequestBase
+from moto.core.responses import BaseResponse
+from moto.emr.responses import ElasticMapReduceResponse
+from moto.iam.access_control import PermissionResult
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
     create_backend_app,
 )
-from werkzeug.serving import make_server
+from moto.s3.models import FakeBucket
+from werkzeug.serving import BaseWSGIServer, make_server
 
-from rehearsal import emr, s3
+from rehearsal import emr
 from rehearsal.faults import Faults
+from rehearsal.judge import Judge
 from rehearsal.nodes import step_environment, write_spark_conf
 from rehearsal.steps import StepRunner
 
@@ -24,6 +29,29 @@ from rehearsal.steps import StepRunner
 class _Quiet(MotoRequestHandler):
     def log_request(self, *_: Any) -> None:
         """Logs nothing: a run makes thousands of requests."""
+
+
+def judged_moto(**options: Any) -> Judge:
+    """moto as a WSGI application behind a judge, with the options of `Judge`."""
+    # moto denies every call to a bucket whose policy has a condition that does not hold.
+    FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL  # type: ignore[method-assign]
+    # moto reads EMR's region from the host name alone, here 127.0.0.1. The request's signature names it too.
+    api: Any = ElasticMapReduceResponse
+    api.get_region_from_url = BaseResponse.get_region_from_url
+    return Judge(DomainDispatcherApplication(create_backend_app), **options)
+
+
+@contextmanager
+def served(application: Callable[..., Any]) -> Iterator[str]:
+    """The address of a server on a free port of loopback, in this process."""
+    server = _server(0, application)
+    # The server looks this often, in seconds, whether it shall end.
+    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def serve(
@@ -39,12 +67,12 @@ def serve(
         folder=Path(folder), environment=environment, yarn=yarn, aws=aws, log_seconds=log_seconds
     )
     emr.install(runner)
-    s3.install()
-    # moto identifies the caller by the access key. It can't check the signatures of S3A and pyarrow.
-    IAMRequestBase.check_signature = lambda self: None  # type: ignore[method-assign]
     threading.Thread(target=runner.run_forever, name="steps", daemon=True).start()
-    application = Faults(DomainDispatcherApplication(create_backend_app))
-    make_server("127.0.0.1", port, application, threaded=True, request_handler=_Quiet).serve_forever()
+    _server(port, Faults(judged_moto(trusted=aws["AWS_ACCESS_KEY_ID"]))).serve_forever()
+
+
+def _server(port: int, application: Callable[..., Any]) -> BaseWSGIServer:
+    return make_server("127.0.0.1", port, application, threaded=True, request_handler=_Quiet)
 
 
 if __name__ == "__main__":

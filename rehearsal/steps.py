@@ -38,7 +38,7 @@ class StepRunner:
 
     The files of a step are in `folder/<step id>`. `environment` returns the environment variables of a step's
     process; its arguments are a folder for Spark's configuration, and the variables that lead a node to this
-    server. `aws` has these variables for a cluster without a role. `yarn` is the URL of the ResourceManager.
+    server. `aws` has these variables with other credentials. `yarn` is the URL of the ResourceManager.
     The runner uploads the logs of a step to S3 `log_seconds` after its end.
     """
 
@@ -201,28 +201,23 @@ class StepRunner:
                 s3.put_object(Bucket=bucket, Key=f"{prefix}/{name}.gz", Body=gzip.compress(log.read_bytes()))
 
     def _access(self, cluster: RehearsedCluster) -> dict[str, str]:
-        """The environment variables that lead a cluster's nodes to AWS, with their instance profile's role.
-
-        A new account has no default profile of EMR. Nodes with this profile get the credentials of `aws`.
-        """
+        """The environment variables that lead a cluster's nodes to AWS, with the role of their profile."""
         profiles = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].get_instance_profiles()
-        for profile in profiles:
-            if cluster.job_flow_role in (profile.name, profile.arn):
-                role = sts_backends[DEFAULT_ACCOUNT_ID]["aws"].assume_role(
-                    region_name=cluster.emr_backend.region_name,
-                    role_session_name=cluster.id,
-                    role_arn=profile.roles[0].arn,
-                    policy="",
-                    duration=SESSION_SECONDS,
-                    external_id="",
-                )
-                return {
-                    **self.aws,
-                    "AWS_ACCESS_KEY_ID": role.access_key_id,
-                    "AWS_SECRET_ACCESS_KEY": role.secret_access_key,
-                    "AWS_SESSION_TOKEN": role.session_token,
-                }
-        return dict(self.aws)
+        [profile] = [each for each in profiles if cluster.job_flow_role in (each.name, each.arn)]
+        session = sts_backends[DEFAULT_ACCOUNT_ID]["aws"].assume_role(
+            region_name=cluster.emr_backend.region_name,
+            role_session_name=cluster.id,
+            role_arn=profile.roles[0].arn,
+            policy="",
+            duration=SESSION_SECONDS,
+            external_id="",
+        )
+        return {
+            **self.aws,
+            "AWS_ACCESS_KEY_ID": session.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": session.secret_access_key,
+            "AWS_SESSION_TOKEN": session.session_token,
+        }
 
     def _mark(self, step: RehearsedStep) -> str:
         return str(self.folder / step.id)

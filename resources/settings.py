@@ -83,7 +83,8 @@ class AccountSettings(BaseSettings):
 
     emr_stack: str = Field(
         "fruits",
-        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,127}$",
+        # The role of the nodes is named after stack and region, and IAM allows 64 characters.
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,42}$",
         description="Name of the CloudFormation stack in which clusters run.",
     )
     region: str = Field(DEFAULT_REGION, description="AWS region of the clusters, of their stack and of S3.")

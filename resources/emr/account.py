@@ -253,7 +253,8 @@ def _create_or_update(settings: AccountSettings, parameters: Mapping[str, str]) 
         "StackName": settings.emr_stack,
         "TemplateBody": TEMPLATE.read_text(),
         "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        "Capabilities": ["CAPABILITY_IAM"],
+        # The template names the role of the nodes.
+        "Capabilities": ["CAPABILITY_NAMED_IAM"],
         # CloudFormation adds the stack's tags to each of its resources that can have tags.
         "Tags": [{"Key": key, "Value": value} for key, value in PROJECT_TAG.items()],
     }

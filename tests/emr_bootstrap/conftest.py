@@ -1,17 +1,18 @@
 """The CloudFormation template deployed on moto, with the policies of its roles and of people."""
 
-import ast
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import boto3
 import pytest
 from moto import mock_aws
-from moto.server import ThreadedMotoServer
 
-from rehearsal.account import enforceable
+from rehearsal.judge import Judge
+from rehearsal.policies import Document
+from rehearsal.principals import managed_policy, policies_of_role
+from rehearsal.server import judged_moto, served
 from resources.emr.account import Deployment, Stack, deploy, plan
 from resources.settings import AccountSettings
 
@@ -29,78 +30,72 @@ MAY = {
     SERVICE: {},
 }
 
-Document = dict[str, Any]
-
 
 class Account(NamedTuple):
-    """A deployed stack, the documents of its roles and policies, and the keys of a user for each."""
+    """A deployed stack and the documents of its roles and policies, by role and by name.
+
+    `clients` makes clients of a server that judges every call, with the keys of a user who has the same
+    policies. `judge` has the decisions.
+    """
 
     stack: Stack
-    policies: dict[str, list[Document]]
+    policies: dict[str, dict[str, Document]]
     trust: dict[str, Document]
     keys: dict[str, tuple[str, str]]
     endpoint: str
+    judge: Judge
+
+    def client(self, service: str, who: str) -> Any:
+        """A client of the judging server with the policies of `who`."""
+        key, secret = self.keys[who]
+        return boto3.client(
+            service, endpoint_url=self.endpoint, aws_access_key_id=key, aws_secret_access_key=secret
+        )
 
 
 @pytest.fixture(scope="module")
 def account() -> Iterator[Account]:
     """The template deployed on moto, with one object under each prefix of the bucket."""
     logging.getLogger("werkzeug").disabled = True
+    judge = judged_moto(judging=True)
     # The service role has EMR's policy, which AWS manages.
     with (
         pytest.MonkeyPatch.context() as patch,
         mock_aws(config={"iam": {"load_aws_managed_policies": True}}),
+        served(judge) as endpoint,
     ):
         patch.setenv("AWS_DEFAULT_REGION", REGION)
-        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
         settings = AccountSettings(_env_file=None)
         stack = deploy(settings, plan(settings, Deployment(wheelhouse=False, session_manager=True)))
         s3 = boto3.client("s3")
         s3.create_bucket(Bucket="other", CreateBucketConfiguration={"LocationConstraint": REGION})
         for bucket, key in [(stack.bucket, f"{prefix}/here/1.jpg") for prefix in PREFIXES] + [("other", "x")]:
             s3.put_object(Bucket=bucket, Key=key, Body=b"photo")
-        policies, trust = _documents(stack)
-        keys = {who: _user(who, documents) for who, documents in policies.items()}
+        iam = boto3.client("iam")
+        profile = iam.get_instance_profile(InstanceProfileName=stack.instance_profile)["InstanceProfile"]
+        roles = {NODES: profile["Roles"][0]["RoleName"], SERVICE: stack.service_role}
+        policies = {who: policies_of_role(role) for who, role in roles.items()}
+        for who, arn in ((OPERATOR, stack.operator_policy_arn), (ERASURE, stack.erasure_policy_arn)):
+            policies[who] = {who: managed_policy(arn)}
+        trust = {
+            who: iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
+            for who, role in roles.items()
+        }
         yield Account(
-            stack=stack, policies=policies, trust=trust, keys=keys, endpoint=f"http://{host}:{port}"
+            stack=stack,
+            policies=policies,
+            trust=trust,
+            keys={who: _user(who, documents) for who, documents in policies.items()},
+            endpoint=endpoint,
+            judge=judge,
         )
-        server.stop()
 
 
-def _documents(stack: Stack) -> tuple[dict[str, list[Document]], dict[str, Document]]:
-    iam = boto3.client("iam")
-    [nodes] = iam.get_instance_profile(InstanceProfileName=stack.instance_profile)["InstanceProfile"]["Roles"]
-    roles = {NODES: nodes["RoleName"], SERVICE: stack.service_role}
-    policies = {
-        who: [
-            _document(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
-            for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
-        ]
-        for who, role in roles.items()
-    }
-    for who, arn in ((OPERATOR, stack.operator_policy_arn), (ERASURE, stack.erasure_policy_arn)):
-        version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
-        document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
-        policies[who] = [document]
-    trust = {
-        who: iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"] for who, role in roles.items()
-    }
-    return policies, trust
-
-
-def _document(found: Any) -> Document:
-    """A policy document. moto returns the documents of a role as text in Python's syntax."""
-    return ast.literal_eval(found) if isinstance(found, str) else found
-
-
-def _user(who: str, documents: Sequence[Document]) -> tuple[str, str]:
-    """Keys of a user with these policies, without the conditions on prefixes, which moto always denies."""
+def _user(who: str, documents: dict[str, Document]) -> tuple[str, str]:
+    """Keys of a user with these policies."""
     iam = boto3.client("iam")
     iam.create_user(UserName=who)
-    for number, document in enumerate(documents):
-        text = json.dumps(enforceable(document))
-        iam.put_user_policy(UserName=who, PolicyName=f"policy-{number}", PolicyDocument=text)
+    for number, document in enumerate(documents.values()):
+        iam.put_user_policy(UserName=who, PolicyName=f"policy-{number}", PolicyDocument=json.dumps(document))
     key = iam.create_access_key(UserName=who)["AccessKey"]
     return key["AccessKeyId"], key["SecretAccessKey"]

@@ -1,21 +1,19 @@
-"""Statements of the template's policies, evaluated by AWS's rules, and judged by a linter.
+"""Statements of the template's policies, evaluated by AWS's rules, and judged by a linter."""
 
-moto evaluates neither tags nor PassRole nor conditions, so the tests evaluate the documents themselves.
-"""
-
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import boto3
 import pytest
 from cfnlint.decode.cfn_yaml import load
 from cloudsplaining.output.policy_finding import PolicyFinding
 from cloudsplaining.scan.policy_document import PolicyDocument
 from cloudsplaining.shared.exclusions import Exclusions
 from policy_sentry.querying.actions import get_actions_that_support_wildcard_arns_only
+from policy_sentry.shared.iam_data import get_service_prefix_data
 
-from resources.emr.account import TEMPLATE, Stack
+from rehearsal.policies import Context, Document, Request, decide
+from resources.emr.account import TEMPLATE
 from tests.emr_bootstrap.conftest import (
     DELETE_VERSION,
     ERASURE,
@@ -28,7 +26,6 @@ from tests.emr_bootstrap.conftest import (
     SERVICE,
     WHO,
     Account,
-    Document,
 )
 
 # moto's CloudFormation does not create bucket policies, and warns about it.
@@ -54,44 +51,14 @@ CLUSTER_CALLS = [
 ]
 
 
-def allows(documents: Sequence[Document], action: str, resource: str) -> bool:
-    """Whether policies allow a request without condition keys."""
-    return decides(documents, action, resource, {})
+def decides(
+    policies: Mapping[str, Document], action: str, resource: str, context: Context, principal: str = ""
+) -> bool:
+    """Whether policies allow a request."""
+    return decide(policies, Request(action, resource, context, [principal])).allowed
 
 
-def decides(documents: Sequence[Document], action: str, resource: str, context: Mapping[str, str]) -> bool:
-    """AWS's evaluation of identity policies: a statement allows the request, and no statement denies it."""
-    effects = {
-        statement["Effect"]
-        for document in documents
-        for statement in document["Statement"]
-        if any(fnmatchcase(action.lower(), pattern.lower()) for pattern in _list(statement["Action"]))
-        and any(fnmatchcase(resource, pattern) for pattern in _list(statement.get("Resource", resource)))
-        and all(
-            _holds(operator, key, _list(wanted), context)
-            for operator, tests in statement.get("Condition", {}).items()
-            for key, wanted in tests.items()
-        )
-    }
-    return effects == {"Allow"}
-
-
-def _holds(operator: str, key: str, wanted: Sequence[str], context: Mapping[str, str]) -> bool:
-    if key not in context:
-        return operator.endswith("IfExists")
-    match operator.removesuffix("IfExists"):
-        case "StringEquals" | "Bool":
-            return context[key] in wanted
-        case "StringLike" | "ArnLike":
-            return any(fnmatchcase(context[key], pattern) for pattern in wanted)
-    raise NotImplementedError(operator)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-# Conditions, evaluated from the documents.
+# Statements and their conditions.
 
 
 @pytest.mark.parametrize(
@@ -112,7 +79,7 @@ def test_only_the_prefixes_of_a_role_can_be_listed(account: Account, who: str, p
         if decides(account.policies[who], "s3:ListBucket", arn, {"s3:prefix": prefix})
     }
     assert listed == prefixes
-    assert not allows(account.policies[who], "s3:ListBucket", arn)
+    assert not decides(account.policies[who], "s3:ListBucket", arn, {})
 
 
 def test_only_the_erasure_policy_deletes_old_versions(account: Account) -> None:
@@ -120,7 +87,7 @@ def test_only_the_erasure_policy_deletes_old_versions(account: Account) -> None:
         arn = f"arn:aws:s3:::{account.stack.bucket}/{prefix}/here/1.jpg"
         for who in WHO:
             allowed = DELETE_VERSION in MAY[who].get(prefix, set())
-            assert allows(account.policies[who], "s3:DeleteObjectVersion", arn) == allowed
+            assert decides(account.policies[who], "s3:DeleteObjectVersion", arn, {}) == allowed
 
 
 @pytest.mark.parametrize(
@@ -168,7 +135,7 @@ def test_the_operator_cannot_change_the_project_of_a_cluster(account: Account) -
 def test_a_role_is_passed_only_to_its_own_service(
     account: Account, who: str, role: str, service: str
 ) -> None:
-    names = {SERVICE: account.stack.service_role, NODES: _node_role(account.stack), "admin": "admin"}
+    names = {SERVICE: account.stack.service_role, NODES: account.stack.instance_profile, "admin": "admin"}
     allowed = {
         OPERATOR: {(SERVICE, "elasticmapreduce"), (NODES, "ec2")},
         # EMR starts the instances with the role of the nodes.
@@ -179,12 +146,7 @@ def test_a_role_is_passed_only_to_its_own_service(
     assert decides(account.policies[who], "iam:PassRole", arn, context) == (
         (role, service) in allowed.get(who, set())
     )
-    assert not allows(account.policies[who], "iam:PassRole", arn)
-
-
-def _node_role(stack: Stack) -> str:
-    profile = boto3.client("iam").get_instance_profile(InstanceProfileName=stack.instance_profile)
-    return profile["InstanceProfile"]["Roles"][0]["RoleName"]
+    assert not decides(account.policies[who], "iam:PassRole", arn, {})
 
 
 def test_only_the_service_of_this_account_assumes_a_role(account: Account) -> None:
@@ -197,18 +159,12 @@ def test_only_the_service_of_this_account_assumes_a_role(account: Account) -> No
         "aws:SourceAccount": NUMBER,
         "aws:SourceArn": f"arn:aws:elasticmapreduce:{REGION}:{NUMBER}:cluster/j-1",
     }
-    trust = [account.trust[SERVICE]]
-    assert decides(trust, "sts:AssumeRole", "*", own_account)
-    assert not decides(trust, "sts:AssumeRole", "*", {**own_account, "aws:SourceAccount": "999999999999"})
-    assert not decides(trust, "sts:AssumeRole", "*", {})
-
-
-def test_the_operator_describes_only_this_stack(account: Account) -> None:
-    stacks = boto3.client("cloudformation").describe_stacks(StackName="fruits")["Stacks"]
-    operator, action = account.policies[OPERATOR], "cloudformation:DescribeStacks"
-    assert allows(operator, action, stacks[0]["StackId"])
-    assert not allows(operator, action, stacks[0]["StackId"].replace("stack/fruits/", "stack/payroll/"))
-    assert not allows(operator, "cloudformation:UpdateStack", stacks[0]["StackId"])
+    trust, emr = {"trust": account.trust[SERVICE]}, "elasticmapreduce.amazonaws.com"
+    other_account = {**own_account, "aws:SourceAccount": "999999999999"}
+    assert decides(trust, "sts:AssumeRole", "*", own_account, emr)
+    assert not decides(trust, "sts:AssumeRole", "*", own_account, "ec2.amazonaws.com")
+    assert not decides(trust, "sts:AssumeRole", "*", other_account, emr)
+    assert not decides(trust, "sts:AssumeRole", "*", {}, emr)
 
 
 def test_the_bucket_denies_every_call_without_tls() -> None:
@@ -216,11 +172,17 @@ def test_the_bucket_denies_every_call_without_tls() -> None:
     resources = load(str(TEMPLATE))["Resources"]
     [statement] = resources["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     assert (statement["Principal"], len(statement["Resource"])) == ("*", 2)
-    everything: Document = {"Statement": [{"Effect": "Allow", "Action": "*"}]}
-    documents = [everything, {"Statement": [{**statement, "Resource": "*"}]}]
+    documents = {
+        "caller": {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}},
+        "bucket": {"Statement": {**statement, "Resource": "*"}},
+    }
     for action in ("s3:GetObject", "s3:ListBucket"):
         assert decides(documents, action, "x", {"aws:SecureTransport": "true"})
         assert not decides(documents, action, "x", {"aws:SecureTransport": "false"})
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 # Findings of cloudsplaining.
@@ -228,7 +190,7 @@ def test_the_bucket_denies_every_call_without_tls() -> None:
 
 def _findings(document: Document) -> dict[str, Any]:
     """The findings of medium severity and above by kind, also in statements with conditions."""
-    policy = PolicyDocument(document, flag_conditional_statements=True)
+    policy = PolicyDocument(dict(document), flag_conditional_statements=True)
     results = PolicyFinding(policy, Exclusions(), severity=["critical", "high", "medium"]).results
     results.pop("ServicesAffected")  # a list of services, not a finding
     return {kind: found["findings"] for kind, found in results.items() if found["findings"]}
@@ -236,21 +198,95 @@ def _findings(document: Document) -> dict[str, Any]:
 
 @pytest.mark.parametrize("who", WHO)
 def test_cloudsplaining_finds_nothing_of_medium_severity(account: Account, who: str) -> None:
-    assert [_findings(document) for document in account.policies[who]] == [{}] * len(account.policies[who])
+    found = {name: _findings(document) for name, document in account.policies[who].items()}
+    assert not any(found.values()), found
 
 
 def test_cloudsplaining_finds_a_policy_that_is_too_broad(account: Account) -> None:
-    [document] = account.policies[OPERATOR]
+    [document] = account.policies[OPERATOR].values()
     broad = [{**statement, "Resource": "*"} for statement in document["Statement"]]
     assert {"DataExfiltration", "ResourceExposure"} <= _findings({**document, "Statement": broad}).keys()
 
 
 @pytest.mark.parametrize("who", WHO)
 def test_resource_star_is_used_only_where_aws_requires_it(account: Account, who: str) -> None:
-    for document in account.policies[who]:
+    for document in account.policies[who].values():
         for statement in document["Statement"]:
             assert not any("*" in action for action in _list(statement["Action"]))
             if "*" in _list(statement["Resource"]):
                 for action in _list(statement["Action"]):
                     service = action.partition(":")[0]
                     assert action in get_actions_that_support_wildcard_arns_only(service)
+
+
+# Facts of the Service Authorization Reference, of which policy_sentry has a copy.
+
+# Keys that AWS has in the context of every call, or of every call of its kind:
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html
+GLOBAL_KEYS = {
+    *("aws:principalarn", "aws:principalaccount", "aws:requestedregion", "aws:securetransport"),
+    *("aws:sourceaccount", "aws:sourcearn", "aws:sourcevpc", "aws:sourcevpce"),
+}
+
+
+def _statements(part: Any) -> Iterator[dict[str, Any]]:
+    """All statements in a part of the template, also below conditions of CloudFormation."""
+    if isinstance(part, dict) and "Effect" in part:
+        yield part
+    elif isinstance(part, (dict, list)):
+        for member in part.values() if isinstance(part, dict) else part:
+            yield from _statements(member)
+
+
+def _documented_keys(action: str) -> set[str]:
+    """The condition keys that AWS documents for an action and for the resources of the action.
+
+    Raises `KeyError` for an action that does not exist.
+    """
+    service, name = action.split(":")
+    data = get_service_prefix_data(service)
+    types = data["privileges"][name]["resource_types"]
+    keys = {key for each in types.values() for key in each["condition_keys"]}
+    for each in types:
+        if each:
+            keys.update(data["resources"][each]["condition_keys"])
+    return {_without_tag(key) for key in keys}
+
+
+def _without_tag(key: str) -> str:
+    """A condition key in small letters, without the key of a tag at its end."""
+    return key.lower().partition("/")[0]
+
+
+def test_every_condition_key_is_documented_for_its_action() -> None:
+    checked = 0
+    for statement in _statements(load(str(TEMPLATE))["Resources"]):
+        keys = {_without_tag(key) for tests in statement.get("Condition", {}).values() for key in tests}
+        for action in _list(statement["Action"]):
+            if "*" not in action:
+                unknown = keys - GLOBAL_KEYS - _documented_keys(action)
+                assert not unknown, (statement, action)
+                checked += 1
+    assert checked > 50
+
+
+def test_a_key_that_aws_does_not_document_is_found() -> None:
+    assert "elasticmapreduce:resourcetag" in _documented_keys("elasticmapreduce:AddJobFlowSteps")
+    assert "elasticmapreduce:resourcetag" not in _documented_keys("elasticmapreduce:RunJobFlow")
+    assert "s3:prefix" not in _documented_keys("s3:ListBucketMultipartUploads")
+    with pytest.raises(KeyError):
+        _documented_keys("elasticmapreduce:StartCluster")
+
+
+def test_policies_fit_into_the_quotas_of_iam(account: Account) -> None:
+    # 6,144 characters of a managed policy, and 10,240 of all inline policies of a role, without white space:
+    # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+    def size(document: Document) -> int:
+        return len(json.dumps(document, separators=(",", ":")))
+
+    for who in (OPERATOR, ERASURE):
+        [document] = account.policies[who].values()
+        assert size(document) < 6144
+    for who in (NODES, SERVICE):
+        inline = [document for name, document in account.policies[who].items() if ":" in name]
+        assert inline and sum(map(size, inline)) < 10_240

@@ -1,6 +1,7 @@
 """Clusters that the runs start and terminate, in an account with the project's stack.
 
-The user of Dagster has only the stack's policy for operators on S3. The nodes have the stack's role.
+The user of Dagster has only the stack's policy for operators. The nodes have the stack's role. The server
+judges every call by these policies.
 """
 
 import os
@@ -30,10 +31,11 @@ LABELS = ["Kiwi", "Lychee", "Mango", "Orange", "Plum"]
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    """The account with photos in its bucket. It checks permissions after this fixture."""
+    """The account with photos in its bucket."""
     folder = tmp_path_factory.mktemp("account")
     with start_environment(folder / "rehearsal") as rehearsal:
-        account = prepare_account(rehearsal.aws, {})
+        # Runs put the policies of a cluster into RunJobFlow.
+        account = prepare_account(rehearsal.aws, {}, policies_see_new_tags=True)
         copy_photos(folder / "photos", LABELS, 4)
         s3 = client_of(account.administrator, "s3")
         for file in (folder / "photos").rglob("*.jpg"):
@@ -89,10 +91,28 @@ def check_that_step_and_cluster_ended(account: Account, identity: str) -> None:
     assert step["Status"]["State"] == "CANCELLED"
 
 
+def check_that_policies_allowed_every_call(account: Account, decided: int, cluster: str) -> None:
+    """Checks the decisions after the first `decided`: the policies of operator and nodes allow each call."""
+    decisions = account.aws.decisions()[decided:]
+    assert [decision for decision in decisions if not decision["allowed"]] == []
+
+    def used(principal: str) -> set[str]:
+        """The names of the statements that allowed calls of a principal, whose ARN ends with `principal`."""
+        statements = [each["statement"] for each in decisions if each["principal"].endswith(principal)]
+        return {statement.partition("/")[2] for statement in statements}
+
+    assert used(":user/operator") == {
+        *("StartClusters", "FindClusters", "UseClusters", "TagClusters", "PassServiceRole", "PassNodeRole"),
+        *("ReadThisStack", "KnowBucket", "List", "ReadAndWriteStore"),
+    }
+    # The session of the nodes has the name of their cluster.
+    assert used(f"/{cluster}") >= {"List", "Read", "ReadAndWriteStore", "WriteLogs"}
+
+
 def test_a_run_starts_and_terminates_one_cluster_in_the_stack(
     account: Account, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    before = clusters(account)
+    before, decided = clusters(account), len(account.aws.decisions())
     out = finish(start(tmp_path, "--components", "3", **settings))
     [identity] = started_since(account, before)
     assert f"Terminated the cluster {identity}" in out
@@ -112,6 +132,7 @@ def test_a_run_starts_and_terminates_one_cluster_in_the_stack(
         Bucket=account.outputs["Bucket"], Prefix=f"logs/{identity}/steps/"
     )
     assert logs["KeyCount"] >= 4
+    check_that_policies_allowed_every_call(account, decided, identity)
 
 
 def test_a_failed_run_terminates_its_cluster(

@@ -4,13 +4,14 @@ from typing import Any, get_args
 
 import boto3
 import pytest
+from cfnlint.decode.cfn_yaml import load
 from moto.cloudformation import cloudformation_backends
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import CloudFormationBackend
 from moto.cloudformation.models import Stack as MotoStack
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 
-from resources.emr.account import BOOTSTRAP, LOCK, idle_hour, stack_outputs
+from resources.emr.account import BOOTSTRAP, LOCK, TEMPLATE, idle_hour, stack_outputs
 from resources.instance_types import Architecture
 from resources.prices import load_prices
 from resources.settings import AccountSettings, Settings, load_settings
@@ -236,8 +237,18 @@ def test_the_stack_has_the_name_of_the_setting(
     assert boto3.client("cloudformation").describe_stacks(StackName=name or "fruits")["Stacks"]
 
 
-@pytest.mark.parametrize("name", ["1fruits", "a_b", "a" * 200])
+@pytest.mark.parametrize("name", ["1fruits", "a_b", "a" * 44])
 def test_an_invalid_stack_name_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("FRUITS_EMR_STACK", name)
     with pytest.raises(FruitsError, match=f"^FRUITS_EMR_STACK={name}: "):
         load_settings(AccountSettings)
+
+
+def test_the_longest_stack_name_leaves_room_for_the_name_of_a_role() -> None:
+    # A role's name has at most 64 characters:
+    # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+    longest = AccountSettings(emr_stack="a" * 43, _env_file=None).emr_stack
+    name = load(str(TEMPLATE))["Resources"]["NodeRole"]["Properties"]["RoleName"]["Fn::Sub"]
+    for region in boto3.Session().get_available_regions("emr"):
+        role = name.replace("${AWS::StackName}", longest).replace("${AWS::Region}", region)
+        assert "$" not in role and len(role) <= 64
