@@ -27,16 +27,15 @@ class Account(NamedTuple):
     operator: dict[str, str]
 
 
-def prepare_account(aws: Aws, settings: Mapping[str, str], policies_see_new_tags: bool = False) -> Account:
+def prepare_account(aws: Aws, settings: Mapping[str, str]) -> Account:
     """Lets the server judge calls, deploys the stack with `fruits emr deploy`, and creates its operator.
 
-    `settings` are FRUITS_* variables for the deployment. `permissions.requests_of` describes
-    `policies_see_new_tags`. Raises `FruitsError` if the deployment fails.
+    `settings` are FRUITS_* variables for the deployment. Raises `FruitsError` if the deployment fails.
     """
     iam = aws.client("iam")
     administrator, operator = (_new_user(aws, iam, name) for name in ("administrator", "operator"))
     iam.put_user_policy(UserName="administrator", PolicyName="everything", PolicyDocument=json.dumps(_ALL))
-    aws.judge_calls(policies_see_new_tags)
+    aws.judge_calls()
     done = subprocess.run(
         # With Session Manager: moto fails on a policy that the stack leaves out without it.
         [Path(sys.executable).with_name("fruits"), "emr", "deploy", "--session-manager", "--yes"],

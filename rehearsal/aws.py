@@ -79,14 +79,9 @@ class Aws:
         calls: dict[str, int] = self._control("GET", FAULTS)
         return calls
 
-    def judge_calls(self, policies_see_new_tags: bool = False) -> None:
-        """From now on, the server permits calls by the policies of their callers.
-
-        `policies_see_new_tags` is described in `permissions.requests_of`.
-        """
-        self._control(
-            "POST", PERMISSIONS, json.dumps({"policies_see_new_tags": policies_see_new_tags}).encode()
-        )
+    def judge_calls(self) -> None:
+        """From now on, the server permits calls by the policies of their callers."""
+        self._control("POST", PERMISSIONS)
 
     def decisions(self) -> list[dict[str, Any]]:
         """Every decision about a call, as `Judge.decisions` describes it."""

@@ -4,7 +4,6 @@ moto's own enforcement knows neither ARNs nor conditions of most services, so it
 speaks plain HTTP on loopback; the judge takes each call as if it had come by TLS.
 """
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -143,7 +142,6 @@ class Judge:
 
     def _control(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "POST":
-            self.policies_see_new_tags = json.loads(body_of(environ))["policies_see_new_tags"]
             self.judging = True
         return answer_json(start_response, self.decisions())
 

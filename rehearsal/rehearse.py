@@ -136,8 +136,7 @@ def _rehearse(rehearsal: RehearsalEnvironment, folder: Path, last: str, settings
     photos = folder / "photos"
     for name in [name for name in os.environ if name.startswith(("AWS_", "FRUITS_"))]:
         del os.environ[name]  # the runs get the settings explicitly, and never the user's AWS account
-    # Runs put the policies of a cluster into RunJobFlow.
-    account = prepare_account(rehearsal.aws, settings, policies_see_new_tags=True)
+    account = prepare_account(rehearsal.aws, settings)
     os.environ |= account.administrator
     images, store = open_root(account.outputs["ImagesUri"]), account.outputs["StoreUri"]
     runs = {

@@ -34,8 +34,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """The account with photos in its bucket."""
     folder = tmp_path_factory.mktemp("account")
     with start_environment(folder / "rehearsal") as rehearsal:
-        # Runs put the policies of a cluster into RunJobFlow.
-        account = prepare_account(rehearsal.aws, {}, policies_see_new_tags=True)
+        account = prepare_account(rehearsal.aws, {})
         copy_photos(folder / "photos", LABELS, 4)
         s3 = client_of(account.administrator, "s3")
         for file in (folder / "photos").rglob("*.jpg"):

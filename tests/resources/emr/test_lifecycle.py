@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import dagster as dg
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from fruits_assets.automation.sensors import ended_clusters
@@ -103,6 +104,64 @@ def test_an_owner_has_one_cluster_until_it_is_terminated(emr: Any) -> None:
     assert find_or_start_cluster(emr, settings(), "another") != first
     assert terminate_clusters(emr, "a-backfill") == [first]
     assert find_or_start_cluster(emr, settings(), "a-backfill") != first
+
+
+class Policies:
+    """EMR's client, of an account that refuses policies in RunJobFlow, and the calls that put them later.
+
+    AWS does not document whether a new cluster has its tags when EMR asks for the permission of the operator.
+    `refusals` is the number of calls on the cluster that AWS refuses first, as before it knows the tags.
+    """
+
+    def __init__(self, emr: Any, refusals: int) -> None:
+        self._emr, self._refusals, self.put = emr, refusals, dict[str, Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._emr, name)
+
+    def run_job_flow(self, **request: Any) -> Any:
+        if "AutoTerminationPolicy" in request or "ManagedScalingPolicy" in request:
+            raise _denied("RunJobFlow", "elasticmapreduce:PutAutoTerminationPolicy")
+        return self._emr.run_job_flow(**request)
+
+    def put_auto_termination_policy(self, **policy: Any) -> None:
+        self._put(policy)
+
+    def put_managed_scaling_policy(self, **policy: Any) -> None:
+        self._put(policy)
+
+    def _put(self, policy: dict[str, Any]) -> None:
+        self._refusals -= 1
+        if self._refusals >= 0:
+            raise _denied("PutAutoTerminationPolicy", "elasticmapreduce:PutAutoTerminationPolicy")
+        self.put |= policy
+
+
+def _denied(operation: str, action: str) -> ClientError:
+    message = f"User: operator is not authorized to perform: {action}"
+    return ClientError({"Error": {"Code": "AccessDeniedException", "Message": message}}, operation)
+
+
+def test_a_cluster_gets_its_policies_later_where_the_request_may_not_have_them(
+    emr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.emr.lifecycle.POLL_SECONDS", 0.01)
+    policies = Policies(emr, refusals=2)
+    cluster = find_or_start_cluster(policies, settings(emr_max_nodes=4), "a-run")
+    request = requests()["by default"]
+    assert policies.put["ClusterId"] == cluster
+    assert policies.put["AutoTerminationPolicy"] == request["AutoTerminationPolicy"]
+    limits = policies.put["ManagedScalingPolicy"]["ComputeLimits"]
+    assert (limits["MinimumCapacityUnits"], limits["MaximumCapacityUnits"]) == (2, 4)
+    assert owned_clusters(emr, "a-run") == [cluster]
+
+
+def test_a_cluster_that_gets_no_policy_is_terminated(emr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resources.emr.lifecycle._TAG_SECONDS", 0)
+    with pytest.raises(ClientError, match="PutAutoTerminationPolicy"):
+        find_or_start_cluster(Policies(emr, refusals=100), settings(), "a-run")
+    [cluster] = emr.list_clusters()["Clusters"]
+    assert cluster["Status"]["State"].startswith("TERMINAT")
 
 
 def test_two_runs_that_start_at_once_share_one_cluster(emr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
