@@ -15,7 +15,7 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
-from rehearsal import emr, s3
+from rehearsal import cloudformation, emr, s3
 from rehearsal.faults import Faults
 from rehearsal.nodes import step_environment, write_spark_conf
 from rehearsal.steps import StepRunner
@@ -40,6 +40,7 @@ def serve(
     )
     emr.install(runner)
     s3.install()
+    cloudformation.install()
     # moto identifies the caller by the access key. It can't check the signatures of S3A and pyarrow.
     IAMRequestBase.check_signature = lambda self: None  # type: ignore[method-assign]
     threading.Thread(target=runner.run_forever, name="steps", daemon=True).start()

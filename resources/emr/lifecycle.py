@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from resources.emr.account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
+from resources.emr.account import NODE_PYTHON
 from resources.emr.aws import aws_errors_named, client
+from resources.emr.stack import CLUSTER_TAGS, PROJECT_TAG, Stack, stack_outputs
 from resources.prices import load_prices
 from resources.runs import OWNER_TAG
 from resources.settings import Settings

@@ -11,8 +11,11 @@ import pytest
 from moto import mock_aws
 from moto.server import ThreadedMotoServer
 
+from rehearsal import cloudformation
 from rehearsal.account import enforceable
-from resources.emr.account import Deployment, Stack, deploy, plan
+from resources.emr.account import deploy, plan
+from resources.emr.options import Deployment
+from resources.emr.stack import Stack
 from resources.settings import AccountSettings
 
 REGION, NUMBER = "eu-west-3", "123456789012"
@@ -51,6 +54,7 @@ def account() -> Iterator[Account]:
         pytest.MonkeyPatch.context() as patch,
         mock_aws(config={"iam": {"load_aws_managed_policies": True}}),
     ):
+        cloudformation.install()
         patch.setenv("AWS_DEFAULT_REGION", REGION)
         server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         server.start()

@@ -15,7 +15,8 @@ from cloudsplaining.scan.policy_document import PolicyDocument
 from cloudsplaining.shared.exclusions import Exclusions
 from policy_sentry.querying.actions import get_actions_that_support_wildcard_arns_only
 
-from resources.emr.account import TEMPLATE, Stack
+from resources.emr.account import TEMPLATE
+from resources.emr.stack import Stack
 from tests.emr_bootstrap.conftest import (
     DELETE_VERSION,
     ERASURE,

@@ -4,7 +4,8 @@ from typing import Any
 
 from cfnlint.decode.cfn_yaml import load
 
-from resources.emr.account import EMR_TAG, TEMPLATE
+from resources.emr.account import TEMPLATE
+from resources.emr.stack import EMR_TAG
 from resources.local.history_server import KEEP_DAYS
 from resources.spark_events import EVENT_LOGS
 

@@ -10,7 +10,8 @@ from moto.cloudformation.models import CloudFormationBackend
 from moto.cloudformation.models import Stack as MotoStack
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 
-from resources.emr.account import BOOTSTRAP, LOCK, idle_hour, stack_outputs
+from resources.emr.account import BOOTSTRAP, LOCK, idle_hour
+from resources.emr.stack import stack_outputs
 from resources.prices import load_prices
 from resources.settings import AccountSettings, Settings, load_settings
 from spark_jobs.errors import FruitsError

@@ -4,7 +4,7 @@ import boto3
 import pytest
 from moto.cloudformation.models import CloudFormationBackend
 
-from resources.emr.account import stack_outputs
+from resources.emr.stack import stack_outputs
 from resources.emr.teardown import contents
 from tests.resources.emr.commands import add_failure, deploy, fruits, settings
 
