@@ -10,6 +10,7 @@ from moto.cloudformation.models import Change, ChangeSet, CloudFormationBackend,
 from moto.cloudformation.parsing import ResourceMap
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.core.responses import ActionResult
+from moto.iam.models import ManagedPolicy
 from moto.s3.models import FakeBucket, s3_backends
 from moto.utilities.utils import get_partition
 
@@ -21,7 +22,8 @@ def install() -> None:
       https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-protect-stacks.html
     - A change set that changes nothing fails by its status, and CreateChangeSet succeeds. A change set tells
       what it replaces or removes: https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_ResourceChange.html
-    - The execution of a change set updates outputs, parameters and tags, and respects conditions.
+    - The execution of a change set updates outputs, parameters, tags and managed policies, and respects
+      conditions.
     - A bucket with objects fails the deletion of its stack: https://github.com/aws/aws-cdk/issues/21776
     """
     api: Any = CloudFormationResponse
@@ -32,6 +34,8 @@ def install() -> None:
     change_set.diff, change_set.apply = _diff, _apply
     resources: Any = ResourceMap
     resources.build_resource_diff = _names_by_action
+    policy: Any = ManagedPolicy
+    policy.update_from_cloudformation_json = classmethod(_update_policy)
     backend: Any = CloudFormationBackend
     if backend.delete_stack.__module__ == models.__name__:
         backend.delete_stack = _checked(backend.delete_stack)
@@ -75,10 +79,24 @@ def _full_bucket(stack: Stack) -> str | None:
 
 
 def _apply(self: ChangeSet) -> None:
+    resources = self.stack.resource_map._parsed_resources
+    before = dict(resources)
     self.stack.update(self.template, self.role_arn, self.parameters, self.tags)
     for change in self.changes:
         if change.action == "Remove":
-            self.stack.resource_map._parsed_resources.pop(change.logical_resource_id, None)
+            resources.pop(change.logical_resource_id, None)
+    # moto forgets a resource that it cannot update, as a managed policy.
+    for name, resource in resources.items():
+        if resource is None:
+            resources[name] = before.get(name)
+
+
+def _update_policy(
+    cls: Any, /, *, original_resource: ManagedPolicy, cloudformation_json: dict[str, Any], **_: Any
+) -> ManagedPolicy:
+    document = json.dumps(cloudformation_json["Properties"]["PolicyDocument"])
+    original_resource.versions[-1].document = document
+    return original_resource
 
 
 def _diff(self: ChangeSet) -> list[Change]:
@@ -90,7 +108,13 @@ def _names_by_action(
 ) -> dict[str, list[str]]:
     changes = _changes(self, other_template, parameters or self.input_parameters)
     return {
-        action: [change.logical_resource_id for change in changes if change.action == action]
+        action: [
+            change.logical_resource_id
+            for change in changes
+            # moto has made nothing of a type that it does not know.
+            if change.action == action
+            and (action != "Remove" or change.logical_resource_id in self._parsed_resources)
+        ]
         for action in ("Add", "Modify", "Remove")
     }
 

@@ -26,7 +26,7 @@ REGION = "eu-west-3"
 def fruits(*arguments: str, answer: str | None = None, exits: int = 0) -> str:
     """The output of a `fruits emr` command, which must exit with the status `exits`."""
     result: Result = CliRunner().invoke(main, ["emr", *arguments], input=answer)
-    assert result.exit_code == exits, result.output
+    assert result.exit_code == exits, (result.output, result.exception)
     return result.output
 
 
