@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from fruits_assets.cli_emr import emr
 from fruits_assets.cli_status import observe, status
 from fruits_assets.cli_store import forget, restore
 from fruits_assets.terminal import Command, echo, echo_table, set_dagster_home
@@ -30,10 +31,6 @@ Completion in Bash (else zsh_source or fish_source):
 class _RunCommand(Command):
     grace = 60.0  # Spark cancels its tasks; on EMR the step and the cluster end
     after_interruption = "Finished assets stay current, and the others keep their last versions."
-
-
-class _DeployCommand(Command):
-    after_interruption = "AWS finishes the changes that it has begun. Run the command again to check."
 
 
 class _Group(click.Group):
@@ -144,7 +141,7 @@ def run(
     sys.exit(1 if summary.failed else 0)
 
 
-for command in (observe, status, forget, restore):
+for command in (observe, status, forget, restore, emr):
     main.add_command(command)
 
 
@@ -223,106 +220,3 @@ def plan(images: int, nodes: int, instance_type: str | None, as_json: bool) -> N
             f"This cluster does not start: it costs {projection.hour_usd:.3f} USD an hour, and "
             f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost}. Raise the limit to start it."
         )
-
-
-@main.group()
-def emr() -> None:
-    """Creates or removes the AWS resources that EMR clusters need.
-
-    Both commands need an administrator's credentials.
-    """
-
-
-@emr.command(cls=_DeployCommand)
-@click.option("--photos-prefix", help="Prefix of the photos in the bucket.  [default: photos]")
-@click.option("--store-prefix", help="Prefix of the outputs in the bucket.  [default: store]")
-@click.option(
-    "--retention-days",
-    type=click.IntRange(min=0),
-    help="Delete photos after this number of days, 0 for never.  [default: 0]",
-)
-@click.option("--subnet", metavar="ID", help="Use this private subnet. Without it, the stack has its own.")
-@click.option(
-    "--session-manager/--no-session-manager",
-    default=None,
-    help="Let Session Manager reach the nodes.  [default: no]",
-)
-@click.option(
-    "--wheelhouse/--index",
-    default=None,
-    help="Nodes install packages from the bucket, or from a package index.  [default: wheelhouse]",
-)
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def deploy(
-    photos_prefix: str | None,
-    store_prefix: str | None,
-    retention_days: int | None,
-    subnet: str | None,
-    session_manager: bool | None,
-    wheelhouse: bool | None,
-    yes: bool,
-) -> None:
-    """Creates or updates the bucket, network, roles and policies, as one stack.
-
-    An update keeps the value of every option that is not given.
-    """
-    from resources.emr import account
-    from resources.prices import load_prices
-    from resources.settings import AccountSettings, load_settings
-
-    wanted = account.Deployment(
-        photos_prefix=photos_prefix,
-        store_prefix=store_prefix,
-        retention_days=retention_days,
-        subnet=subnet,
-        session_manager=session_manager,
-        wheelhouse=wheelhouse,
-    )
-    settings = load_settings(AccountSettings)
-    prices = load_prices(settings.prices)
-    parameters = account.plan(settings, wanted)
-    if wheelhouse is False and account.makes_network(parameters):
-        raise click.UsageError("--index needs --subnet: the stack's own subnet reaches no package index.")
-    hour = account.idle_hour(parameters, prices)
-    echo(
-        f"The stack {settings.emr_stack} in {settings.region} costs {hour:.3f} USD an hour "
-        f"({hour * account.HOURS_A_MONTH:.2f} a month) while no cluster runs. Stored data cost "
-        f"{prices.s3_gb_month} USD a GB and month. Prices of {prices.region}, {prices.date}."
-    )
-    if not yes:
-        click.confirm("Create or update it?", abort=True)
-    stack = account.deploy(settings, parameters)
-    echo(f"Attach {stack.operator_policy_arn} to the user or role that runs Dagster.")
-    echo(f"Attach {stack.erasure_policy_arn} to the user or role that may erase photos and outputs.")
-    click.echo("Put these lines into .env:")
-    for name, value in {
-        "FRUITS_ENV": "emr",
-        "FRUITS_REGION": settings.region,
-        "FRUITS_EMR_STACK": settings.emr_stack,
-        "FRUITS_IMAGES": stack.images_uri,
-        "FRUITS_STORE": stack.store_uri,
-    }.items():
-        click.echo(f"{name}={value}")
-
-
-@emr.command(cls=_DeployCommand)
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def destroy(yes: bool) -> None:
-    """Removes the stack, with all photos and outputs in its bucket."""
-    from resources.emr import teardown
-    from resources.emr.account import stack_outputs
-    from resources.settings import AccountSettings, load_settings
-
-    settings = load_settings(AccountSettings)
-    stack = stack_outputs(settings, to_remove=True)
-    found = teardown.contents(settings, stack)
-    echo(
-        f"This removes the stack {settings.emr_stack} in {settings.region}: its network, roles and "
-        f"policies, and the bucket {stack.bucket} with {counted(found.objects, 'object', 'objects')} and "
-        f"{counted(found.old_versions, 'old version', 'old versions')} ({found.bytes / 1e9:.2f} GB). "
-        "Nothing restores them."
-    )
-    if not yes:
-        click.confirm("Remove it?", abort=True)
-    teardown.destroy(settings, stack)
-    click.echo("Removed.")

@@ -1,13 +1,28 @@
-"""Makes an AWS account ready for EMR: deploys one CloudFormation stack, and reads its outputs."""
+"""Makes an AWS account ready for EMR: deploys one CloudFormation stack, and uploads what nodes install."""
 
+import json
 import tempfile
-from collections.abc import Mapping
-from itertools import combinations, takewhile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import emr_bootstrap
 from resources.emr.aws import aws_errors_named, client
+from resources.emr.changes import ChangeSet, discard, execute, propose
+from resources.emr.options import Deployment, resolve
+from resources.emr.stack import (
+    PROJECT_TAG,
+    READY,
+    UNFINISHED,
+    Stack,
+    check_ours,
+    check_region,
+    describe_stack,
+    outputs_of,
+    stack_outputs,
+    wait_for_stack,
+)
 from resources.emr.wheels import download_wheels
 from resources.instance_types import Architecture
 from resources.prices import Prices
@@ -21,143 +36,91 @@ TEMPLATE, BOOTSTRAP, LOCK = (FOLDER / name for name in ("template.yaml", "bootst
 # `PYSPARK_PYTHON` of the nodes, in the environment that bootstrap.sh makes.
 NODE_PYTHON = "/opt/fruits/venv/bin/python"
 
-# The operator's policy allows calls on clusters with PROJECT_TAG only. EMR's managed policy lets EMR work on
-# resources with EMR_TAG only. The template contains both tags too.
-EMR_TAG = {"for-use-with-amazon-emr-managed-policies": "true"}
-PROJECT_TAG = {"project": "fruits"}
-CLUSTER_TAGS = PROJECT_TAG | EMR_TAG
-
 # AWS creates these roles with an account's first cluster and first spot node, but not for an operator, whose
 # policy does not allow it.
 _SERVICE_LINKED_ROLES = ("elasticmapreduce.amazonaws.com", "spot.amazonaws.com")
 
-_READY = frozenset(
-    {
-        "CREATE_COMPLETE",
-        "UPDATE_COMPLETE",
-        "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
-        "UPDATE_ROLLBACK_COMPLETE",
-    }
-)
-# A stack whose removal or update failed can be removed.
-_REMOVABLE = _READY | {"DELETE_FAILED", "UPDATE_FAILED", "UPDATE_ROLLBACK_FAILED"}
-_YES_NO = {True: "yes", False: "no", None: None}
+# No update of the stack, also from the console, takes the data away.
+_STACK_POLICY = {
+    "Statement": [
+        {"Effect": "Allow", "Action": "Update:*", "Principal": "*", "Resource": "*"},
+        {
+            "Effect": "Deny",
+            "Action": ["Update:Delete", "Update:Replace"],
+            "Principal": "*",
+            "Resource": "LogicalResourceId/Bucket",
+        },
+    ]
+}
+
 SESSION_ENDPOINTS = 2
 HOURS_A_MONTH = 730
 
 
-class Stack(NamedTuple):
-    """The outputs of the stack, with which clusters are started."""
+class Plan(NamedTuple):
+    """A deployment that the user may accept.
 
-    bucket: str
-    images_uri: str
-    store_uri: str
-    log_uri: str
-    bootstrap_uri: str
-    lock_uri: str
-    wheelhouse_uri: str | None
-    service_role: str
-    instance_profile: str
-    subnet: str
-    primary_security_group: str
-    core_security_group: str
-    service_security_group: str
-    operator_policy_arn: str
-    erasure_policy_arn: str
-
-    def wheelhouse(self, architecture: Architecture) -> str | None:
-        """The prefix of the wheels for nodes of an architecture; None where nodes use a package index."""
-        return self.wheelhouse_uri and f"{self.wheelhouse_uri}{architecture}/"
-
-    def bootstrap_action(self, architecture: Architecture) -> dict[str, Any]:
-        """The member of RunJobFlow's `BootstrapActions` that makes the Python environment of every node.
-
-        Raises `FruitsError` for aarch64 without a wheelhouse.
-        """
-        wheelhouse = self.wheelhouse(architecture)
-        if wheelhouse is None and architecture == "aarch64":
-            raise FruitsError(
-                "Nodes with Graviton processors (aarch64) can't install openvino from a package index: pip "
-                "on Amazon Linux 2023 refuses the name of its wheel. Run `fruits emr deploy --wheelhouse`, "
-                "or set FRUITS_EMR_PRIMARY_TYPE and FRUITS_EMR_CORE_TYPE to x86_64 types, such as m5.xlarge."
-            )
-        arguments = [self.lock_uri, *([wheelhouse] if wheelhouse else [])]
-        return {
-            "Name": "python environment",
-            "ScriptBootstrapAction": {"Path": self.bootstrap_uri, "Args": arguments},
-        }
-
-
-class Deployment(NamedTuple):
-    """The options of a deployment. None keeps the value of the stack, or the template's default.
-
-    `subnet` is an existing private subnet, used instead of a new one. S3 deletes photos after
-    `retention_days`; 0 keeps them.
+    `exists` tells an update from a creation. An update without a change set changes nothing. `notes` are
+    sentences that the user reads before the question.
     """
 
-    photos_prefix: str | None = None
-    store_prefix: str | None = None
-    retention_days: int | None = None
-    subnet: str | None = None
-    session_manager: bool | None = None
-    wheelhouse: bool | None = None
+    parameters: dict[str, str]
+    exists: bool
+    change_set: ChangeSet | None
+    notes: tuple[str, ...]
 
 
-def stack_outputs(settings: AccountSettings, to_remove: bool = False) -> Stack:
-    """The outputs of the stack `FRUITS_EMR_STACK`.
+def plan(settings: AccountSettings, wanted: Deployment) -> Plan:
+    """The deployment of the wanted options, with the changes that an update of the present stack makes.
 
-    Raises `FruitsError` where there is no stack, or where it is not ready to be used (or removed).
-    """
-    with aws_errors_named():
-        found = describe_stack(settings)
-    if found is None:
-        raise FruitsError(
-            f"There is no stack {settings.emr_stack} in {settings.region}. Create it with `fruits emr "
-            "deploy`, or name another stack in FRUITS_EMR_STACK and FRUITS_REGION."
-        )
-    if found["StackStatus"] not in (_REMOVABLE if to_remove else _READY):
-        raise FruitsError(
-            f"The stack {settings.emr_stack} is {found['StackStatus']}. Wait until it is complete, or run "
-            "`fruits emr deploy` again."
-        )
-    values = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
-    fields = {field: values.get(field.title().replace("_", "")) for field in Stack._fields}
-    missing = [field for field, value in fields.items() if value is None and field != "wheelhouse_uri"]
-    if missing:
-        raise FruitsError(
-            f"The stack {settings.emr_stack} has no output for {', '.join(missing)}: it belongs to "
-            "another project or an older version. Run `fruits emr deploy`, or name another stack in "
-            "FRUITS_EMR_STACK."
-        )
-    return Stack(**fields)  # type: ignore[arg-type]  # only wheelhouse_uri may be None
-
-
-def plan(settings: AccountSettings, wanted: Deployment) -> dict[str, str]:
-    """The template's parameters: the wanted values, else those of the present stack, else the defaults.
-
-    Raises `FruitsError` outside the allowed regions, before any call of AWS, for a subnet that EMR may not
-    use, and for prefixes inside each other.
+    Raises `FruitsError` outside the allowed regions, before any call of AWS; for a stack that belongs to
+    another project or cannot be updated, after a call that describes it; for options that `resolve` refuses;
+    and for an update that removes or replaces data. `discarded_on_error` belongs around the question.
     """
     check_region(settings)
     with aws_errors_named():
+        found = describe_stack(settings)
+        if found is not None:
+            check_ours(settings, found)
+            _check_updatable(settings, found)
         cloudformation = client("cloudformation", settings.region)
         summary = cloudformation.get_template_summary(TemplateBody=TEMPLATE.read_text())
-        parameters = {each["ParameterKey"]: each["DefaultValue"] for each in summary["Parameters"]}
-        found = describe_stack(settings) or {}
-        before = {each["ParameterKey"]: each["ParameterValue"] for each in found.get("Parameters", [])}
-        asked = {
-            "PhotosPrefix": wanted.photos_prefix,
-            "StorePrefix": wanted.store_prefix,
-            "RetentionDays": wanted.retention_days,
-            "SubnetId": wanted.subnet,
-            "VpcId": wanted.subnet and _vpc_of(settings, wanted.subnet),
-            "SessionManager": _YES_NO[wanted.session_manager],
-            "Wheelhouse": _YES_NO[wanted.wheelhouse],
-        }
-    given = before | {name: str(value) for name, value in asked.items() if value is not None}
-    parameters = {name: given.get(name, default) for name, default in parameters.items()}
-    _check_prefixes(parameters["PhotosPrefix"], parameters["StorePrefix"])
-    return parameters
+        parameters, notes = resolve(
+            settings,
+            wanted,
+            {each["ParameterKey"]: each.get("DefaultValue", "") for each in summary["Parameters"]},
+            {each["ParameterKey"]: each["ParameterValue"] for each in (found or {}).get("Parameters", [])},
+            outputs_of(found or {}).get("Bucket"),
+        )
+        changes = propose(cloudformation, _request(settings, parameters)) if found else None
+    return Plan(parameters, found is not None, changes, notes)
+
+
+def _check_updatable(settings: AccountSettings, stack: Mapping[str, Any]) -> None:
+    status, name = stack["StackStatus"], settings.emr_stack
+    if status in UNFINISHED:
+        raise FruitsError(
+            f"The stack {name} is {status}: its creation or removal failed half-way. Remove the rest with "
+            "`fruits emr destroy`, then run `fruits emr deploy` again."
+        )
+    if status not in READY or status.endswith("_IN_PROGRESS"):
+        raise FruitsError(
+            f"The stack {name} is {status}, so it cannot be updated. Wait until it is complete. After a "
+            f"failed update, run `aws cloudformation continue-update-rollback --region {settings.region} "
+            f"--stack-name {name}`."
+        )
+
+
+@contextmanager
+def discarded_on_error(settings: AccountSettings, planned: Plan) -> Iterator[None]:
+    """Deletes the change set of a plan if the block raises, as when the user declines or interrupts."""
+    try:
+        yield
+    except BaseException:
+        if planned.change_set is not None:
+            with aws_errors_named():
+                discard(client("cloudformation", settings.region), planned.change_set.id)
+        raise
 
 
 def makes_network(parameters: Mapping[str, str]) -> bool:
@@ -171,127 +134,94 @@ def idle_hour(parameters: Mapping[str, str], prices: Prices) -> float:
     return endpoints * prices.interface_endpoint_hour if makes_network(parameters) else 0.0
 
 
-def deploy(settings: AccountSettings, parameters: Mapping[str, str]) -> Stack:
+def deploy(settings: AccountSettings, planned: Plan) -> Stack:
     """Creates or updates the stack, then uploads the bootstrap action and the packages of the nodes.
 
     Raises `FruitsError` with the reasons of CloudFormation where that fails.
     """
     check_region(settings)
     with aws_errors_named():
-        _make_service_linked_roles(settings)
-        _create_or_update(settings, parameters)
+        with discarded_on_error(settings, planned):
+            _make_service_linked_roles(settings)
+        _create_or_update(settings, planned)
         stack = stack_outputs(settings)
         s3 = client("s3", settings.region)
         _upload(s3, BOOTSTRAP, stack.bootstrap_uri)
         _upload(s3, LOCK, stack.lock_uri)
         if stack.wheelhouse_uri is not None:
-            for architecture in get_args(Architecture):
-                with tempfile.TemporaryDirectory() as folder:
-                    download_wheels(LOCK, Path(folder), architecture)
-                    for wheel in sorted(Path(folder).iterdir()):
-                        _upload(s3, wheel, f"{stack.wheelhouse(architecture)}{wheel.name}")
+            with tempfile.TemporaryDirectory() as folder:
+                for architecture in get_args(Architecture):
+                    download_wheels(LOCK, Path(folder) / architecture, architecture)
+                _replace_files(s3, Path(folder), stack.wheelhouse_uri)
     return stack
-
-
-def check_region(settings: AccountSettings) -> None:
-    """Raises `FruitsError` where FRUITS_REGION is not among FRUITS_ALLOWED_REGIONS."""
-    if settings.region not in settings.allowed_regions:
-        raise FruitsError(
-            f"FRUITS_REGION={settings.region} is not one of {', '.join(settings.allowed_regions)}, which "
-            "photos may not leave. Use one of these regions, or add yours to FRUITS_ALLOWED_REGIONS."
-        )
-
-
-def _check_prefixes(photos: str, store: str) -> None:
-    """Raises `FruitsError` where one prefix contains another, because each has different permissions."""
-    for first, second in combinations((photos, store, "logs", "bootstrap"), 2):
-        if f"{first}/".startswith(f"{second}/") or f"{second}/".startswith(f"{first}/"):
-            raise FruitsError(
-                f"The prefixes {first} and {second} lie inside each other, but have different permissions. "
-                "Choose --photos-prefix and --store-prefix apart from each other and from logs and bootstrap."
-            )
-
-
-def describe_stack(settings: AccountSettings) -> dict[str, Any] | None:
-    """CloudFormation's description of the stack `FRUITS_EMR_STACK`; None where there is no stack."""
-    from botocore.exceptions import ClientError
-
-    try:
-        cloudformation = client("cloudformation", settings.region)
-        stack: dict[str, Any] = cloudformation.describe_stacks(StackName=settings.emr_stack)["Stacks"][0]
-    except ClientError as error:
-        if "does not exist" in str(error):
-            return None
-        raise
-    return stack
-
-
-def _vpc_of(settings: AccountSettings, subnet: str) -> str:
-    """The VPC of a subnet. Raises `FruitsError` where the subnet lacks EMR's tag."""
-    [found] = client("ec2", settings.region).describe_subnets(SubnetIds=[subnet])["Subnets"]
-    [(key, value)] = EMR_TAG.items()
-    if {"Key": key, "Value": value} not in found.get("Tags", []):
-        raise FruitsError(
-            f"The subnet {subnet} lacks the tag without which EMR may not use it. Add it with `aws ec2 "
-            f"create-tags --region {settings.region} --resources {subnet} --tags Key={key},Value={value}`."
-        )
-    return str(found["VpcId"])
 
 
 def _make_service_linked_roles(settings: AccountSettings) -> None:
-    iam = client("iam", settings.region)
-    for service in _SERVICE_LINKED_ROLES:
-        if not iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
-            iam.create_service_linked_role(AWSServiceName=service)
-
-
-def _create_or_update(settings: AccountSettings, parameters: Mapping[str, str]) -> None:
     from botocore.exceptions import ClientError
 
-    cloudformation = client("cloudformation", settings.region)
-    request: dict[str, Any] = {
+    iam = client("iam", settings.region)
+    for service in _SERVICE_LINKED_ROLES:
+        if iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
+            continue
+        try:
+            iam.create_service_linked_role(AWSServiceName=service)
+        except ClientError as error:
+            code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+            if code == "AccessDenied":
+                raise FruitsError(
+                    f"Clusters need the service-linked role of {service}, and you may not create it. Ask the "
+                    "owner of the account to run `aws iam create-service-linked-role --aws-service-name "
+                    f"{service}`, then deploy again. AWS says: {message}"
+                ) from error
+            # "Service role name ... has been taken in this account": it was created meanwhile.
+            # https://github.com/awslabs/cdk-eks-blueprints/issues/865
+            if code != "InvalidInput":
+                raise
+
+
+def _request(settings: AccountSettings, parameters: Mapping[str, str]) -> dict[str, Any]:
+    """The members that CreateStack and CreateChangeSet share."""
+    return {
         "StackName": settings.emr_stack,
         "TemplateBody": TEMPLATE.read_text(),
         "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        # The template names the role of the nodes.
         "Capabilities": ["CAPABILITY_NAMED_IAM"],
         # CloudFormation adds the stack's tags to each of its resources that can have tags.
         "Tags": [{"Key": key, "Value": value} for key, value in PROJECT_TAG.items()],
     }
-    if describe_stack(settings) is None:
-        identity = cloudformation.create_stack(**request, OnFailure="DELETE")["StackId"]
-        wait_for_stack(cloudformation, "stack_create_complete", identity)
-        return
-    try:
-        identity = cloudformation.update_stack(**request)["StackId"]
-    except ClientError as error:
-        if "No updates are to be performed" in str(error):
-            return
-        raise
-    wait_for_stack(cloudformation, "stack_update_complete", identity)
 
 
-def wait_for_stack(cloudformation: Any, waiter: str, stack: str) -> None:
-    """Waits up to 30 minutes with a waiter of boto3. Raises `FruitsError` with the reasons of a failure."""
-    from botocore.exceptions import WaiterError
-
-    try:
-        cloudformation.get_waiter(waiter).wait(StackName=stack, WaiterConfig={"Delay": 5, "MaxAttempts": 360})
-    except WaiterError as error:
-        events = cloudformation.describe_stack_events(StackName=stack)["StackEvents"]
-        reasons = [
-            f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', 'no reason given')}"
-            # The newest events come first. Those above "User Initiated" belong to this deployment or removal.
-            for event in takewhile(
-                lambda event: event.get("ResourceStatusReason") != "User Initiated", events
-            )
-            if event["ResourceStatus"].endswith("_FAILED")
-        ]
-        raise FruitsError(
-            f"CloudFormation failed with {stack}: {'; '.join(reversed(reasons)) or error}"
-        ) from error
+def _create_or_update(settings: AccountSettings, planned: Plan) -> None:
+    cloudformation = client("cloudformation", settings.region)
+    name = settings.emr_stack
+    if not planned.exists:
+        request = _request(settings, planned.parameters)
+        created = cloudformation.create_stack(**request, OnFailure="DELETE")["StackId"]
+        wait_for_stack(cloudformation, "stack_create_complete", created)
+    cloudformation.set_stack_policy(StackName=name, StackPolicyBody=json.dumps(_STACK_POLICY))
+    if planned.change_set is not None:
+        execute(cloudformation, planned.change_set)
+        wait_for_stack(cloudformation, "stack_update_complete", name)
+    # Not before the stack is complete: CloudFormation could not remove a creation that failed.
+    # https://github.com/Kotaimen/awscfncli/issues/33
+    cloudformation.update_termination_protection(StackName=name, EnableTerminationProtection=True)
 
 
 def _upload(s3: Any, file: Path, uri: str) -> None:
     bucket, key = split_s3_uri(uri)
     s3.upload_file(str(file), bucket, key)
+
+
+def _replace_files(s3: Any, folder: Path, uri: str) -> None:
+    """Uploads the files below a folder, then deletes all other objects under the same prefix.
+
+    Each node downloads all that is there.
+    """
+    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*.*"))}
+    for name, file in files.items():
+        _upload(s3, file, f"{uri}{name}")
+    bucket, prefix = split_s3_uri(uri)
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for key in (entry["Key"] for entry in page.get("Contents", [])):
+            if key.removeprefix(prefix) not in files:
+                s3.delete_object(Bucket=bucket, Key=key)

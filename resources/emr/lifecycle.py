@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from resources.emr.account import CLUSTER_TAGS, NODE_PYTHON, PROJECT_TAG, Stack, stack_outputs
+from resources.emr.account import NODE_PYTHON
 from resources.emr.aws import aws_errors_named, client
 from resources.emr.cluster import POLL_SECONDS
 from resources.emr.sizing import yarn_site
+from resources.emr.stack import CLUSTER_TAGS, PROJECT_TAG, Stack, stack_outputs
 from resources.instance_types import common_architecture
 from resources.prices import load_prices
 from resources.runs import OWNER_TAG

@@ -9,11 +9,14 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from rehearsal import cloudformation
 from rehearsal.judge import Judge
 from rehearsal.policies import Document
 from rehearsal.principals import managed_policy, policies_of_role
 from rehearsal.server import judged_moto, served
-from resources.emr.account import Deployment, Stack, deploy, plan
+from resources.emr.account import deploy, plan
+from resources.emr.options import Deployment
+from resources.emr.stack import Stack
 from resources.settings import AccountSettings
 
 REGION, NUMBER = "eu-west-3", "123456789012"
@@ -64,6 +67,7 @@ def account() -> Iterator[Account]:
         mock_aws(config={"iam": {"load_aws_managed_policies": True}}),
         served(judge) as endpoint,
     ):
+        cloudformation.install()
         patch.setenv("AWS_DEFAULT_REGION", REGION)
         settings = AccountSettings(_env_file=None)
         stack = deploy(settings, plan(settings, Deployment(wheelhouse=False, session_manager=True)))

@@ -4,7 +4,8 @@ from typing import Any
 
 from cfnlint.decode.cfn_yaml import load
 
-from resources.emr.account import EMR_TAG, TEMPLATE
+from resources.emr.account import TEMPLATE
+from resources.emr.stack import EMR_TAG
 from resources.local.history_server import KEEP_DAYS
 from resources.spark_events import EVENT_LOGS
 
@@ -55,3 +56,39 @@ def test_no_rule_deletes_current_objects_of_tables_models_or_csvs() -> None:
                 {"Fn::Sub": "${PhotosPrefix}/"},
                 {"Fn::Sub": f"${{StorePrefix}}/{EVENT_LOGS}/"},
             )
+
+
+def test_a_budget_alarm_warns_before_and_at_the_limit() -> None:
+    """A notification needs a subscriber, and a budget has at most five notifications:
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-budgets-budget.html
+    """
+    loaded = load(str(TEMPLATE))
+    budget = loaded["Resources"]["Budget"]
+    assert (budget["Type"], budget["Condition"]) == ("AWS::Budgets::Budget", "WithBudget")
+    assert loaded["Parameters"]["BudgetUsd"]["Default"] == "0"
+    limit = budget["Properties"]["Budget"]
+    assert limit["BudgetLimit"] == {"Amount": {"Ref": "BudgetUsd"}, "Unit": "USD"}
+    assert limit["TimeUnit"] == "MONTHLY" and "CostFilters" not in limit
+    alarms = budget["Properties"]["NotificationsWithSubscribers"]
+    assert {alarm["Notification"]["NotificationType"] for alarm in alarms} == {"ACTUAL", "FORECASTED"}
+    for alarm in alarms:
+        assert alarm["Subscribers"] == [{"SubscriptionType": "EMAIL", "Address": {"Ref": "BudgetEmail"}}]
+
+
+def test_conditions_compare_text_with_text() -> None:
+    """AWS's documentation has strings on both sides of Fn::Equals:
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference-conditions.html
+    """
+
+    def equals(value: Any) -> list[Any]:
+        if isinstance(value, dict):
+            own = [value["Fn::Equals"]] if "Fn::Equals" in value else []
+            return own + [found for each in value.values() for found in equals(each)]
+        return [found for each in value for found in equals(each)] if isinstance(value, list) else []
+
+    compared = equals(load(str(TEMPLATE))["Conditions"])
+    assert len(compared) >= 8
+    for first, second in compared:
+        assert isinstance(first, dict) and isinstance(second, str)

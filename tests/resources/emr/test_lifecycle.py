@@ -14,7 +14,6 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from fruits_assets.automation.sensors import ended_clusters
-from resources.emr.account import Stack
 from resources.emr.lifecycle import (
     cluster_request,
     find_or_start_cluster,
@@ -22,6 +21,7 @@ from resources.emr.lifecycle import (
     terminate_clusters,
 )
 from resources.emr.sizing import spark_submit_conf
+from resources.emr.stack import Stack
 from resources.run_locks import held_lock
 from resources.runs import BACKFILL_TAG, OWNER_TAG, ends_with, owner_of, owner_tags
 from resources.settings import Settings

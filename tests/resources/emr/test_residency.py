@@ -10,6 +10,7 @@ from moto import mock_aws
 from resources.emr.residency import check_residency
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
+from tests.resources.emr.commands import refused
 
 PARIS, VIRGINIA = "eu-west-3", "us-east-1"
 ENCRYPTED = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
@@ -25,9 +26,10 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 {} if region == VIRGINIA else {"CreateBucketConfiguration": {"LocationConstraint": region}}
             )
             boto3.client("s3", region_name=region).create_bucket(Bucket=bucket, **location)
-        boto3.client("s3", region_name=PARIS).put_bucket_encryption(
-            Bucket="paris", ServerSideEncryptionConfiguration=ENCRYPTED
-        )
+        for bucket, region in (("paris", PARIS), ("virginia", VIRGINIA)):
+            boto3.client("s3", region_name=region).put_bucket_encryption(
+                Bucket=bucket, ServerSideEncryptionConfiguration=ENCRYPTED
+            )
         yield
 
 
@@ -73,9 +75,10 @@ def test_a_region_in_the_allowed_regions_passes() -> None:
     check_residency(allowed)
 
 
-def test_a_store_without_default_encryption_is_refused() -> None:
-    with pytest.raises(FruitsError, match="bucket open of FRUITS_STORE has no default encryption"):
-        check_residency(settings(store="s3://open/store", emr_cluster=cluster()))
+@pytest.mark.parametrize("root", ["images", "store"])
+def test_a_bucket_without_default_encryption_is_refused(root: str) -> None:
+    with pytest.raises(FruitsError, match=f"bucket open of FRUITS_{root.upper()} has no default encryption"):
+        check_residency(settings(**{root: "s3://open/x"}, emr_cluster=cluster()))
 
 
 def test_an_unknown_or_terminated_cluster_is_refused() -> None:
@@ -85,6 +88,20 @@ def test_an_unknown_or_terminated_cluster_is_refused() -> None:
     boto3.client("emr", region_name=PARIS).terminate_job_flows(JobFlowIds=[ended])
     with pytest.raises(FruitsError, match=f"FRUITS_EMR_CLUSTER={ended} is TERMINAT"):
         check_residency(settings(emr_cluster=ended))
+
+
+def test_a_cluster_that_an_operator_may_not_see_is_refused_with_the_tag() -> None:
+    """The condition on the tag fails for a cluster that has none, and for one that does not exist:
+
+    https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-fine-grained-cluster-access.html
+    """
+    with (
+        refused("DescribeCluster", "AccessDeniedException", "not authorized"),
+        pytest.raises(
+            FruitsError, match=r"FRUITS_EMR_CLUSTER=j-1: there is no .* or it lacks the tag project="
+        ),
+    ):
+        check_residency(settings(emr_cluster="j-1"))
 
 
 def test_a_missing_bucket_is_reported() -> None:
