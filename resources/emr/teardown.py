@@ -89,18 +89,18 @@ def find(settings: AccountSettings) -> Remains:
         return tuple(each["PhysicalResourceId"] for each in existing if each["ResourceType"] == kind)
 
     names = {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in existing}
-    images, buckets = outputs_of(stack).get("ImagesUri"), ids("AWS::S3::Bucket")
-    inside = images is None or any(images.startswith(f"s3://{bucket}/") for bucket in buckets)
+    outputs = outputs_of(stack)
+    images, own = outputs.get("ImagesUri"), f"s3://{outputs.get('Bucket')}/"
     return Remains(
         stack_id=stack["StackId"],
         resources=tuple(sorted(names)),
-        buckets=buckets,
+        buckets=ids("AWS::S3::Bucket"),
         groups=tuple(names[name] for name in _CLUSTER_GROUPS if name in names),
         subnets=ids("AWS::EC2::Subnet"),
         vpcs=ids("AWS::EC2::VPC"),
         endpoints=ids("AWS::EC2::VPCEndpoint"),
         policies=ids("AWS::IAM::ManagedPolicy"),
-        photos=None if inside else images,
+        photos=None if images is None or images.startswith(own) else images,
     )
 
 

@@ -94,7 +94,8 @@ def test_destroy_removes_everything(stack: Stack) -> None:
     iam = boto3.client("iam")
     iam.create_user(UserName="operator")
     iam.attach_user_policy(UserName="operator", PolicyArn=stack.operator_policy_arn)
-    assert fruits("destroy", "--yes").splitlines()[-1] == "Removed."
+    output = fruits("destroy", "--yes")
+    assert output.splitlines()[-1] == "Removed." and "photos" not in output
     assert not iam.list_attached_user_policies(UserName="operator")["AttachedPolicies"]
     assert _gone()
     # Managed policies are not checked: moto's CloudFormation does not delete them.
