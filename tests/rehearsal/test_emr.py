@@ -10,7 +10,6 @@ import pytest
 from botocore.exceptions import ClientError
 
 from rehearsal.aws import Aws, client_of, start_aws
-from rehearsal.yarn import Yarn
 
 RELEASE = "emr-7.13.0"
 ROLE = "nodes"
@@ -20,8 +19,7 @@ ROLE = "nodes"
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """The server with two roles and an instance profile for each; one profile has another name."""
     folder = tmp_path_factory.mktemp("aws")
-    no_yarn = Yarn(folder / "yarn", "http://127.0.0.1:9", ())
-    with start_aws(folder / "server", no_yarn, Path(sys.executable)) as running:
+    with start_aws(folder / "server", None, Path(sys.executable)) as running:
         iam = running.client("iam")
         trust = json.dumps({"Version": "2012-10-17", "Statement": []})
         for role, profile in ((ROLE, ROLE), ("other", "profile-of-other")):

@@ -180,7 +180,7 @@ def test_a_run_survives_the_loss_of_a_node_during_feature_extraction(
         settings = on_emr(rehearsal, upload(tmp_path / "photos", f"s3://{rehearsal.bucket}/photos"), "store")
         run = start(tmp_path, **settings)
         wait_for_line(run, "mobilenet_features: ", f"of {MANY * len(LABELS):,} images", "left")
-        rehearsal.yarn.kill_node_manager(0)
+        rehearsal.yarn.kill_node(0)
         finish(run)
         assert "LOST" in rehearsal.yarn.nodes().values()
         assert is_complete(settings["FRUITS_STORE"], MANY)
