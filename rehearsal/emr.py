@@ -164,12 +164,13 @@ def install(canceller: Canceller, on_start: Callable[[RehearsedCluster], None]) 
     def run_job_flow(self: Any) -> Any:
         _check_instance_types(self)
         _check_instance_profile(self._get_param("JobFlowRole"))
-        answer = start_job_flow(self)
-        cluster = self.backend.clusters[answer.result["JobFlowId"]]
-        cluster.auto_termination = _plain(self._get_param("AutoTerminationPolicy"))
-        cluster.managed_scaling = _plain(self._get_param("ManagedScalingPolicy"))
-        cluster.hdfs_copies = _hdfs_copies(cluster)
-        on_start(cluster)
+        with LOCK:  # no step begins before the cluster is complete
+            answer = start_job_flow(self)
+            cluster = self.backend.clusters[answer.result["JobFlowId"]]
+            cluster.auto_termination = _plain(self._get_param("AutoTerminationPolicy"))
+            cluster.managed_scaling = _plain(self._get_param("ManagedScalingPolicy"))
+            cluster.hdfs_copies = _hdfs_copies(cluster)
+            on_start(cluster)
         return answer
 
     for name, call in {
