@@ -145,15 +145,18 @@ def start_yarn(folder: Path, nodes: int = 2, memory_mb: int = 4096, vcores: int 
                 "capacity-scheduler": _SCHEDULER,
             },
         )
-        manager = f"{_SERVER}.resourcemanager.ResourceManager"
-        for name, main in {"resourcemanager": manager, **dict.fromkeys(names, _NODE_MANAGER)}.items():
-            yarn.processes[name] = start_daemon(folder, name, main)
-        yarn.processes.update(hdfs.start(names))
-        _wait_until_up(yarn, hdfs, nodes)
-        yield yarn
-        kill_marked(str(folder))
-        for process in yarn.processes.values():
-            process.wait()
+        daemons = {"resourcemanager": f"{_SERVER}.resourcemanager.ResourceManager"}
+        daemons |= dict.fromkeys(names, _NODE_MANAGER)
+        try:
+            for name, main in daemons.items():
+                yarn.processes[name] = start_daemon(folder, name, main)
+            yarn.processes.update(hdfs.start(names))
+            _wait_until_up(yarn, hdfs, nodes)
+            yield yarn
+        finally:
+            kill_marked(str(folder))
+            for process in yarn.processes.values():
+                process.wait()
 
 
 def _yarn_site(web: int, ports: list[int], memory_mb: int, vcores: int) -> dict[str, object]:

@@ -181,7 +181,9 @@ class EmrSteps(JobRunner):
             if "ExecutorLostFailure" in reason:
                 reason = f"Spark lost executors, because EC2 took a spot node or a node died: {reason}"
             elif exception["class"] == _FRUITS_ERROR:
-                raise FruitsError(f"{reason} (Step {step.id}, with its logs: {cluster.console(step.id)})")
+                raise FruitsError(
+                    f"{reason} (Step {step.id}, with its logs: {cluster.console(step.id)})", retry_helps
+                )
             else:
                 reason = f"{exception['class']}: {reason}"
         raise FruitsError(f"Step {step.id} {step.state}: {reason}. {logs}", retry_helps)
