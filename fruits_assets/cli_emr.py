@@ -53,6 +53,16 @@ def emr() -> None:
     help="Nodes install packages from the bucket, or from a package index.  [default: wheelhouse]",
 )
 @click.option(
+    "--encrypt-disks/--no-encrypt-disks",
+    default=None,
+    help="Encrypt the disks of nodes with a key of the stack, 1 USD a month.  [default: encrypt]",
+)
+@click.option(
+    "--instance-types",
+    metavar="PATTERNS",
+    help="Types that clusters may have, as m5.xlarge,m7g.*.  [default: families with a price, up to 9xlarge]",
+)
+@click.option(
     "--budget-usd",
     type=click.IntRange(min=0),
     help="Let AWS send an alarm at 80 % of these costs of the account in a month, 0 for none.  [default: 0]",
@@ -68,6 +78,8 @@ def deploy(
     zone: str | None,
     session_manager: bool | None,
     wheelhouse: bool | None,
+    encrypt_disks: bool | None,
+    instance_types: str | None,
     budget_usd: int | None,
     budget_email: str | None,
     yes: bool,
@@ -94,6 +106,8 @@ def deploy(
         zone=zone,
         session_manager=session_manager,
         wheelhouse=wheelhouse,
+        encrypt_disks=encrypt_disks,
+        instance_types=instance_types,
         budget_usd=budget_usd,
         budget_email=budget_email,
     )
@@ -151,8 +165,9 @@ def destroy(yes: bool) -> None:
     echo(f"This removes the stack {settings.emr_stack} in {settings.region}. Nothing restores it. It has:")
     if remains.buckets:
         found = teardown.contents(settings, remains)
+        buckets = counted(len(remains.buckets), "bucket", "buckets")
         echo(
-            f"- the bucket {', '.join(remains.buckets)} with {counted(found.objects, 'object', 'objects')} "
+            f"- {buckets} ({', '.join(remains.buckets)}) with {counted(found.objects, 'object', 'objects')} "
             f"and {counted(found.old_versions, 'old version', 'old versions')} ({found.bytes / 1e9:.2f} GB)",
             indent="  ",
         )
