@@ -253,7 +253,8 @@ _RESOURCES: Mapping[str, Mapping[str, Resource]] = {
         **_calls(
             _all,
             *("DescribeAvailabilityZones", "DescribeInstanceTypeOfferings", "DescribeInstanceTypes"),
-            *("DescribeInstances", "DescribeNetworkInterfaces", "DescribeRouteTables"),
+            *("DescribeInstances", "DescribeManagedPrefixLists", "DescribeNetworkInterfaces"),
+            "DescribeRouteTables",
             *("DescribeSecurityGroupRules", "DescribeSecurityGroups", "DescribeSubnets"),
             *("DescribeVpcEndpoints", "DescribeVpcs"),
         ),

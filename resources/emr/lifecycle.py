@@ -15,7 +15,7 @@ from resources.instance_types import common_architecture
 from resources.prices import load_prices
 from resources.runs import OWNER_TAG
 from resources.settings import Settings
-from resources.spark_events import EVENT_LOGS
+from resources.spark_events import EVENT_LOGS, ON_S3
 from spark_jobs.errors import FruitsError
 
 # The policies of RunJobFlow, and the calls that put each on a cluster that exists.
@@ -241,6 +241,7 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
                     "spark.pyspark.python": NODE_PYTHON,
                     # So the cluster's own History Server shows its steps too.
                     "spark.history.fs.logDirectory": f"{settings.store}/{EVENT_LOGS}",
+                    **ON_S3,
                 },
             },
             *_hadoop_configurations(settings),
