@@ -20,7 +20,7 @@ from spark_jobs.errors import FruitsError
 INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give to a command that SIGINT ends
 
 
-# Spark cancels its tasks in seconds. On EMR, a cancelled step may take three minutes to end, and its cluster is
+# Spark cancels its tasks in seconds. On EMR, a cancelled step may take three minutes to end. Its cluster is
 # terminated after that.
 GRACE_OF_JOBS = 240.0
 
