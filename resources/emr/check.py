@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from resources.emr.aws import aws_errors_named, client
-from resources.emr.lifecycle import check_hourly_cost, hourly_cost
+from resources.emr.lifecycle import check_hourly_cost, cluster_request, hourly_cost
 from resources.emr.residency import bucket_region, check_cluster, default_encryption, refuse_outside
 from resources.emr.run_calls import allows, calls_of_run, policy_source
 from resources.emr.stack import (
@@ -103,6 +103,7 @@ class _Account:
             yield "FRUITS_EMR_CLUSTER", lambda: self._cluster(str(settings.emr_cluster))
         else:
             yield "stack", self._deployed
+            yield "request", self._request
             yield "uploads", self._uploads
         yield "FRUITS_IMAGES", lambda: self._root("FRUITS_IMAGES", settings.images, "images_uri")
         yield "FRUITS_STORE", lambda: self._root("FRUITS_STORE", settings.store, "store_uri")
@@ -169,12 +170,19 @@ class _Account:
     def _uploads(self) -> str:
         settings, stack = self._settings, self._known_stack()
         architecture = common_architecture(settings.emr_primary_type, settings.emr_core_type)
-        stack.bootstrap_action(architecture)  # raises an error for nodes that could not install from an index
         missing = missing_uploads(self._client("s3"), stack, architecture)
         if missing:
             raise FruitsError(f"{named(missing, 3)}. Upload them: `fruits emr deploy`.")
         wheels = f"the wheels for {architecture}" if stack.wheelhouse_uri else "no wheels: nodes use an index"
         return f"bootstrap.sh and requirements.lock of this version, and {wheels}"
+
+    def _request(self) -> str:
+        settings = self._settings
+        cluster_request(settings, self._known_stack(), "check")
+        return (
+            f"a primary node {settings.emr_primary_type} and {settings.emr_core_nodes} to {self._most} core "
+            f"nodes {settings.emr_core_type} with {settings.emr_release}"
+        )
 
     # The data.
 
@@ -216,8 +224,8 @@ class _Account:
         named_caller = _CALLER.fullmatch(caller)
         if named_caller is None:
             raise _NotKnown(
-                f"{caller} is not the ARN of a user or a role, and AWS simulates no other permissions. Name one: "
-                "`fruits emr check --operator ARN`."
+                f"{caller} is not the ARN of a user or a role, and AWS simulates no other permissions. "
+                "Name one: `fruits emr check --operator ARN`."
             )
         calls = list(calls_of_run(settings, named_caller["account"], named_caller["partition"], stack))
         try:
@@ -228,7 +236,8 @@ class _Account:
             if _code(error) != "AccessDenied":
                 raise
             raise _NotKnown(
-                f"{_sentence(error)} An administrator can ask: `fruits emr check --operator {caller}`."
+                f"{_sentence(error).rstrip('.')}. An administrator can ask: `fruits emr check --operator "
+                f"{caller}`."
             ) from error
         if not refused:
             return f"the policies of {source} allow the {len(calls)} calls of a run"
@@ -290,7 +299,9 @@ class _Account:
                     "Choose another type in FRUITS_EMR_PRIMARY_TYPE or FRUITS_EMR_CORE_TYPE, or deploy a "
                     "stack of another name with `fruits emr deploy --zone`."
                 )
-        return f"EC2 offers {' and '.join(wanted)} in {zone}, and {settings.emr_release} takes them"
+        # `Settings` takes types of EMR 7 only.
+        both = "both" if len(wanted) > 1 else "it"
+        return f"EC2 offers {' and '.join(wanted)} in {zone}, and EMR 7 supports {both}"
 
     def _addresses(self) -> str:
         free, needed = self._subnet["AvailableIpAddressCount"], 1 + self._most

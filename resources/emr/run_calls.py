@@ -62,6 +62,8 @@ def calls_of_run(settings: Settings, account: str, partition: str, stack: Stack 
             passed = {"iam:PassedToService": f"{service}.amazonaws.com"}
             yield RunCall("iam:PassRole", arn("iam", f"role/{role}", ""), passed)
     for root in (settings.images, settings.store):
+        if not root.startswith("s3://"):
+            continue
         name, prefix = split_s3_uri(root)
         bucket = f"arn:{partition}:s3:::{name}"
         for action in ("GetBucketLocation", "GetEncryptionConfiguration"):

@@ -171,12 +171,12 @@ def test_every_line_passes_for_an_administrator_who_names_the_operator(account: 
 def test_an_operator_learns_what_operators_may_ask_and_who_can_ask_the_rest(account: Account) -> None:
     lines = check(account, who=OPERATOR, exits=0)
     assert names(lines, "pass") == {
-        *("identity", "region", "stack", "uploads", "FRUITS_IMAGES", "FRUITS_STORE", "cost")
+        *("identity", "region", "stack", "request", "uploads", "FRUITS_IMAGES", "FRUITS_STORE", "cost")
     }
     state, text = lines["permissions"]
     assert state == "not known"
     assert text.startswith("AWS refused SimulatePrincipalPolicy (AccessDenied): User: ")
-    assert text.endswith(f"An administrator can ask: `fruits emr check --operator {OPERATOR_ARN}`.")
+    assert text.endswith(f"action. An administrator can ask: `fruits emr check --operator {OPERATOR_ARN}`.")
     assert lines["addresses"][1].startswith("AWS refused DescribeSubnets (UnauthorizedOperation)")
 
 
@@ -229,6 +229,7 @@ def test_lines_for_people_begin_with_their_state(account: Account) -> None:
             "stack",
             "no stack grapes in eu-west-3. Create it with `fruits emr deploy`",
         ),
+        ({"emr_logs": "s3://other/logs"}, "request", "Name a prefix below it"),
         ({"images": "/data/photos", "env": "local"}, "FRUITS_IMAGES", "Set it to s3://bucket/prefix"),
         ({"images": "s3://other/photos"}, "FRUITS_IMAGES", "s3://other/photos is not below s3://"),
         ({"store": "s3://other/store"}, "FRUITS_STORE", "Set FRUITS_STORE=s3://"),
@@ -262,11 +263,29 @@ def test_a_setting_that_cannot_work_fails_with_its_remedy(
     assert state == "failed" and words in text
 
 
+def test_a_root_on_this_machine_fails_only_its_own_line(account: Account) -> None:
+    lines = check(account, "--operator", OPERATOR_ARN, exits=1, env="local", images="/data/photos")
+    assert names(lines, "failed") == {"FRUITS_IMAGES"}
+
+
+def test_nodes_without_wheels_for_their_processors_fail(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip on a node refuses the name of OpenVINO's wheel for aarch64 from an index."""
+    index = account.stack._replace(wheelhouse_uri=None)
+    monkeypatch.setattr(module, "stack_outputs", lambda _: index)
+    assert line(account, "uploads")[1].endswith("and no wheels: nodes use an index")
+    graviton = {"emr_primary_type": "m6g.xlarge", "emr_core_type": "m6g.xlarge"}
+    state, text = line(account, "request", **graviton)
+    assert state == "failed" and "Run `fruits emr deploy --wheelhouse`" in text
+
+
 def test_without_the_stack_its_lines_are_not_known(account: Account) -> None:
     lines = check(account, exits=1, emr_stack="grapes")
     assert names(lines, "failed") == {"stack"}
     assert names(lines, "not known") == {
-        *("uploads", "FRUITS_IMAGES", "FRUITS_STORE", "permissions", "instance types", "addresses")
+        *("request", "uploads", "FRUITS_IMAGES", "FRUITS_STORE", "permissions"),
+        *("instance types", "addresses"),
     }
     assert "but whether the policies of the stack open it is not known" in lines["FRUITS_STORE"][1]
 
