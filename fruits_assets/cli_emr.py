@@ -1,5 +1,7 @@
-"""The commands that create, update and remove the AWS resources of EMR clusters."""
+"""The commands that create, update, check and remove the AWS resources of EMR clusters."""
 
+import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -18,9 +20,9 @@ class _DeployCommand(Command):
 
 @click.group()
 def emr() -> None:
-    """Creates or removes the AWS resources that EMR clusters need.
+    """Creates, checks or removes the AWS resources that EMR clusters need.
 
-    Both commands need an administrator's credentials.
+    The commands `deploy` and `destroy` need an administrator's credentials.
     """
 
 
@@ -178,3 +180,30 @@ def destroy(yes: bool) -> None:
         click.confirm("Remove it?", abort=True)
     teardown.destroy(settings, remains, echo)
     click.echo("Removed.")
+
+
+@emr.command(cls=Command)
+@click.option(
+    "--operator",
+    metavar="ARN",
+    help="Simulate the permissions of this user or role, and not your own. An administrator may.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the lines as JSON.")
+def check(operator: str | None, as_json: bool) -> None:
+    """Asks AWS whether a run would work, before the first run.
+
+    It costs nothing and changes nothing. Each line is a pass, a failure with its remedy, or not known with
+    the reason of AWS. The exit status is 1 if a line has failed.
+    """
+    from resources.emr.check import check_account
+    from resources.settings import Settings, load_settings
+
+    lines = []
+    for line in check_account(load_settings(Settings), operator):
+        lines.append(line)
+        if not as_json:
+            state = click.style(f"{line.state:>9}", fg="red" if line.state == "failed" else None)
+            echo(f"{state}  {line.name}: {line.text}", indent=" " * 11)
+    if as_json:
+        click.echo(json.dumps([line._asdict() for line in lines]))
+    sys.exit(1 if any(line.state == "failed" for line in lines) else 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rehearsal.aws import REGION, Aws, start_aws
 from rehearsal.yarn import Yarn, start_yarn
+from resources.emr.stack import PROJECT_TAG
 from resources.settings import Settings
 
 # The name of EMR's default role for nodes, and of its instance profile.
@@ -87,6 +88,7 @@ def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge") -> st
         Applications=[{"Name": "Spark"}],
         JobFlowRole=_NODE_ROLE,
         ServiceRole="EMR_DefaultRole",
+        Tags=[{"Key": key, "Value": value} for key, value in PROJECT_TAG.items()],
         Instances={
             "KeepJobFlowAliveWhenNoSteps": True,
             "InstanceGroups": [

@@ -19,7 +19,7 @@ from moto.moto_server.werkzeug_app import (
 from moto.s3.models import FakeBucket
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from rehearsal import cloudformation, emr
+from rehearsal import cloudformation, emr, quotas, simulation
 from rehearsal.faults import Faults
 from rehearsal.judge import Judge
 from rehearsal.nodes import step_environment, write_spark_conf
@@ -67,7 +67,8 @@ def serve(
         folder=Path(folder), environment=environment, yarn=yarn, aws=aws, log_seconds=log_seconds
     )
     emr.install(runner)
-    cloudformation.install()
+    for extension in (cloudformation, quotas, simulation):
+        extension.install()
     threading.Thread(target=runner.run_forever, name="steps", daemon=True).start()
     _server(port, Faults(judged_moto(trusted=aws["AWS_ACCESS_KEY_ID"]))).serve_forever()
 
