@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rehearsal.calls import FAULTS, PERMISSIONS
+from rehearsal.delays import NO_DELAYS, Delays
 from rehearsal.faults import Fault
 from rehearsal.nodes import node_python
 from rehearsal.processes import kill_marked, killed_at_exit, reserved_ports, start_process, tail
@@ -96,13 +97,13 @@ class Aws:
 
 @contextmanager
 def start_aws(
-    folder: Path, yarn: Yarn, python: Path | None = None, log_seconds: float = 0.0
+    folder: Path, yarn: Yarn | None, python: Path | None = None, delays: Delays = NO_DELAYS
 ) -> Iterator[Aws]:
     """Runs the server while the context lasts. The steps of its EMR clusters run on `yarn`.
 
-    `folder` receives the files of this server alone. `python` is the Python of the nodes (`PYSPARK_PYTHON`);
-    by default an environment with only the packages of the executors. The server uploads the logs of a step
-    to S3 `log_seconds` after its end; EMR takes up to five minutes.
+    Without `yarn`, steps run commands that do not use Spark. `folder` receives the files of this server
+    alone. `python` is the Python of the nodes (`PYSPARK_PYTHON`); by default an environment with only the
+    packages of the executors.
 
     Raises `FruitsError` with the end of the server's log if the server does not start.
     """
@@ -113,11 +114,10 @@ def start_aws(
         options = {
             "port": port,
             "folder": str(aws.step_folder),
-            "hadoop_conf": str(yarn.conf_dir),
             "python": str(python or node_python()),
             "aws": aws.variables(),
-            "yarn": yarn.url,
-            "log_seconds": log_seconds,
+            "yarn": [str(yarn.folder), yarn.url] if yarn else None,
+            "delays": delays._asdict(),
         }
         (folder / "server.json").write_text(json.dumps(options))
         command = [sys.executable, "-m", "rehearsal.server", str(folder / "server.json")]

@@ -60,13 +60,19 @@ class RehearsedStep(models.Step):
 
 
 class RehearsedCluster(models.Cluster):
-    """A cluster whose state depends on its steps. It reports the reason of its end."""
+    """A cluster whose state depends on its steps. It reports the reason of its end.
+
+    `hdfs_copies` is the number of copies of each block on HDFS. `remove_interface` deletes EMR's network
+    interface in the subnet of the cluster.
+    """
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         self.reason: dict[str, str] = {}
         self.idle_since: datetime = utcnow()
         self.auto_termination: dict[str, Any] | None = None
         self.managed_scaling: dict[str, Any] | None = None
+        self.hdfs_copies = 1
+        self.remove_interface: Callable[[], None] = lambda: None
         super().__init__(*arguments, **attributes)
 
     @property
@@ -77,6 +83,20 @@ class RehearsedCluster(models.Cluster):
     @property
     def status(self) -> dict[str, Any]:
         return super().status | {"StateChangeReason": self.reason}
+
+    @property
+    def core_nodes(self) -> int:
+        """The number of core nodes."""
+        return self._core_group.num_instances if self.core_instance_group_id else 0
+
+    @core_nodes.setter
+    def core_nodes(self, number: int) -> None:
+        self._core_group.set_instance_count(number)
+
+    @property
+    def _core_group(self) -> models.InstanceGroup:
+        [group] = [group for group in self.instance_groups if group.id == self.core_instance_group_id]
+        return group
 
     def add_steps(self, steps: list[dict[str, Any]]) -> list[models.Step]:
         if getattr(self, "state", None) in ("TERMINATING", *ENDED):
@@ -109,8 +129,22 @@ class RehearsedCluster(models.Cluster):
             self.end_state = "TERMINATED_WITH_ERRORS" if errors else "TERMINATED"
 
 
-def install(canceller: Canceller) -> None:
-    """Replaces moto's classes and calls with those of this module, in the whole process."""
+def all_clusters() -> list[RehearsedCluster]:
+    """The clusters of all accounts and regions."""
+    return [
+        cluster
+        for regions in list(models.emr_backends.values())
+        for backend in list(regions.values())
+        for cluster in list(backend.clusters.values())
+        if isinstance(cluster, RehearsedCluster)
+    ]
+
+
+def install(canceller: Canceller, on_start: Callable[[RehearsedCluster], None]) -> None:
+    """Replaces moto's classes and calls with those of this module, in the whole process.
+
+    `on_start` gets each new cluster before RunJobFlow answers.
+    """
     models.Step = RehearsedStep  # type: ignore[misc, assignment]
     models.Cluster = RehearsedCluster  # type: ignore[misc]
     api: Any = ElasticMapReduceResponse
@@ -130,10 +164,13 @@ def install(canceller: Canceller) -> None:
     def run_job_flow(self: Any) -> Any:
         _check_instance_types(self)
         _check_instance_profile(self._get_param("JobFlowRole"))
-        answer = start_job_flow(self)
-        cluster = self.backend.clusters[answer.result["JobFlowId"]]
-        cluster.auto_termination = _plain(self._get_param("AutoTerminationPolicy"))
-        cluster.managed_scaling = _plain(self._get_param("ManagedScalingPolicy"))
+        with LOCK:  # no step begins before the cluster is complete
+            answer = start_job_flow(self)
+            cluster = self.backend.clusters[answer.result["JobFlowId"]]
+            cluster.auto_termination = _plain(self._get_param("AutoTerminationPolicy"))
+            cluster.managed_scaling = _plain(self._get_param("ManagedScalingPolicy"))
+            cluster.hdfs_copies = _hdfs_copies(cluster)
+            on_start(cluster)
         return answer
 
     for name, call in {
@@ -183,6 +220,20 @@ def _check_instance_profile(name: str | None) -> None:
         if name in (profile.name, profile.arn) and [role.name for role in profile.roles] == [profile.name]:
             return
     raise ValidationException(f"Invalid InstanceProfile: {name}.")
+
+
+def _hdfs_copies(cluster: RehearsedCluster) -> int:
+    """`dfs.replication` of a cluster's configuration, or EMR's default for the number of its core nodes.
+
+    https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hdfs-config.html
+    """
+    for configuration in map(_plain, cluster.configurations):
+        if (
+            configuration["Classification"] == "hdfs-site"
+            and "dfs.replication" in configuration["Properties"]
+        ):
+            return int(configuration["Properties"]["dfs.replication"])
+    return 1 if cluster.core_nodes < 4 else 2 if cluster.core_nodes < 10 else 3
 
 
 def _cluster_of(response: Any) -> RehearsedCluster:

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rehearsal.aws import REGION, Aws, start_aws
+from rehearsal.delays import NO_DELAYS, Delays
 from rehearsal.yarn import Yarn, start_yarn
 from resources.emr.stack import PROJECT_TAG
 from resources.settings import Settings
@@ -17,7 +19,7 @@ _NODE_ROLE = "EMR_EC2_DefaultRole"
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalEnvironment:
-    """The running services. `cluster` is the id of an EMR cluster with two core nodes.
+    """The running services. `cluster` is the id of an EMR cluster whose core nodes are those of YARN.
 
     The cluster writes its logs to `bucket`.
     """
@@ -40,23 +42,23 @@ def start_environment(
     instance_type: str = "m5.xlarge",
     memory_mb: int = 12288,
     vcores: int = 4,
-    log_seconds: float = 0.0,
+    nodes: int = 2,
+    delays: Delays = NO_DELAYS,
 ) -> Iterator[RehearsalEnvironment]:
     """Starts all services, and stops them when the context ends, also by an error or a signal.
 
-    `memory_mb` and `vcores` are the resources that YARN offers on a node of `instance_type` on EMR. YARN only
-    counts this memory for its containers, and does not allocate it. `start_aws` describes `python` and
-    `log_seconds`.
+    `nodes` is the number of core nodes. `memory_mb` and `vcores` are the resources that YARN offers on a node
+    of `instance_type` on EMR. YARN only counts this memory for its containers, and does not allocate it.
+    `start_aws` describes `python`.
     """
     with (
-        start_yarn(folder / "yarn", 2, memory_mb, vcores) as yarn,
-        start_aws(folder / "aws", yarn, python, log_seconds) as aws,
+        start_yarn(folder / "yarn", nodes, memory_mb, vcores) as yarn,
+        start_aws(folder / "aws", yarn, python, delays) as aws,
     ):
         start_bucket(aws, bucket)
         _make_node_role(aws)
-        yield RehearsalEnvironment(
-            yarn=yarn, aws=aws, bucket=bucket, cluster=start_cluster(aws, bucket, instance_type)
-        )
+        cluster = start_cluster(aws, bucket, instance_type, nodes)
+        yield RehearsalEnvironment(yarn=yarn, aws=aws, bucket=bucket, cluster=cluster)
 
 
 def start_bucket(aws: Aws, name: str, region: str = REGION) -> None:
@@ -79,8 +81,13 @@ def _make_node_role(aws: Aws) -> None:
     iam.add_role_to_instance_profile(InstanceProfileName=_NODE_ROLE, RoleName=_NODE_ROLE)
 
 
-def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge") -> str:
-    """Starts a cluster and returns its id. All clusters share the nodes of YARN."""
+def start_cluster(
+    aws: Aws, bucket: str, instance_type: str = "m5.xlarge", nodes: int = 2, **request: Any
+) -> str:
+    """Starts a cluster and returns its id. All clusters share the nodes of YARN.
+
+    `nodes` is the number of core nodes; `request` has further parameters of RunJobFlow.
+    """
     answer = aws.client("emr").run_job_flow(
         Name="rehearsal",
         ReleaseLabel=Settings.model_fields["emr_release"].default,
@@ -99,8 +106,9 @@ def start_cluster(aws: Aws, bucket: str, instance_type: str = "m5.xlarge") -> st
                     "InstanceCount": count,
                     "Market": "ON_DEMAND",
                 }
-                for role, count in (("MASTER", 1), ("CORE", 2))
+                for role, count in (("MASTER", 1), ("CORE", nodes))
             ],
         },
+        **request,
     )
     return str(answer["JobFlowId"])

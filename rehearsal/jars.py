@@ -1,4 +1,4 @@
-"""The jars of the rehearsal: YARN's daemons, and S3A in place of EMRFS.
+"""The jars of the rehearsal: the daemons of YARN and HDFS, and S3A in place of EMRFS.
 
 Spark resolves them with its Ivy, so the rehearsal needs neither Maven nor an installed Hadoop. Spark uses the
 mirror that `DEFAULT_ARTIFACT_REPOSITORY` names. `jars.sha256` lists the expected SHA-256 of each jar;
@@ -31,6 +31,7 @@ SETS = {
         "hadoop-yarn-server-timelineservice",
         "hadoop-common",
     ),
+    "hdfs": ("hadoop-hdfs",),
     "s3a": ("hadoop-aws",),
 }
 

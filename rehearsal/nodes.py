@@ -61,17 +61,18 @@ def _uv(*arguments: str) -> None:
         )
 
 
-def write_spark_conf(folder: Path, aws: Mapping[str, str]) -> None:
+def write_spark_conf(folder: Path, aws: Mapping[str, str], hdfs_copies: int) -> None:
     """Writes `spark-defaults.conf` to `folder`, the `SPARK_CONF_DIR` of a step.
 
     As on EMR, steps read and write `s3://` without settings of their own. `aws` has the environment variables
-    that lead a node to AWS; they replace the instance profile of EMR.
+    that lead a node to AWS; they replace the instance profile of EMR. HDFS keeps `hdfs_copies` of the step's
+    files, which are in Spark's staging folder.
     """
     defaults = {
         "spark.master": "yarn",
         # As on EMR, the jars are on every node. Otherwise each step would upload 300 MB of jars.
         "spark.yarn.jars": f"local:{SPARK_HOME}/jars/*",
-        "spark.yarn.stagingDir": f"file://{folder.parent}/staging",
+        "spark.hadoop.dfs.replication": str(hdfs_copies),
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
@@ -94,21 +95,28 @@ def write_spark_conf(folder: Path, aws: Mapping[str, str]) -> None:
 
 
 def step_environment(
-    spark_conf: Path, hadoop_conf: Path, python: Path, aws: Mapping[str, str]
+    spark_conf: Path, hadoop_conf: Path | None, python: Path, aws: Mapping[str, str]
 ) -> dict[str, str]:
-    """All environment variables of a step's process. The step inherits none of this process."""
-    return {
+    """All environment variables of a step's process. The step inherits none of this process.
+
+    Without `hadoop_conf`, the step can not use Spark.
+    """
+    environment = {
         "PATH": f"{SPARK_HOME}/bin:{python.parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": str(spark_conf.parent),
         "LANG": "C.UTF-8",
         "JAVA_HOME": str(java_home()),
         "SPARK_HOME": str(SPARK_HOME),
         "SPARK_CONF_DIR": str(spark_conf),
-        "HADOOP_CONF_DIR": str(hadoop_conf),
         "PYSPARK_PYTHON": str(python),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_LAUNCHER_OPTS": _JAVA_OPTIONS,
-        # Spark passes it on to the containers of YARN.
-        "SPARK_DIST_CLASSPATH": ":".join(map(str, jars("s3a"))),
         **aws,
+    }
+    if hadoop_conf is None:
+        return environment
+    # Spark passes the class path on to the containers of YARN.
+    return environment | {
+        "HADOOP_CONF_DIR": str(hadoop_conf),
+        "SPARK_DIST_CLASSPATH": ":".join(map(str, jars("s3a"))),
     }

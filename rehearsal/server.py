@@ -19,11 +19,14 @@ from moto.moto_server.werkzeug_app import (
 from moto.s3.models import FakeBucket
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from rehearsal import cloudformation, emr, quotas, simulation
+from rehearsal import cloudformation, emr, network, quotas, simulation
+from rehearsal.delays import Delays
 from rehearsal.faults import Faults
 from rehearsal.judge import Judge
 from rehearsal.nodes import step_environment, write_spark_conf
+from rehearsal.scaling import Scaler
 from rehearsal.steps import StepRunner
+from rehearsal.yarn import Yarn
 
 
 class _Quiet(MotoRequestHandler):
@@ -55,21 +58,33 @@ def served(application: Callable[..., Any]) -> Iterator[str]:
 
 
 def serve(
-    port: int, folder: str, hadoop_conf: str, python: str, aws: dict[str, str], yarn: str, log_seconds: float
+    port: int, folder: str, python: str, aws: dict[str, str], yarn: list[str] | None, delays: dict[str, float]
 ) -> None:
-    """Serves on 127.0.0.1 until the process is killed. `aws.start_aws` describes the parameters."""
+    """Serves on 127.0.0.1 until the process is killed. `aws.start_aws` describes the parameters.
 
-    def environment(spark_conf: Path, access: Mapping[str, str]) -> dict[str, str]:
-        write_spark_conf(spark_conf, access)
-        return step_environment(spark_conf, Path(hadoop_conf), Path(python), access)
+    `yarn` has the folder and the URL of YARN.
+    """
+    nodes = Yarn(Path(yarn[0]), yarn[1]) if yarn else None
+    hadoop_conf = nodes.conf_dir if nodes else None
+
+    def environment(
+        cluster: emr.RehearsedCluster, spark_conf: Path, access: Mapping[str, str]
+    ) -> dict[str, str]:
+        write_spark_conf(spark_conf, access, cluster.hdfs_copies)
+        return step_environment(spark_conf, hadoop_conf, Path(python), access)
+
+    def on_start(cluster: emr.RehearsedCluster) -> None:
+        cluster.remove_interface = network.add_interface(cluster)
 
     runner = StepRunner(
-        folder=Path(folder), environment=environment, yarn=yarn, aws=aws, log_seconds=log_seconds
+        folder=Path(folder), environment=environment, yarn=nodes, aws=aws, delays=Delays(**delays)
     )
-    emr.install(runner)
-    for extension in (cloudformation, quotas, simulation):
+    emr.install(runner, on_start)
+    for extension in (cloudformation, network, quotas, simulation):
         extension.install()
     threading.Thread(target=runner.run_forever, name="steps", daemon=True).start()
+    if nodes:
+        threading.Thread(target=Scaler(yarn=nodes).run_forever, name="scaling", daemon=True).start()
     _server(port, Faults(judged_moto(trusted=aws["AWS_ACCESS_KEY_ID"]))).serve_forever()
 
 

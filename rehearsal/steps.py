@@ -1,14 +1,13 @@
 """Runs the steps of moto's clusters as real processes. Runs in the process of moto's server."""
 
 import gzip
-import json
+import math
 import shutil
 import signal
 import subprocess
 import threading
 import time
 import traceback
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,13 +15,14 @@ from pathlib import Path
 
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.utils import utcnow
-from moto.emr.models import emr_backends
 from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
 from rehearsal.aws import client_of
-from rehearsal.emr import ENDED, LOCK, RehearsedCluster, RehearsedStep
+from rehearsal.delays import Delays
+from rehearsal.emr import ENDED, LOCK, RehearsedCluster, RehearsedStep, all_clusters
 from rehearsal.processes import kill_marked, start_process
+from rehearsal.yarn import Yarn
 from resources.emr.account import NODE_PYTHON
 
 POLL_SECONDS = 0.2
@@ -37,47 +37,42 @@ class StepRunner:
     """Runs the steps of every cluster in their order, each as a process.
 
     The files of a step are in `folder/<step id>`. `environment` returns the environment variables of a step's
-    process; its arguments are a folder for Spark's configuration, and the variables that lead a node to this
-    server. `aws` has these variables with other credentials. `yarn` is the URL of the ResourceManager.
-    The runner uploads the logs of a step to S3 `log_seconds` after its end.
+    process; its arguments are the cluster, a folder for Spark's configuration, and the variables that lead a
+    node to this server. `aws` has these variables with other credentials. `yarn` has the applications of the
+    clusters, if there is a YARN.
     """
 
     folder: Path
-    environment: Callable[[Path, Mapping[str, str]], dict[str, str]]
-    yarn: str
+    environment: Callable[[RehearsedCluster, Path, Mapping[str, str]], dict[str, str]]
+    yarn: Yarn | None
     aws: Mapping[str, str]
-    log_seconds: float
+    delays: Delays
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    # The steps whose cancellation the primary node has not seen yet: when it sees it, and the option.
+    _cancelled: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     def run_forever(self) -> None:
         """Advances all clusters in an endless loop; runs in a separate thread."""
         while True:
             with LOCK:
-                for regions in list(emr_backends.values()):
-                    for backend in list(regions.values()):
-                        for cluster in list(backend.clusters.values()):
-                            assert isinstance(cluster, RehearsedCluster)
-                            try:
-                                self._advance(cluster)
-                            except Exception:  # in the server's log; the other clusters continue
-                                traceback.print_exc()
+                for cluster in all_clusters():
+                    try:
+                        self._advance(cluster)
+                    except Exception:  # in the server's log; the other clusters continue
+                        traceback.print_exc()
             time.sleep(POLL_SECONDS)
 
     def cancel(self, cluster: RehearsedCluster, step: RehearsedStep, option: str) -> dict[str, str]:
         """Cancels a step, and returns its entry of the answer to `CancelSteps`.
 
-        A running step ends a little later.
+        A running step runs on, until its primary node sees the cancellation.
         """
         with LOCK:
             if step.state == "PENDING":
                 step.end("CANCELLED", "Job terminated")
             elif step.state in ("RUNNING", "CANCEL_PENDING"):
                 step.state = "CANCEL_PENDING"
-                if option == "TERMINATE_PROCESS":
-                    kill_marked(self._mark(step))
-                else:
-                    # As on EMR, to the step's process alone, which passes the signal on to its children.
-                    self._processes[step.id].send_signal(signal.SIGTERM)
+                self._cancelled[step.id] = time.monotonic() + self.delays.cancel_seconds, option
             else:
                 return {"StepId": step.id, "Status": "FAILED", "Reason": f"The step is {step.state}."}
         return {"StepId": step.id, "Status": "SUBMITTED"}
@@ -87,6 +82,7 @@ class StepRunner:
             return
         for step in cluster.runnable:
             if step.id in self._processes:
+                self._stop_if_cancelled(step)
                 self._finish_if_ended(cluster, step)
         if cluster.state == "TERMINATING":
             self._end_cluster(cluster)
@@ -111,7 +107,7 @@ class StepRunner:
         folder = self.folder / step.id
         folder.mkdir(parents=True)
         step.state, step.start_date_time = "RUNNING", utcnow()
-        environment = self.environment(folder / "conf", self._access(cluster))
+        environment = self.environment(cluster, folder / "conf", self._access(cluster))
         try:
             if step.jar != "command-runner.jar":
                 raise FileNotFoundError(f"the rehearsal can run command-runner.jar only, not {step.jar}")
@@ -133,6 +129,17 @@ class StepRunner:
             errors=folder / "stderr",
         )
 
+    def _stop_if_cancelled(self, step: RehearsedStep) -> None:
+        seen, option = self._cancelled.get(step.id, (math.inf, ""))
+        if time.monotonic() < seen:
+            return
+        del self._cancelled[step.id]
+        if option == "TERMINATE_PROCESS":
+            kill_marked(self._mark(step))
+        else:
+            # As on EMR, to the step's process alone, which passes the signal on to its children.
+            self._processes[step.id].send_signal(signal.SIGTERM)
+
     def _finish_if_ended(self, cluster: RehearsedCluster, step: RehearsedStep) -> None:
         status = self._processes[step.id].poll()
         if status is not None:
@@ -153,9 +160,9 @@ class StepRunner:
             f"{utcnow():%Y-%m-%dT%H:%M:%SZ} INFO Command exiting with ret '{status}'\n"
         )
         if cluster.log_uri:
-            timer = threading.Timer(self.log_seconds, self._upload_logs, (cluster, log_root, step.id))
-            timer.daemon = True
-            timer.start()
+            # With the credentials of a node that lives, because its cluster may end before.
+            access = self._access(cluster)
+            _later(self.delays.log_seconds, lambda: self._upload_logs(access, log_root, step.id))
 
     def _after_failure(self, cluster: RehearsedCluster, failed: RehearsedStep) -> None:
         if failed.action_on_failure in ("TERMINATE_CLUSTER", "TERMINATE_JOB_FLOW"):
@@ -169,32 +176,27 @@ class StepRunner:
         for step in cluster.runnable:
             if step.id in self._processes:
                 kill_marked(self._mark(step))
-                self._processes.pop(step.id).wait()
-            if step.state in ACTIVE:
+                step.state = "CANCEL_PENDING"
+                self._end_step(cluster, step, self._processes.pop(step.id).wait())
+            elif step.state in ACTIVE:
                 step.end("CANCELLED", "Job terminated")
         cluster.state, cluster.end_datetime = cluster.end_state, utcnow()
         for group in cluster.instance_groups:
             group.state, group.end_date_time = "TERMINATED", utcnow()
+        _later(self.delays.interface_seconds, cluster.remove_interface)
         self._kill_applications(cluster.id)
 
     def _kill_applications(self, user: str) -> None:
         """Kills a cluster's applications. On EMR, YARN ends with the cluster; here all clusters share it."""
-        states = "NEW,NEW_SAVING,SUBMITTED,ACCEPTED,RUNNING"
-        apps = f"{self.yarn}/ws/v1/cluster/apps"
-        with urllib.request.urlopen(f"{apps}?user={user}&states={states}", timeout=10) as response:
-            listed = json.load(response)["apps"] or {"app": []}
-        for application in listed["app"]:
-            request = urllib.request.Request(
-                f"{apps}/{application['id']}/state?user.name={user}",
-                data=b'{"state": "KILLED"}',
-                headers={"Content-Type": "application/json"},
-                method="PUT",
-            )
-            urllib.request.urlopen(request, timeout=10).close()
+        if self.yarn is None:
+            return
+        for application in self.yarn.applications(user):
+            if application["state"] not in ("FINISHED", "FAILED", "KILLED"):
+                self.yarn.kill_application(application["id"])
 
-    def _upload_logs(self, cluster: RehearsedCluster, log_root: str, step_id: str) -> None:
+    def _upload_logs(self, access: Mapping[str, str], log_root: str, step_id: str) -> None:
         bucket, _, prefix = log_root.partition("://")[2].partition("/")
-        s3 = client_of(self._access(cluster), "s3")
+        s3 = client_of(access, "s3")
         for name in ("controller", "stderr", "stdout"):
             log = self.folder / step_id / name
             if log.exists():
@@ -221,3 +223,10 @@ class StepRunner:
 
     def _mark(self, step: RehearsedStep) -> str:
         return str(self.folder / step.id)
+
+
+def _later(seconds: float, call: Callable[[], None]) -> None:
+    """Makes a call after some time, in a thread that does not outlive the server."""
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()

@@ -1,4 +1,4 @@
-"""The EMR of the rehearsal: requests that it refuses as EMR does. No step runs, so there is no YARN."""
+"""The EMR of the rehearsal: requests that it refuses as EMR does, and its configuration. There is no YARN."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from rehearsal.aws import Aws, client_of, start_aws
-from rehearsal.yarn import Yarn
+from tests.support import wait_for
 
 RELEASE = "emr-7.13.0"
 ROLE = "nodes"
@@ -20,8 +20,7 @@ ROLE = "nodes"
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """The server with two roles and an instance profile for each; one profile has another name."""
     folder = tmp_path_factory.mktemp("aws")
-    no_yarn = Yarn(folder / "yarn", "http://127.0.0.1:9", ())
-    with start_aws(folder / "server", no_yarn, Path(sys.executable)) as running:
+    with start_aws(folder / "server", None, Path(sys.executable)) as running:
         iam = running.client("iam")
         trust = json.dumps({"Version": "2012-10-17", "Statement": []})
         for role, profile in ((ROLE, ROLE), ("other", "profile-of-other")):
@@ -77,6 +76,41 @@ def test_an_unknown_release_is_refused(aws: Aws) -> None:
     assert start(aws, ReleaseLabel="emr-7.99.0") == (
         "ValidationException: The supplied release label is invalid: emr-7.99.0."
     )
+
+
+@pytest.mark.parametrize(
+    ("core_nodes", "configured", "copies"),
+    [(1, None, 1), (3, None, 1), (4, None, 2), (9, None, 2), (10, None, 3), (2, "2", 2), (12, "1", 1)],
+)
+def test_hdfs_keeps_as_many_copies_as_on_emr(
+    aws: Aws, core_nodes: int, configured: str | None, copies: int
+) -> None:
+    # The default of `dfs.replication`: https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hdfs-config.html
+    groups = [
+        {"InstanceRole": role, "InstanceType": "m5.xlarge", "InstanceCount": count}
+        for role, count in (("MASTER", 1), ("CORE", core_nodes))
+    ]
+    site = {"Classification": "hdfs-site", "Properties": {"dfs.replication": configured}}
+    command = ["sh", "-c", "cat $SPARK_CONF_DIR/spark-defaults.conf"]
+    emr = aws.client("emr")
+    cluster = emr.run_job_flow(
+        Name="test",
+        ReleaseLabel=RELEASE,
+        JobFlowRole=ROLE,
+        ServiceRole="emr",
+        Instances={"InstanceGroups": groups},
+        Configurations=[site] if configured else [],
+        Steps=[{"Name": "show", "HadoopJarStep": {"Jar": "command-runner.jar", "Args": command}}],
+    )["JobFlowId"]
+    [step] = emr.list_steps(ClusterId=cluster)["Steps"]
+
+    def completed() -> bool:
+        described = emr.describe_step(ClusterId=cluster, StepId=step["Id"])["Step"]
+        return bool(described["Status"]["State"] == "COMPLETED")
+
+    wait_for(completed, 30)
+    shown = (aws.step_folder / step["Id"] / "stdout").read_text()
+    assert f"spark.hadoop.dfs.replication {copies}\n" in shown
 
 
 def test_the_server_judges_calls_from_the_moment_when_it_is_told(aws: Aws) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -43,8 +44,16 @@ SLEEP = """
 """
 
 
+TWO_EXECUTORS = ("--num-executors", "2", "--executor-memory", "512m")
+
+
 def add_step(
-    rehearsal: RehearsalEnvironment, program: str, *arguments: str, cluster: str = "", mode: str = "client"
+    rehearsal: RehearsalEnvironment,
+    program: str,
+    *arguments: str,
+    cluster: str = "",
+    mode: str = "client",
+    options: Sequence[str] = TWO_EXECUTORS,
 ) -> str:
     """Adds a step with a Spark program, which gets a `context`. Returns the id of the step."""
     key = f"programs/{time.monotonic_ns()}.py"
@@ -52,7 +61,7 @@ def add_step(
     session = "context = SparkSession.builder.getOrCreate().sparkContext\n"
     body = (head + session + dedent(program)).encode()
     rehearsal.aws.client("s3").put_object(Bucket=rehearsal.bucket, Key=key, Body=body)
-    submit = ["spark-submit", "--num-executors", "2", "--executor-memory", "512m", "--deploy-mode", mode]
+    submit = ["spark-submit", *options, "--deploy-mode", mode]
     step = {
         "Name": "test",
         "ActionOnFailure": "CONTINUE",
@@ -258,7 +267,7 @@ def test_a_killed_node_does_not_stop_a_running_job(tmp_path: Path, node: str) ->
         application = wait_for_tasks(rehearsal, step)
         master = rehearsal.yarn.node_of_master(application)
         lost = master if node == "the master's" else 1 - master
-        rehearsal.yarn.kill_node_manager(lost)
+        rehearsal.yarn.kill_node(lost)
         assert not marked_processes(str(rehearsal.yarn.folder / f"node{lost}"))
         wait_for(lambda: "LOST" in rehearsal.yarn.nodes().values(), 60)
         status = wait_for_end(rehearsal, step)
@@ -283,7 +292,8 @@ def test_a_signal_ends_all_processes_of_a_rehearsal(tmp_path: Path, kind: signal
         exported = dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
         assert exported["FRUITS_EMR_CLUSTER"].startswith("j-")
         [folder] = tmp_path.glob("rehearsal-*")
-        assert len(marked_processes(str(folder))) == 4
+        # YARN and HDFS have a daemon each for the primary node, and for each of two nodes. One is the server.
+        assert len(marked_processes(str(folder))) == 7
         process.send_signal(kind)
         process.wait(60)
     finally:  # a failed test leaves no process to the next

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, RAW_IMAGES
 from tests.support import current_versions, wait_for
 from tests.yarn.emr_runs import (
+    Run,
     copy_photos,
     finish,
     on_emr,
@@ -167,20 +169,62 @@ def test_a_step_handles_a_thousand_long_class_names(rehearsal: RehearsalEnvironm
     assert current_versions(open_root(settings["FRUITS_STORE"]), RAW_IMAGES).keys() == set(labels)
 
 
-@pytest.mark.slow
-def test_a_run_survives_the_loss_of_a_node_during_feature_extraction(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "photos").mkdir()
-    copy_photos(tmp_path / "photos", LABELS, MANY)
-    # A new bucket name: `open_root` caches by URI, and must not return the other rehearsal's bucket.
-    with start_environment(tmp_path / "rehearsal", bucket="dying-nodes") as rehearsal:
+@contextmanager
+def run_that_loses_a_node(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, bucket: str, copies: int
+) -> Iterator[tuple[RehearsalEnvironment, str, str, Run]]:
+    """A run that loses a node during feature extraction, and gets a new node.
+
+    HDFS keeps `copies` of the files of a step. Yields the rehearsal, the cluster, the store and the run.
+    `open_root` caches by URI, so buckets differ.
+    """
+    (folder / "photos").mkdir()
+    copy_photos(folder / "photos", LABELS, MANY)
+    with start_environment(folder / "rehearsal", bucket=bucket) as rehearsal:
         for name, value in rehearsal.variables().items():
             monkeypatch.setenv(name, value)
-        settings = on_emr(rehearsal, upload(tmp_path / "photos", f"s3://{rehearsal.bucket}/photos"), "store")
-        run = start(tmp_path, **settings)
+        hdfs = {"Classification": "hdfs-site", "Properties": {"dfs.replication": str(copies)}}
+        cluster = start_cluster(rehearsal.aws, bucket, Configurations=[hdfs])
+        settings = on_emr(rehearsal, upload(folder / "photos", f"s3://{bucket}/photos"), "store", cluster)
+        run = start(folder, **settings)
         wait_for_line(run, "mobilenet_features: ", f"of {MANY * len(LABELS):,} images", "left")
-        rehearsal.yarn.kill_node_manager(0)
+        # HDFS puts a single copy of each file on any node.
+        lost = max((0, 1), key=lambda number: len(blocks(rehearsal, number)))
+        assert blocks(rehearsal, lost)
+        rehearsal.yarn.kill_node(lost)
+        rehearsal.yarn.start_node()  # as EMR replaces a lost core node
+        yield rehearsal, cluster, settings["FRUITS_STORE"], run
+
+
+def blocks(rehearsal: RehearsalEnvironment, node: int) -> list[Path]:
+    """The files of HDFS's blocks on a node."""
+    data = rehearsal.yarn.folder / f"node{node}" / "datanode" / "data"
+    return [file for file in data.rglob("blk_*") if file.suffix != ".meta"]
+
+
+@pytest.mark.slow
+def test_a_run_survives_the_loss_of_a_node_where_hdfs_keeps_two_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lossy = run_that_loses_a_node(tmp_path, monkeypatch, "two-copies", copies=2)
+    with lossy as (rehearsal, cluster, store, run):
         finish(run)
-        assert "LOST" in rehearsal.yarn.nodes().values()
-        assert is_complete(settings["FRUITS_STORE"], MANY)
+        assert sorted(rehearsal.yarn.nodes().values()) == ["LOST", "RUNNING", "RUNNING"]
+        assert list(states_of_steps(rehearsal, cluster).values()) == ["COMPLETED"] * 4
+        assert is_complete(store, MANY)
+
+
+@pytest.mark.slow
+def test_a_step_whose_files_were_lost_with_a_node_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # "you may lose HDFS data if a single node goes down":
+    # https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hdfs-config.html
+    lossy = run_that_loses_a_node(tmp_path, monkeypatch, "one-copy", copies=1)
+    with lossy as (rehearsal, cluster, store, run):
+        line = wait_for_line(run, "Dagster repeats the step in 30 s: retry 1 of 3")
+        assert "SparkContext was shut down" in line
+        finish(run)
+        states = list(states_of_steps(rehearsal, cluster).values())
+        assert sorted(states) == [*["COMPLETED"] * 4, "FAILED"]
+        assert is_complete(store, MANY)

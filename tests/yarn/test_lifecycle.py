@@ -19,28 +19,34 @@ from fruits_assets.jobs import BRING_UP_TO_DATE
 from fruits_assets.partitions import register_classes
 from rehearsal.account import Account, prepare_account
 from rehearsal.aws import client_of
-from rehearsal.environment import start_environment
+from rehearsal.environment import RehearsalEnvironment, start_environment
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import PCA_FEATURES_CSV, RAW_IMAGES
 from tests.dagster_ui import dagster_ui
 from tests.support import DAGSTER_YAML, current_versions, wait_for
-from tests.yarn.emr_runs import MINUTES, Run, copy_photos, finish, start
+from tests.yarn.emr_runs import MINUTES, Run, copy_photos, finish, start, start_raw_images
 
 LABELS = ["Kiwi", "Lychee", "Mango", "Orange", "Plum"]
 
 
 @pytest.fixture(scope="module")
-def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RehearsalEnvironment]:
+    """The services of the account. Its own cluster is not used."""
+    with start_environment(tmp_path_factory.mktemp("rehearsal")) as rehearsal:
+        yield rehearsal
+
+
+@pytest.fixture(scope="module")
+def account(services: RehearsalEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Account:
     """The account with photos in its bucket."""
     folder = tmp_path_factory.mktemp("account")
-    with start_environment(folder / "rehearsal") as rehearsal:
-        account = prepare_account(rehearsal.aws, {})
-        copy_photos(folder / "photos", LABELS, 4)
-        s3 = client_of(account.administrator, "s3")
-        for file in (folder / "photos").rglob("*.jpg"):
-            key = f"photos/{file.relative_to(folder / 'photos')}"
-            s3.put_object(Bucket=account.outputs["Bucket"], Key=key, Body=file.read_bytes())
-        yield account
+    account = prepare_account(services.aws, {})
+    copy_photos(folder, LABELS, 4)
+    s3 = client_of(account.administrator, "s3")
+    for file in folder.rglob("*.jpg"):
+        key = f"photos/{file.relative_to(folder)}"
+        s3.put_object(Bucket=account.outputs["Bucket"], Key=key, Body=file.read_bytes())
+    return account
 
 
 @pytest.fixture
@@ -138,6 +144,23 @@ def test_a_run_starts_and_terminates_one_cluster_in_the_stack(
     )
     assert logs["KeyCount"] >= 4
     check_that_policies_allowed_every_call(account, decided, identity)
+
+
+def test_a_small_job_on_two_nodes_stays_on_two_where_more_may_be_added(
+    services: RehearsalEnvironment, account: Account, settings: dict[str, str], tmp_path: Path
+) -> None:
+    # Managed scaling follows the containers that wait for nodes:
+    # https://docs.aws.amazon.com/emr/latest/ManagementGuide/managed-scaling-metrics.html
+    before = clusters(account)
+    finish(start_raw_images(tmp_path, LABELS, **settings, FRUITS_EMR_MAX_NODES="4"))
+    [identity] = started_since(account, before)
+    emr = client_of(account.administrator, "emr")
+    policy = emr.get_managed_scaling_policy(ClusterId=identity)["ManagedScalingPolicy"]
+    assert policy["ComputeLimits"]["MaximumCapacityUnits"] == 4
+    [application] = services.yarn.applications(identity)
+    assert application["finalStatus"] == "SUCCEEDED"
+    # Nodes that have left are listed too.
+    assert list(services.yarn.nodes().values()) == ["RUNNING", "RUNNING"]
 
 
 def test_a_failed_run_terminates_its_cluster(
