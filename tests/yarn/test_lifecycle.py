@@ -114,7 +114,7 @@ def check_that_policies_allowed_every_call(account: Account, decided: int, clust
 
     assert used(":user/operator") == {
         *("StartClusters", "FindClusters", "UseClusters", "TagClusters", "PassServiceRole", "PassNodeRole"),
-        *("ReadThisStack", "KnowBucket", "List", "ReadAndWriteStore"),
+        *("ReadThisStack", "KnowBucket", "List", "ListPhotos", "ReadAndWriteStore"),
     }
     # The session of the nodes has the name of their cluster.
     assert used(f"/{cluster}") >= {"List", "Read", "WriteOutputs", "WriteLogs"}

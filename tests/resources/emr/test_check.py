@@ -31,7 +31,7 @@ from resources.emr.lifecycle import end_clusters, find_or_start_cluster
 from resources.emr.options import Deployment
 from resources.emr.residency import check_residency
 from resources.emr.run_calls import RunCall, calls_of_run
-from resources.emr.stack import Stack
+from resources.emr.stack import Stack, describe_stack
 from resources.photo_folders import list_photos
 from resources.settings import AccountSettings, Settings, load_settings
 from resources.spark_events import make_event_log_folder
@@ -171,7 +171,8 @@ def test_every_line_passes_for_an_administrator_who_names_the_operator(account: 
 def test_an_operator_learns_what_operators_may_ask_and_who_can_ask_the_rest(account: Account) -> None:
     lines = check(account, who=OPERATOR, exits=0)
     assert names(lines, "pass") == {
-        *("identity", "region", "stack", "request", "uploads", "FRUITS_IMAGES", "FRUITS_STORE", "cost")
+        *("identity", "region", "stack", "request", "uploads", "FRUITS_IMAGES", "FRUITS_STORE", "cost"),
+        "disks",
     }
     state, text = lines["permissions"]
     assert state == "not known"
@@ -363,15 +364,24 @@ def test_a_service_linked_role_that_is_missing_fails(
 
 
 def test_disks_that_nobody_encrypts_fail(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert line(account, "disks") == ("pass", "the stack encrypts the disks of the nodes")
+
+    def without_encryption(settings: Settings) -> Any:
+        stack = describe_stack(settings)
+        assert stack is not None
+        parameters = [{"ParameterKey": "EncryptDisks", "ParameterValue": "no"}]
+        return {**stack, "Parameters": parameters}
+
+    monkeypatch.setattr(module, "describe_stack", without_encryption)
+    assert line(account, "disks") == ("pass", f"the account encrypts new disks in {REGION}")
     boto3.client("ec2").disable_ebs_encryption_by_default()
     try:
         state, text = line(account, "disks")
-        assert state == "failed"
-        assert "aws ec2 enable-ebs-encryption-by-default --region eu-west-3" in text
-        monkeypatch.setattr(module, "outputs_of", lambda _: {"SecurityConfiguration": "fruits"})
-        assert line(account, "disks")[1] == "the stack encrypts the disks of the nodes"
     finally:
         boto3.client("ec2").enable_ebs_encryption_by_default()
+    assert state == "failed"
+    assert "fruits emr deploy --encrypt-disks" in text
+    assert f"aws ec2 enable-ebs-encryption-by-default --region {REGION}" in text
 
 
 def test_credentials_that_have_ended_fail(account: Account) -> None:
@@ -467,8 +477,9 @@ def test_only_permissions_of_users_and_roles_are_simulated(account: Account, who
     assert text.startswith(f"{who} is not the ARN of a user or a role, and AWS simulates no other")
 
 
-# Statements for people who look into data and logs; a run needs none of them.
-FOR_PEOPLE = {"Read", "ReadPhotos"}
+# Statements of which the list has no call: people read logs, and S3 connectors ask for an object that has the
+# name of a prefix.
+NOT_LISTED = {"Read", "FindPhotos"}
 # Actions beside those of a run, in statements that a run needs.
 BESIDE = {"GetAutoTerminationPolicy", "GetManagedScalingPolicy", "ListInstances"}
 
@@ -482,7 +493,7 @@ def test_a_call_of_a_run_needs_each_statement_of_the_operators_policy(account: A
     twice = {"KnowPhotos"}
     statements = {each["Sid"]: each for each in policy["operator"]["Statement"]}
     used = {statement.removeprefix("operator/") for statement, _ in decided}
-    assert used == statements.keys() - FOR_PEOPLE - twice
+    assert used == statements.keys() - NOT_LISTED - twice
     for sid in used:
         actions = statements[sid]["Action"]
         listed = {action for statement, action in decided if statement == f"operator/{sid}"}
