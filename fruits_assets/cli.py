@@ -13,7 +13,7 @@ import click
 from fruits_assets.cli_emr import emr
 from fruits_assets.cli_status import observe, status
 from fruits_assets.cli_store import forget, restore
-from fruits_assets.terminal import Command, echo, echo_table, set_dagster_home
+from fruits_assets.terminal import GRACE_OF_JOBS, Command, echo, echo_table, set_dagster_home
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.wording import counted
@@ -29,7 +29,7 @@ Completion in Bash (else zsh_source or fish_source):
 
 
 class _RunCommand(Command):
-    grace = 60.0  # Spark cancels its tasks; on EMR the step and the cluster end
+    grace = GRACE_OF_JOBS
     after_interruption = "Finished assets stay current, and the others keep their last versions."
 
 

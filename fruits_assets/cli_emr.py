@@ -1,5 +1,7 @@
-"""The commands that create, update and remove the AWS resources of EMR clusters."""
+"""The commands that create, update, check and remove the AWS resources of EMR clusters."""
 
+import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -18,9 +20,9 @@ class _DeployCommand(Command):
 
 @click.group()
 def emr() -> None:
-    """Creates or removes the AWS resources that EMR clusters need.
+    """Creates, checks or removes the AWS resources that EMR clusters need.
 
-    Both commands need an administrator's credentials.
+    The commands `deploy` and `destroy` need an administrator's credentials.
     """
 
 
@@ -53,6 +55,16 @@ def emr() -> None:
     help="Nodes install packages from the bucket, or from a package index.  [default: wheelhouse]",
 )
 @click.option(
+    "--encrypt-disks/--no-encrypt-disks",
+    default=None,
+    help="Encrypt the disks of nodes with a key of the stack, 1 USD a month.  [default: encrypt]",
+)
+@click.option(
+    "--instance-types",
+    metavar="PATTERNS",
+    help="Types that clusters may have, as m5.xlarge,m7g.*.  [default: families with a price, up to 9xlarge]",
+)
+@click.option(
     "--budget-usd",
     type=click.IntRange(min=0),
     help="Let AWS send an alarm at 80 % of these costs of the account in a month, 0 for none.  [default: 0]",
@@ -68,6 +80,8 @@ def deploy(
     zone: str | None,
     session_manager: bool | None,
     wheelhouse: bool | None,
+    encrypt_disks: bool | None,
+    instance_types: str | None,
     budget_usd: int | None,
     budget_email: str | None,
     yes: bool,
@@ -94,6 +108,8 @@ def deploy(
         zone=zone,
         session_manager=session_manager,
         wheelhouse=wheelhouse,
+        encrypt_disks=encrypt_disks,
+        instance_types=instance_types,
         budget_usd=budget_usd,
         budget_email=budget_email,
     )
@@ -151,8 +167,9 @@ def destroy(yes: bool) -> None:
     echo(f"This removes the stack {settings.emr_stack} in {settings.region}. Nothing restores it. It has:")
     if remains.buckets:
         found = teardown.contents(settings, remains)
+        buckets = counted(len(remains.buckets), "bucket", "buckets")
         echo(
-            f"- the bucket {', '.join(remains.buckets)} with {counted(found.objects, 'object', 'objects')} "
+            f"- {buckets} ({', '.join(remains.buckets)}) with {counted(found.objects, 'object', 'objects')} "
             f"and {counted(found.old_versions, 'old version', 'old versions')} ({found.bytes / 1e9:.2f} GB)",
             indent="  ",
         )
@@ -163,3 +180,30 @@ def destroy(yes: bool) -> None:
         click.confirm("Remove it?", abort=True)
     teardown.destroy(settings, remains, echo)
     click.echo("Removed.")
+
+
+@emr.command(cls=Command)
+@click.option(
+    "--operator",
+    metavar="ARN",
+    help="Simulate the permissions of this user or role, and not your own. An administrator may.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the lines as JSON.")
+def check(operator: str | None, as_json: bool) -> None:
+    """Asks AWS whether a run would work, before the first run.
+
+    It costs nothing and changes nothing. Each line is a pass, a failure with its remedy, or not known with
+    the reason of AWS. The exit status is 1 if a line has failed.
+    """
+    from resources.emr.check import check_account
+    from resources.settings import Settings, load_settings
+
+    lines = []
+    for line in check_account(load_settings(Settings), operator):
+        lines.append(line)
+        if not as_json:
+            state = click.style(f"{line.state:>9}", fg="red" if line.state == "failed" else None)
+            echo(f"{state}  {line.name}: {line.text}", indent=" " * 11)
+    if as_json:
+        click.echo(json.dumps([line._asdict() for line in lines]))
+    sys.exit(1 if any(line.state == "failed" for line in lines) else 0)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import click
 
-from fruits_assets.terminal import Command, echo, echo_table, set_dagster_home
+from fruits_assets.terminal import GRACE_OF_JOBS, Command, echo, echo_table, set_dagster_home
 from spark_jobs.errors import FruitsError
 from spark_jobs.wording import counted
 
@@ -19,7 +19,7 @@ class _ForgetCommand(Command):
 
 
 class _RestoreCommand(Command):
-    grace = 60.0  # Spark cancels its tasks; on EMR the step and the cluster end
+    grace = GRACE_OF_JOBS
     after_interruption = "Some tables may be restored and others not. Run the command again to finish."
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.repository_definition.valid_definitions import SINGLETON_REPOSITORY_NAME
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin
-from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
+from dagster._core.storage.tags import MAX_RETRIES_TAG, REPOSITORY_LABEL_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from fruits_assets.all_assets import FAILED_BEFORE, UpToDateConfig
@@ -39,7 +39,11 @@ _ORIGIN = RemoteRepositoryOrigin(
     ),
     repository_name=SINGLETON_REPOSITORY_NAME,
 )
-_IN_TIMELINE = {REPOSITORY_LABEL_TAG: _ORIGIN.get_label()}
+_TAGS = {
+    REPOSITORY_LABEL_TAG: _ORIGIN.get_label(),
+    # The person at the terminal sees a failure, so Dagster's daemon does not repeat the run.
+    MAX_RETRIES_TAG: "0",
+}
 
 # Classes that a failed check names in a summary.
 _NAMED = 5
@@ -189,7 +193,7 @@ def dagster_runs(settings: Settings, photos: PhotoFolders | None = None) -> Iter
             settings=settings,
             photos=photos or PhotoFolders(settings.images),
             instance=instance,
-            tags={**owner_tags(owner), COMMAND_TAG: _command(), **_IN_TIMELINE},
+            tags={**owner_tags(owner), COMMAND_TAG: _command(), **_TAGS},
         )
         for killed in fail_killed_runs(instance):
             if owner_is_over(instance, killed):  # the other runs of a backfill may go on

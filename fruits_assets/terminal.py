@@ -20,6 +20,11 @@ from spark_jobs.errors import FruitsError
 INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give to a command that SIGINT ends
 
 
+# Spark cancels its tasks in seconds. On EMR, a cancelled step may take three minutes to end. Its cluster is
+# terminated after that.
+GRACE_OF_JOBS = 240.0
+
+
 class Command(click.Command):
     """A command that ends with a sentence: status 1 for a `FruitsError`, status 130 for Ctrl-C."""
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from moto.cloudformation import models
+from moto.cloudformation import models, parsing
 from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import Change, ChangeSet, CloudFormationBackend, Event, Stack
 from moto.cloudformation.parsing import ResourceMap
@@ -25,6 +25,8 @@ def install() -> None:
     - The execution of a change set updates outputs, parameters, tags and managed policies, and respects
       conditions.
     - A bucket with objects fails the deletion of its stack: https://github.com/aws/aws-cdk/issues/21776
+    - The zones of no named region are those of the stack's region:
+      https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference-getavailabilityzones.html
     """
     api: Any = CloudFormationResponse
     api.update_termination_protection = _update_termination_protection
@@ -39,6 +41,8 @@ def install() -> None:
     backend: Any = CloudFormationBackend
     if backend.delete_stack.__module__ == models.__name__:
         backend.delete_stack = _checked(backend.delete_stack)
+        functions: Any = parsing
+        functions.clean_json = _with_zones(parsing.clean_json)
 
 
 def _update_termination_protection(self: Any) -> ActionResult:
@@ -67,6 +71,15 @@ def _checked(delete_stack: Callable[[Any, str], None]) -> Callable[[Any, str], N
         stack.status = "DELETE_FAILED"
 
     return delete
+
+
+def _with_zones(clean_json: Callable[[Any, ResourceMap], Any]) -> Callable[[Any, ResourceMap], Any]:
+    def clean(value: Any, resources: ResourceMap) -> Any:
+        if value == {"Fn::GetAZs": ""}:
+            value = {"Fn::GetAZs": resources["AWS::Region"]}
+        return clean_json(value, resources)
+
+    return clean
 
 
 def _full_bucket(stack: Stack) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from rehearsal.aws import REGION, Aws, start_aws
 from rehearsal.delays import NO_DELAYS, Delays
 from rehearsal.yarn import Yarn, start_yarn
+from resources.emr.stack import PROJECT_TAG
 from resources.settings import Settings
 
 # The name of EMR's default role for nodes, and of its instance profile.
@@ -94,6 +95,7 @@ def start_cluster(
         Applications=[{"Name": "Spark"}],
         JobFlowRole=_NODE_ROLE,
         ServiceRole="EMR_DefaultRole",
+        Tags=[{"Key": key, "Value": value} for key, value in PROJECT_TAG.items()],
         Instances={
             "KeepJobFlowAliveWhenNoSteps": True,
             "InstanceGroups": [

@@ -222,6 +222,13 @@ def _service_linked_role(call: Call) -> str:
     return _arn("iam", f"role/aws-service-role/{service}/{_SERVICE_LINKED[service]}")
 
 
+def _quota(call: Call) -> str:
+    """The ARN of a quota."""
+    return _arn(
+        "servicequotas", f"{_parameter(call, 'ServiceCode')}/{_parameter(call, 'QuotaCode')}", call.region
+    )
+
+
 def _calls(resource: Resource, *operations: str) -> dict[str, Resource]:
     return dict.fromkeys(operations, resource)
 
@@ -253,9 +260,10 @@ _RESOURCES: Mapping[str, Mapping[str, Resource]] = {
         **_calls(
             _all,
             *("DescribeAvailabilityZones", "DescribeInstanceTypeOfferings", "DescribeInstanceTypes"),
-            *("DescribeInstances", "DescribeNetworkInterfaces", "DescribeRouteTables"),
+            *("DescribeInstances", "DescribeManagedPrefixLists", "DescribeNetworkInterfaces"),
+            "DescribeRouteTables",
             *("DescribeSecurityGroupRules", "DescribeSecurityGroups", "DescribeSubnets"),
-            *("DescribeVpcEndpoints", "DescribeVpcs"),
+            *("DescribeVpcEndpoints", "DescribeVpcs", "GetEbsEncryptionByDefault"),
         ),
         **_calls(
             _named("security-group", "GroupId", "ec2", in_region=True),
@@ -287,9 +295,7 @@ _RESOURCES: Mapping[str, Mapping[str, Resource]] = {
         **_calls(_given("PolicySourceArn"), "SimulatePrincipalPolicy"),
     },
     "servicequotas": {
-        "GetServiceQuota": lambda call: _arn(
-            "servicequotas", f"{_parameter(call, 'ServiceCode')}/{_parameter(call, 'QuotaCode')}", call.region
-        ),
+        **_calls(_quota, "GetServiceQuota", "RequestServiceQuotaIncrease"),
         **_calls(_all, "ListServiceQuotas"),
     },
     "sns": {**_calls(_given("TopicArn"), "Publish")},

@@ -63,15 +63,20 @@ _ACCOUNT_NAMES = (DEFAULT_ACCOUNT_ID, f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:root")
 
 
 def _principal_of_user(user: User) -> Principal:
-    policies = _policies(user)
-    for group in iam().get_groups_for_user(user.name):
-        policies |= _policies(group)
     return Principal(
         arn=user.arn,
         names=(user.arn, *_ACCOUNT_NAMES),
         context={**_context("User", user.arn, user.tags or []), "aws:username": user.name},
-        policies=policies,
+        policies=policies_of_user(user),
     )
+
+
+def policies_of_user(user: User) -> dict[str, Document]:
+    """The policies of a user and of the user's groups, by name."""
+    policies = _policies(user)
+    for group in iam().get_groups_for_user(user.name):
+        policies |= _policies(group)
+    return policies
 
 
 def policies_of_role(name: str) -> dict[str, Document]:

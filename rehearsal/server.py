@@ -19,7 +19,7 @@ from moto.moto_server.werkzeug_app import (
 from moto.s3.models import FakeBucket
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from rehearsal import cloudformation, emr, network
+from rehearsal import cloudformation, emr, network, quotas, simulation
 from rehearsal.delays import Delays
 from rehearsal.faults import Faults
 from rehearsal.judge import Judge
@@ -80,8 +80,8 @@ def serve(
         folder=Path(folder), environment=environment, yarn=nodes, aws=aws, delays=Delays(**delays)
     )
     emr.install(runner, on_start)
-    network.install()
-    cloudformation.install()
+    for extension in (cloudformation, network, quotas, simulation):
+        extension.install()
     threading.Thread(target=runner.run_forever, name="steps", daemon=True).start()
     if nodes:
         threading.Thread(target=Scaler(yarn=nodes).run_forever, name="scaling", daemon=True).start()

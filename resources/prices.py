@@ -22,6 +22,7 @@ class Prices:
     s3_thousand_puts: float
     s3_thousand_gets: float
     interface_endpoint_hour: float
+    kms_key_month: float
 
     def instance_hour(self, instance_type: str) -> float | None:
         """The on-demand price of an EMR node of this type, in USD an hour; None where it is unknown."""
@@ -67,6 +68,7 @@ def load_prices(file: Path | None = None) -> Prices:
             s3_thousand_puts=_usd(read["s3"]["thousand_puts"]),
             s3_thousand_gets=_usd(read["s3"]["thousand_gets"]),
             interface_endpoint_hour=_usd(read["vpc"]["interface_endpoint_hour"]),
+            kms_key_month=_usd(read["kms"]["key_month"]),
         )
     except OSError as error:
         raise FruitsError(f"FRUITS_PRICES={file} cannot be read: {error.strerror}.") from None

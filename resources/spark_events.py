@@ -10,6 +10,9 @@ HOST, PORT = "127.0.0.1", 18080
 # Spark's History Server skips files whose names begin with a dot.
 KEEP_FILE = ".keep"
 
+# How often the History Server looks for new events on S3; by default, it lists and reads them every 10 s.
+ON_S3 = {"spark.history.fs.update.interval": "60s"}
+
 
 def event_log_config(store_uri: str) -> dict[str, str]:
     """Spark's settings for a session that writes its event log into the store, locally and on a cluster."""

@@ -129,9 +129,11 @@ def makes_network(parameters: Mapping[str, str]) -> bool:
 
 
 def idle_hour(parameters: Mapping[str, str], prices: Prices) -> float:
-    """USD for an hour without a cluster: the interface endpoints. Storage in S3 is not included."""
-    endpoints = SESSION_ENDPOINTS if parameters["SessionManager"] == "yes" else 0
-    return endpoints * prices.interface_endpoint_hour if makes_network(parameters) else 0.0
+    """USD for an hour without a cluster: interface endpoints and the disks' key. Storage is not included."""
+    with_endpoints = parameters["SessionManager"] == "yes" and makes_network(parameters)
+    endpoints = SESSION_ENDPOINTS * prices.interface_endpoint_hour if with_endpoints else 0.0
+    key = prices.kms_key_month / HOURS_A_MONTH if parameters["EncryptDisks"] == "yes" else 0.0
+    return endpoints + key
 
 
 def deploy(settings: AccountSettings, planned: Plan) -> Stack:

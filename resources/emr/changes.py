@@ -9,8 +9,8 @@ from spark_jobs.errors import FruitsError
 _POLL_SECONDS = 2.0
 _POLLS = 150
 
-# A bucket with photos and outputs, keys without which data cannot be read, and records of accesses.
-_HOLD_DATA = frozenset({"AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::S3::Bucket"})
+# A bucket with photos and outputs, or records of accesses.
+_HOLD_DATA = frozenset({"AWS::Logs::LogGroup", "AWS::S3::Bucket"})
 
 # CloudFormation fails a change set that changes nothing, and gives one of two reasons:
 # https://github.com/ansible-collections/amazon.aws/pull/507

@@ -15,7 +15,7 @@ from resources.instance_types import common_architecture
 from resources.prices import load_prices
 from resources.runs import OWNER_TAG
 from resources.settings import Settings
-from resources.spark_events import EVENT_LOGS
+from resources.spark_events import EVENT_LOGS, ON_S3
 from spark_jobs.errors import FruitsError
 
 # The policies of RunJobFlow, and the calls that put each on a cluster that exists.
@@ -156,8 +156,10 @@ def _alive(emr: Any) -> list[tuple[str, str]]:
                 continue
             raise
         tags = {tag["Key"]: tag["Value"] for tag in cluster.get("Tags", [])}
-        if PROJECT_TAG.items() <= tags.items() and OWNER_TAG in tags:
-            found.append((cluster_id, tags[OWNER_TAG]))
+        # Tags can change later, and the name cannot: nobody gives a cluster to another owner.
+        owner = tags.get(OWNER_TAG, "")
+        if PROJECT_TAG.items() <= tags.items() and cluster["Name"] == _name(owner):
+            found.append((cluster_id, owner))
     return found
 
 
@@ -185,8 +187,8 @@ def check_hourly_cost(settings: Settings) -> None:
 def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, Any]:
     """The parameters of RunJobFlow for a cluster of an owner.
 
-    Raises `FruitsError` where FRUITS_EMR_LOGS is a URI to which nodes may not write, and where nodes with
-    Graviton processors would have no wheelhouse.
+    Raises `FruitsError` where FRUITS_EMR_LOGS is a URI to which nodes may not write, for an instance type
+    that the stack does not permit, and where nodes with Graviton processors would have no wheelhouse.
     """
     logs = settings.emr_logs or stack.log_uri
     if not logs.startswith(stack.log_uri):
@@ -194,6 +196,8 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
             f"FRUITS_EMR_LOGS={logs} is not below {stack.log_uri}, and nodes may write no logs elsewhere. "
             "Name a prefix below it."
         )
+    for instance_type in (settings.emr_primary_type, settings.emr_core_type):
+        stack.check_instance_type(instance_type)
     tags = {**settings.emr_tags, **CLUSTER_TAGS, OWNER_TAG: owner}
     request: dict[str, Any] = {
         "Name": _name(owner),
@@ -202,6 +206,7 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
         "LogUri": logs,
         "ServiceRole": stack.service_role,
         "JobFlowRole": stack.instance_profile,
+        "SecurityConfiguration": stack.security_configuration,
         "Instances": {
             "InstanceGroups": [
                 {
@@ -236,6 +241,7 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
                     "spark.pyspark.python": NODE_PYTHON,
                     # So the cluster's own History Server shows its steps too.
                     "spark.history.fs.logDirectory": f"{settings.store}/{EVENT_LOGS}",
+                    **ON_S3,
                 },
             },
             *_hadoop_configurations(settings),

@@ -23,8 +23,9 @@ class Deployment(NamedTuple):
 
     `photos` is s3://bucket/prefix of photos that exist already; "" returns to the bucket of the stack. S3
     deletes photos in that bucket after `retention_days`; 0 keeps them. `subnet` is an existing private
-    subnet, used instead of a new one in `zone`. `budget_usd` is the limit of a month, at which AWS sends an
-    alarm to `budget_email`; 0 is no alarm.
+    subnet, used instead of a new one in `zone`. `instance_types` are patterns, separated by commas, of the
+    types that EMR may start. `budget_usd` is the limit of a month, at which AWS sends an alarm to
+    `budget_email`; 0 is no alarm.
     """
 
     photos: str | None = None
@@ -35,6 +36,8 @@ class Deployment(NamedTuple):
     zone: str | None = None
     session_manager: bool | None = None
     wheelhouse: bool | None = None
+    encrypt_disks: bool | None = None
+    instance_types: str | None = None
     budget_usd: int | None = None
     budget_email: str | None = None
 
@@ -69,6 +72,9 @@ def resolve(
         "Zone": wanted.zone,
         "SessionManager": _YES_NO[wanted.session_manager],
         "Wheelhouse": _YES_NO[wanted.wheelhouse],
+        "S3PrefixList": _addresses_of_s3(settings),
+        "EncryptDisks": _YES_NO[wanted.encrypt_disks],
+        "InstanceTypes": wanted.instance_types,
         "BudgetUsd": wanted.budget_usd,
         "BudgetEmail": wanted.budget_email,
     }
@@ -103,6 +109,14 @@ def _photos(
     checked = check_photos_bucket(settings, bucket, prefix)
     parameters = {"PhotosBucket": bucket, "PhotosBucketPrefix": prefix, "PhotosKey": checked.key}
     return parameters, checked.notes
+
+
+def _addresses_of_s3(settings: AccountSettings) -> str | None:
+    """The id of AWS's list of the addresses of S3 in the region; None where AWS has none."""
+    name = f"com.amazonaws.{settings.region}.s3"
+    filters = [{"Name": "prefix-list-name", "Values": [name]}]
+    found = client("ec2", settings.region).describe_managed_prefix_lists(Filters=filters)["PrefixLists"]
+    return next((str(each["PrefixListId"]) for each in found), None)
 
 
 def _check_prefixes(photos: str, store: str) -> None:

@@ -41,15 +41,15 @@ def check_residency(settings: Settings) -> None:
         return
     with aws_errors_named():
         s3 = client("s3", settings.region)
-        _refuse_outside(settings, f"FRUITS_REGION={settings.region}", settings.region)
+        refuse_outside(settings, f"FRUITS_REGION={settings.region}", settings.region)
         images, store = (split_s3_uri(root)[0] for root in (settings.images, settings.store))
         buckets = {"FRUITS_IMAGES": images, "FRUITS_STORE": store}
         for variable, bucket in buckets.items():
-            _refuse_outside(settings, f"the bucket {bucket} of {variable}", _bucket_region(s3, bucket))
+            refuse_outside(settings, f"the bucket {bucket} of {variable}", bucket_region(s3, bucket))
         if settings.emr_cluster:
-            _check_cluster(settings, settings.emr_cluster)
+            check_cluster(settings, settings.emr_cluster)
         for variable, bucket in buckets.items():
-            _default_encryption(s3, bucket, variable)
+            default_encryption(s3, bucket, variable)
 
 
 def check_photos_bucket(settings: AccountSettings, bucket: str, prefix: str) -> PhotosBucket:
@@ -64,8 +64,8 @@ def check_photos_bucket(settings: AccountSettings, bucket: str, prefix: str) -> 
     name = f"the bucket {bucket} of --photos"
     account = client("sts", settings.region).get_caller_identity()["Account"]
     try:
-        region = _bucket_region(s3, bucket)
-        _refuse_outside(settings, name, region)
+        region = bucket_region(s3, bucket)
+        refuse_outside(settings, name, region)
         if region != settings.region:
             # "VPC endpoints don't support cross-Region requests":
             # https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
@@ -73,7 +73,7 @@ def check_photos_bucket(settings: AccountSettings, bucket: str, prefix: str) -> 
                 f"{name} is in {region}, and the private subnet of clusters reaches S3 in FRUITS_REGION="
                 f"{settings.region} only. Copy the photos into a bucket there, or set FRUITS_REGION={region}."
             )
-        encryption = _default_encryption(s3, bucket, "--photos")
+        encryption = default_encryption(s3, bucket, "--photos")
         _check_replication(settings, s3, bucket)
         if not s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/", MaxKeys=1).get("Contents"):
             raise FruitsError(
@@ -117,13 +117,15 @@ def _owned(s3: Any, bucket: str, account: str) -> bool:
     return True
 
 
-def _bucket_region(s3: Any, bucket: str) -> str:
+def bucket_region(s3: Any, bucket: str) -> str:
+    """The region of a bucket. Raises the error of AWS where it may not be asked."""
     # S3 returns None for a bucket in us-east-1, its first region, and EU for old buckets in Ireland.
     found = s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] or "us-east-1"
     return "eu-west-1" if found == "EU" else str(found)
 
 
-def _refuse_outside(settings: AccountSettings, name: str, region: str) -> None:
+def refuse_outside(settings: AccountSettings, name: str, region: str) -> None:
+    """Raises `FruitsError` where `name` is in a region that is not among FRUITS_ALLOWED_REGIONS."""
     if region not in settings.allowed_regions:
         raise FruitsError(
             f"{name} is in {region}, and photos may not leave {', '.join(settings.allowed_regions)}. "
@@ -131,12 +133,17 @@ def _refuse_outside(settings: AccountSettings, name: str, region: str) -> None:
         )
 
 
-def _check_cluster(settings: Settings, cluster_id: str) -> None:
-    """Reads the region from the cluster's ARN: arn:aws:elasticmapreduce:REGION:ACCOUNT:cluster/ID."""
+def check_cluster(settings: Settings, cluster_id: str) -> dict[str, Any]:
+    """EMR's description of a cluster that runs in an allowed region.
+
+    Raises `FruitsError` for any other cluster. The region is part of its ARN:
+    arn:aws:elasticmapreduce:REGION:ACCOUNT:cluster/ID.
+    """
     from botocore.exceptions import ClientError
 
     try:
-        cluster = client("emr", settings.region).describe_cluster(ClusterId=cluster_id)["Cluster"]
+        emr = client("emr", settings.region)
+        cluster: dict[str, Any] = emr.describe_cluster(ClusterId=cluster_id)["Cluster"]
     except ClientError as error:
         # Operators may call it for clusters with the tag only, and an unknown cluster has none:
         # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticmapreduce.html
@@ -147,14 +154,18 @@ def _check_cluster(settings: Settings, cluster_id: str) -> None:
             f"FRUITS_EMR_CLUSTER={cluster_id}: there is no such cluster in {settings.region}, or it lacks "
             "the tag project=fruits. Name a running cluster with the tag, or another FRUITS_REGION."
         ) from error
-    _refuse_outside(settings, f"the cluster {cluster_id}", cluster["ClusterArn"].split(":")[3])
+    refuse_outside(settings, f"the cluster {cluster_id}", cluster["ClusterArn"].split(":")[3])
     state = cluster["Status"]["State"]
     if state.startswith("TERMINAT"):
         raise FruitsError(f"FRUITS_EMR_CLUSTER={cluster_id} is {state}. Name a running cluster.")
+    return cluster
 
 
-def _default_encryption(s3: Any, bucket: str, name: str) -> dict[str, Any]:
-    """The default encryption of a bucket: `SSEAlgorithm`, and `KMSMasterKeyID` where it names a key."""
+def default_encryption(s3: Any, bucket: str, name: str) -> dict[str, Any]:
+    """The default encryption of a bucket: `SSEAlgorithm`, and `KMSMasterKeyID` where it names a key.
+
+    Raises `FruitsError` for a bucket that encrypts nothing by default; `name` says whose bucket it is.
+    """
     from botocore.exceptions import ClientError
 
     try:
@@ -196,4 +207,4 @@ def _check_replication(settings: AccountSettings, s3: Any, bucket: str) -> None:
         if rule["Status"] == "Enabled":
             target = rule["Destination"]["Bucket"].split(":")[-1]
             name = f"the bucket {target}, to which {bucket} of --photos is replicated,"
-            _refuse_outside(settings, name, _bucket_region(s3, target))
+            refuse_outside(settings, name, bucket_region(s3, target))

@@ -1,6 +1,7 @@
 """The stack of the account: whose it is, its state, and the outputs with which clusters are started."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -30,7 +31,10 @@ _ALL_VERSIONS = ("Bucket", "ImagesUri", "StoreUri", "OperatorPolicyArn")
 
 
 class Stack(NamedTuple):
-    """The outputs of the stack, with which clusters are started."""
+    """The outputs of the stack, with which clusters are started.
+
+    `instance_types` are the patterns, separated by commas, of the types that EMR may start.
+    """
 
     bucket: str
     images_uri: str
@@ -41,12 +45,22 @@ class Stack(NamedTuple):
     wheelhouse_uri: str | None
     service_role: str
     instance_profile: str
+    instance_types: str
+    security_configuration: str
     subnet: str
     primary_security_group: str
     core_security_group: str
     service_security_group: str
     operator_policy_arn: str
     erasure_policy_arn: str
+
+    def check_instance_type(self, instance_type: str) -> None:
+        """Raises `FruitsError` for an instance type that EMR may not start with the roles of the stack."""
+        if not any(fnmatchcase(instance_type, pattern) for pattern in self.instance_types.split(",")):
+            raise FruitsError(
+                f"The stack permits no instances {instance_type}, but {self.instance_types}. Use one of "
+                "these types, or let an administrator permit more: `fruits emr deploy --instance-types`."
+            )
 
     def wheelhouse(self, architecture: Architecture) -> str | None:
         """The prefix of the wheels for nodes of an architecture; None where nodes use a package index."""

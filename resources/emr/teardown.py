@@ -279,7 +279,7 @@ def _empty(s3: Any, bucket: str) -> None:
 
 
 def _revoke_rules(ec2: Any, groups: tuple[str, ...]) -> None:
-    """Revokes all inbound rules of security groups, with the rules that EMR added.
+    """Revokes all rules of security groups, with the rules that EMR added.
 
     AWS deletes no group that a rule of another group names, and CloudFormation deletes only its own rules.
     """
@@ -287,10 +287,11 @@ def _revoke_rules(ec2: Any, groups: tuple[str, ...]) -> None:
         return
     rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": list(groups)}])
     for group in groups:
-        inbound = [
-            rule["SecurityGroupRuleId"]
-            for rule in rules["SecurityGroupRules"]
-            if rule["GroupId"] == group and not rule["IsEgress"]
-        ]
-        if inbound:
-            ec2.revoke_security_group_ingress(GroupId=group, SecurityGroupRuleIds=inbound)
+        own = [rule for rule in rules["SecurityGroupRules"] if rule["GroupId"] == group]
+        for revoke, egress in (
+            (ec2.revoke_security_group_ingress, False),
+            (ec2.revoke_security_group_egress, True),
+        ):
+            ids = [rule["SecurityGroupRuleId"] for rule in own if rule["IsEgress"] == egress]
+            if ids:
+                revoke(GroupId=group, SecurityGroupRuleIds=ids)

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from resources.local.java import java_home, trust_options
 from resources.local.session import s3_config
-from resources.spark_events import EVENT_LOGS, HOST, KEEP_FILE
+from resources.spark_events import EVENT_LOGS, HOST, KEEP_FILE, ON_S3
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
 
@@ -52,7 +52,7 @@ def serve(store_uri: str, port: int) -> NoReturn:
         # The server runs no Python and needs little memory.
         "spark.driver.memory": "512m",
         "spark.driver.extraJavaOptions": shlex.join(trust_options()),
-        **({} if store.is_local else s3_config()),
+        **({} if store.is_local else {**s3_config(), **ON_S3}),
     }
     home = _find_spark_home()
     noun = "event log" if len(logs) == 1 else "event logs"

@@ -22,14 +22,23 @@ from resources.settings import AccountSettings
 REGION, NUMBER = "eu-west-3", "123456789012"
 NODES, OPERATOR, ERASURE, SERVICE = WHO = ["nodes", "operator", "erasure", "service"]
 
-PREFIXES = ["photos", "store", "logs", "bootstrap", "elsewhere"]
+OUTPUTS = "store/raw_images"
+# What later clusters and Dagster trust.
+TRUSTED = ["store/feature_extractor", "store/emr/code", "store/run_records", "store"]
+PREFIXES = ["photos", OUTPUTS, *TRUSTED, "logs", "bootstrap", "elsewhere"]
 
-# The calls that each role or policy may make on objects, by the first part of their key.
+# The calls that each role or policy may make on objects, by the prefix of their key.
 READ, WRITE, DELETE, DELETE_VERSION = "get_object", "put_object", "delete_object", "delete_object_versions"
 MAY = {
-    NODES: {"photos": {READ}, "store": {READ, WRITE, DELETE}, "logs": {WRITE}, "bootstrap": {READ}},
-    OPERATOR: {"photos": {READ}, "store": {READ, WRITE, DELETE}, "logs": {READ}, "bootstrap": {READ}},
-    ERASURE: {"photos": {DELETE, DELETE_VERSION}, "store": {DELETE, DELETE_VERSION}},
+    NODES: {
+        "photos": {READ},
+        OUTPUTS: {READ, WRITE, DELETE},
+        **{key: {READ} for key in TRUSTED},
+        "logs": {WRITE},
+        "bootstrap": {READ},
+    },
+    OPERATOR: {**{key: {READ, WRITE, DELETE} for key in [OUTPUTS, *TRUSTED]}, "logs": {READ}},
+    ERASURE: {key: {DELETE, DELETE_VERSION} for key in ["photos", OUTPUTS, *TRUSTED]},
     SERVICE: {},
 }
 
@@ -37,23 +46,22 @@ MAY = {
 class Account(NamedTuple):
     """A deployed stack and the documents of its roles and policies, by role and by name.
 
-    `clients` makes clients of a server that judges every call, with the keys of a user who has the same
-    policies. `judge` has the decisions.
+    `access` are the credentials of a user with the same policies, or of a node in the stack's network, on a
+    server that judges every call. `judge` has the decisions. `way` is the condition key of the S3 endpoint in
+    that network.
     """
 
     stack: Stack
     policies: dict[str, dict[str, Document]]
     trust: dict[str, Document]
-    keys: dict[str, tuple[str, str]]
+    access: dict[str, dict[str, str]]
     endpoint: str
     judge: Judge
+    way: dict[str, str]
 
     def client(self, service: str, who: str) -> Any:
         """A client of the judging server with the policies of `who`."""
-        key, secret = self.keys[who]
-        return boto3.client(
-            service, endpoint_url=self.endpoint, aws_access_key_id=key, aws_secret_access_key=secret
-        )
+        return boto3.client(service, endpoint_url=self.endpoint, **self.access[who])
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +97,42 @@ def account() -> Iterator[Account]:
             stack=stack,
             policies=policies,
             trust=trust,
-            keys={who: _user(who, documents) for who, documents in policies.items()},
+            access={
+                **{who: _user(who, documents) for who, documents in policies.items()},
+                NODES: _node(stack),
+            },
             endpoint=endpoint,
             judge=judge,
+            way={"aws:SourceVpce": _endpoint_of_s3()},
         )
 
 
-def _user(who: str, documents: dict[str, Document]) -> tuple[str, str]:
-    """Keys of a user with these policies."""
+def _node(stack: Stack) -> dict[str, str]:
+    """The credentials of a node of a cluster in the stack's network."""
+    subnet = {"Ec2SubnetId": stack.subnet, "MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
+    cluster = boto3.client("emr").run_job_flow(Name="nodes", Instances=subnet)["JobFlowId"]
+    role = f"arn:aws:iam::{NUMBER}:role/{stack.instance_profile}"
+    session = boto3.client("sts").assume_role(RoleArn=role, RoleSessionName=cluster)["Credentials"]
+    return _access(session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"])
+
+
+def _endpoint_of_s3() -> str:
+    endpoints = boto3.client("ec2").describe_vpc_endpoints()["VpcEndpoints"]
+    [gateway] = [each["VpcEndpointId"] for each in endpoints if each["VpcEndpointType"] == "Gateway"]
+    return str(gateway)
+
+
+def _access(key: str, secret: str, token: str = "") -> dict[str, str]:
+    """The credentials as boto3 takes them."""
+    access = {"aws_access_key_id": key, "aws_secret_access_key": secret}
+    return access | ({"aws_session_token": token} if token else {})
+
+
+def _user(who: str, documents: dict[str, Document]) -> dict[str, str]:
+    """The credentials of a user with these policies."""
     iam = boto3.client("iam")
     iam.create_user(UserName=who)
     for number, document in enumerate(documents.values()):
         iam.put_user_policy(UserName=who, PolicyName=f"policy-{number}", PolicyDocument=json.dumps(document))
     key = iam.create_access_key(UserName=who)["AccessKey"]
-    return key["AccessKeyId"], key["SecretAccessKey"]
+    return _access(key["AccessKeyId"], key["SecretAccessKey"])

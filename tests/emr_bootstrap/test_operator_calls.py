@@ -11,9 +11,6 @@ from resources.emr.lifecycle import cluster_request
 from resources.settings import Settings
 from tests.emr_bootstrap.conftest import ERASURE, NODES, NUMBER, OPERATOR, REGION, Account
 
-# moto's CloudFormation does not create bucket policies, and warns about it.
-pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
-
 CLUSTERS = f"arn:aws:elasticmapreduce:{REGION}:{NUMBER}:cluster"
 
 

@@ -14,6 +14,8 @@ from policy_sentry.shared.iam_data import get_service_prefix_data
 
 from rehearsal.policies import Context, Document, Request, decide
 from resources.emr.account import TEMPLATE
+from resources.prices import load_prices
+from spark_jobs.errors import FruitsError
 from tests.emr_bootstrap.conftest import (
     DELETE_VERSION,
     ERASURE,
@@ -27,9 +29,6 @@ from tests.emr_bootstrap.conftest import (
     WHO,
     Account,
 )
-
-# moto's CloudFormation does not create bucket policies, and warns about it.
-pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
 
 CLUSTER = f"arn:aws:elasticmapreduce:{REGION}:{NUMBER}:cluster/j-1"
 OWN_TAG = {"elasticmapreduce:ResourceTag/project": "fruits"}
@@ -76,10 +75,44 @@ def test_only_the_prefixes_of_a_role_can_be_listed(account: Account, who: str, p
     listed = {
         prefix
         for prefix in asked
-        if decides(account.policies[who], "s3:ListBucket", arn, {"s3:prefix": prefix})
+        if decides(account.policies[who], "s3:ListBucket", arn, {**account.way, "s3:prefix": prefix})
     }
     assert listed == prefixes
-    assert not decides(account.policies[who], "s3:ListBucket", arn, {})
+    assert not decides(account.policies[who], "s3:ListBucket", arn, account.way)
+
+
+def test_credentials_of_a_node_are_worth_nothing_outside_the_stacks_network(account: Account) -> None:
+    # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html#condition-keys-sourcevpce
+    photo = f"arn:aws:s3:::{account.stack.bucket}/photos/here/1.jpg"
+    nodes = account.policies[NODES]
+    assert decides(nodes, "s3:GetObject", photo, account.way)
+    for elsewhere in ({}, {"aws:SourceVpce": "vpce-0123456789abcdef0"}):
+        assert not decides(nodes, "s3:GetObject", photo, elsewhere)
+
+
+@pytest.mark.parametrize("action", ["ec2:RunInstances", "ec2:CreateFleet"])
+def test_the_service_role_starts_only_permitted_types_in_the_stacks_subnet(
+    account: Account, action: str
+) -> None:
+    # The condition keys of both actions:
+    # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec2.html
+    everything: Document = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    service = {**account.policies[SERVICE], "everything": everything}
+    instance, subnet = (f"arn:aws:ec2:{REGION}:{NUMBER}:{kind}" for kind in ("instance/*", "subnet/subnet-1"))
+    for types, permitted in ((["m5.xlarge", "m7g.4xlarge"], True), (["m5.12xlarge", "p4d.24xlarge"], False)):
+        for instance_type in types:
+            key = {"ec2:InstanceType": instance_type}
+            assert decides(service, action, instance, key) == permitted, instance_type
+    assert decides(service, action, instance, {})  # AWS may ask without the key
+    for identity, permitted in ((account.stack.subnet, True), ("subnet-0123456789abcdef0", False)):
+        assert decides(service, action, subnet, {"ec2:SubnetID": identity}) == permitted
+
+
+def test_each_family_with_a_price_is_permitted(account: Account) -> None:
+    for family in load_prices().vcpu_hour:
+        account.stack.check_instance_type(f"{family}.xlarge")
+        with pytest.raises(FruitsError, match="fruits emr deploy --instance-types"):
+            account.stack.check_instance_type(f"{family}.12xlarge")
 
 
 def test_only_the_erasure_policy_deletes_old_versions(account: Account) -> None:
@@ -212,6 +245,8 @@ def test_cloudsplaining_finds_a_policy_that_is_too_broad(account: Account) -> No
 def test_resource_star_is_used_only_where_aws_requires_it(account: Account, who: str) -> None:
     for document in account.policies[who].values():
         for statement in document["Statement"]:
+            if statement["Effect"] == "Deny":
+                continue
             assert not any("*" in action for action in _list(statement["Action"]))
             if "*" in _list(statement["Resource"]):
                 for action in _list(statement["Action"]):

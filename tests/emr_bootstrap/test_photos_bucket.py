@@ -16,9 +16,6 @@ from resources.emr.options import Deployment
 from resources.settings import AccountSettings
 from tests.emr_bootstrap.test_permissions import decides
 
-# moto's CloudFormation does not create bucket policies, and warns about it.
-pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
-
 REGION = "eu-west-3"
 ORCHARD, STACK = "arn:aws:s3:::orchard", "arn:aws:s3:::"
 READS = {"s3:GetObject"}
@@ -34,13 +31,27 @@ CHANGES = {
 
 
 class Policies(NamedTuple):
-    """The policy documents of the nodes, the operator, the eraser and the S3 endpoint; the stack's bucket."""
+    """The policies of the nodes, the operator, the eraser and the S3 endpoint; the stack's bucket.
+
+    `way` is the condition key of the endpoint, through which nodes reach S3.
+    """
 
     nodes: Mapping[str, Document]
     operator: Mapping[str, Document]
     erasure: Mapping[str, Document]
     endpoint: Mapping[str, Document]
     bucket: str
+    way: dict[str, str]
+
+    def allowed(self, documents: Mapping[str, Document], resource: str) -> set[str]:
+        """The actions of this module that the policies allow on a resource."""
+        actions = READS | WRITES | KNOWS | CHANGES
+        return {action for action in actions if decides(documents, action, resource, self.way)}
+
+    def lists(self, documents: Mapping[str, Document], bucket: str, prefix: str | None) -> bool:
+        """Whether the policies allow a listing of a bucket."""
+        asked = {} if prefix is None else {"s3:prefix": prefix}
+        return decides(documents, "s3:ListBucket", bucket, {**self.way, **asked})
 
 
 @pytest.fixture(scope="module")
@@ -68,31 +79,30 @@ def policies() -> Iterator[Policies]:
             erasure={"erasure": managed_policy(stack.erasure_policy_arn)},
             endpoint={"endpoint": ast.literal_eval(endpoint["PolicyDocument"])},
             bucket=stack.bucket,
+            way={"aws:SourceVpce": endpoint["VpcEndpointId"]},
         )
 
 
-def _allowed(documents: Mapping[str, Document], resource: str) -> set[str]:
-    return {action for action in READS | WRITES | KNOWS | CHANGES if decides(documents, action, resource, {})}
-
-
 @pytest.mark.parametrize("who", ["nodes", "operator"])
-def test_photos_in_the_prefix_can_be_read_and_nothing_else(policies: Policies, who: str) -> None:
+def test_photos_in_the_prefix_can_be_listed_and_nothing_else(policies: Policies, who: str) -> None:
     documents = getattr(policies, who)
-    assert _allowed(documents, f"{ORCHARD}/fruit/Kiwi/1.jpg") == READS
     # Connectors ask for an object with the name of the prefix first.
-    assert _allowed(documents, f"{ORCHARD}/fruit") == READS
+    assert policies.allowed(documents, f"{ORCHARD}/fruit") == READS
+    # The steps read photos. The operator lists them.
+    reads = READS if who == "nodes" else set()
+    assert policies.allowed(documents, f"{ORCHARD}/fruit/Kiwi/1.jpg") == reads
     for elsewhere in ("fruit-2/Kiwi/1.jpg", "salaries.csv", ""):
-        assert _allowed(documents, f"{ORCHARD}/{elsewhere}") == set()
+        assert policies.allowed(documents, f"{ORCHARD}/{elsewhere}") == set()
     for prefix, listed in {"fruit": True, "fruit/": True, "": False, "fruit-2/": False, "s": False}.items():
-        assert decides(documents, "s3:ListBucket", ORCHARD, {"s3:prefix": prefix}) == listed
-    assert not decides(documents, "s3:ListBucket", ORCHARD, {})
+        assert policies.lists(documents, ORCHARD, prefix) == listed
+    assert not policies.lists(documents, ORCHARD, None)
     # The prefix of photos in the stack's own bucket has no readers then.
-    assert _allowed(documents, f"{STACK}{policies.bucket}/photos/Kiwi/1.jpg") == set()
+    assert policies.allowed(documents, f"{STACK}{policies.bucket}/photos/Kiwi/1.jpg") == set()
 
 
 def test_the_operator_can_check_the_bucket_before_a_run(policies: Policies) -> None:
-    assert _allowed(policies.operator, ORCHARD) == KNOWS
-    assert _allowed(policies.nodes, ORCHARD) == {"s3:GetBucketLocation"}
+    assert policies.allowed(policies.operator, ORCHARD) == KNOWS
+    assert policies.allowed(policies.nodes, ORCHARD) == {"s3:GetBucketLocation"}
 
 
 def test_the_endpoint_of_the_private_subnet_lets_reads_through(policies: Policies) -> None:
@@ -101,13 +111,13 @@ def test_the_endpoint_of_the_private_subnet_lets_reads_through(policies: Policie
     https://docs.aws.amazon.com/vpc/latest/privatelink/vpc-endpoints-access.html
     """
     objects = READS | WRITES
-    assert _allowed(policies.endpoint, f"{ORCHARD}/fruit/Kiwi/1.jpg") & objects == READS
-    assert _allowed(policies.endpoint, f"{ORCHARD}/salaries.csv") == set()
-    assert _allowed(policies.endpoint, ORCHARD) - objects == {"s3:GetBucketLocation"}
-    assert decides(policies.endpoint, "s3:ListBucket", ORCHARD, {"s3:prefix": "fruit/"})
+    assert policies.allowed(policies.endpoint, f"{ORCHARD}/fruit/Kiwi/1.jpg") & objects == READS
+    assert policies.allowed(policies.endpoint, f"{ORCHARD}/salaries.csv") == set()
+    assert policies.allowed(policies.endpoint, ORCHARD) - objects == {"s3:GetBucketLocation"}
+    assert policies.lists(policies.endpoint, ORCHARD, "fruit/")
 
 
 def test_the_erasure_policy_does_not_reach_the_bucket(policies: Policies) -> None:
     for resource in (ORCHARD, f"{ORCHARD}/fruit/Kiwi/1.jpg", f"{ORCHARD}/photos/Kiwi/1.jpg"):
-        assert _allowed(policies.erasure, resource) == set()
-        assert not decides(policies.erasure, "s3:ListBucket", resource, {"s3:prefix": "fruit/"})
+        assert policies.allowed(policies.erasure, resource) == set()
+        assert not policies.lists(policies.erasure, resource, "fruit/")

@@ -13,7 +13,6 @@ from tests.emr_bootstrap.conftest import (
     DELETE,
     MAY,
     NODES,
-    NUMBER,
     OPERATOR,
     PREFIXES,
     READ,
@@ -21,9 +20,6 @@ from tests.emr_bootstrap.conftest import (
     WRITE,
     Account,
 )
-
-# moto's CloudFormation does not create bucket policies, and warns about it.
-pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
 
 
 @pytest.mark.parametrize("who", WHO)
@@ -56,25 +52,30 @@ def test_the_file_operations_of_a_run_are_allowed(
     account: Account, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", account.endpoint)
-    for name, value in zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), account.keys[who], strict=True):
-        monkeypatch.setenv(name, value)
+    for name, value in account.access[who].items():
+        monkeypatch.setenv(name.upper(), value)
     open_root.cache_clear()
     try:
         assert list(list_photos(account.stack.images_uri).classes) == ["here"]
         # As after the last photo is gone: `fruits forget` takes the last class out.
         assert not list_photos(f"{account.stack.images_uri}/empty", may_be_empty=True).classes
         photos, store = open_root(account.stack.images_uri), open_root(account.stack.store_uri)
-        assert photos.read("here/1.jpg") == b"photo"
+        if who == NODES:
+            assert photos.read("here/1.jpg") == b"photo"
+        else:
+            with pytest.raises(OSError, match="ACCESS_DENIED"):
+                photos.read("here/1.jpg")
         assert store.exists()
-        assert [info.path for info in store.list("here")] == ["here/1.jpg"]
-        store.write(f"{who}/a", b"1")
-        with store.create(f"{who}/large") as stream:  # in parts
+        assert [info.path for info in store.list("raw_images/here")] == ["raw_images/here/1.jpg"]
+        folder = f"raw_images/{who}"
+        store.write(f"{folder}/a", b"1")
+        with store.create(f"{folder}/large") as stream:  # in parts
             stream.write(b"0" * 11_000_000)
-        store.copy(f"{who}/a", f"{who}/b")
+        store.copy(f"{folder}/a", f"{folder}/b")
         names = ["a", "b", "large"]
-        assert sorted(info.path for info in store.list(who)) == [f"{who}/{name}" for name in names]
-        store.remove(who)
-        assert not store.list(who)
+        assert sorted(info.path for info in store.list(folder)) == [f"{folder}/{name}" for name in names]
+        store.remove(folder)
+        assert not store.list(folder)
         with pytest.raises(OSError, match="ACCESS_DENIED"):
             photos.write("here/2.jpg", b"")
         with pytest.raises(OSError, match="ACCESS_DENIED"):
@@ -84,26 +85,11 @@ def test_the_file_operations_of_a_run_are_allowed(
 
 
 def test_nodes_reach_s3_through_the_endpoint_of_their_network(account: Account) -> None:
-    subnet = {"Ec2SubnetId": account.stack.subnet, "MasterInstanceType": "m5.xlarge", "InstanceCount": 1}
-    cluster = boto3.client("emr").run_job_flow(Name="nodes", Instances=subnet)["JobFlowId"]
-    role = f"arn:aws:iam::{NUMBER}:role/{account.stack.instance_profile}"
-    session = boto3.client("sts").assume_role(RoleArn=role, RoleSessionName=cluster)["Credentials"]
-    nodes = boto3.client(
-        "s3",
-        endpoint_url=account.endpoint,
-        aws_access_key_id=session["AccessKeyId"],
-        aws_secret_access_key=session["SecretAccessKey"],
-        aws_session_token=session["SessionToken"],
-    )
+    nodes = account.client("s3", NODES)
     photo = {"Bucket": account.stack.bucket, "Key": "photos/here/1.jpg"}
     assert _passes(nodes, READ, **photo)
-    [endpoint] = [
-        each["VpcEndpointId"]
-        for each in boto3.client("ec2").describe_vpc_endpoints()["VpcEndpoints"]
-        if each["VpcEndpointType"] == "Gateway"
-    ]
     decision = account.judge.decisions()[-1]
-    assert decision["context"]["aws:SourceVpce"] == endpoint
+    assert decision["context"]["aws:SourceVpce"] == account.way["aws:SourceVpce"]
     # The policy of the endpoint lets no call through to other buckets, whatever the role may do.
     everything = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
     iam, name = boto3.client("iam"), {"RoleName": account.stack.instance_profile, "PolicyName": "all"}

@@ -4,10 +4,22 @@ from typing import Any
 
 from cfnlint.decode.cfn_yaml import load
 
+from fruits_assets.costs.run_records import RUN_RECORDS
 from resources.emr.account import TEMPLATE
 from resources.emr.stack import EMR_TAG
 from resources.local.history_server import KEEP_DAYS
 from resources.spark_events import EVENT_LOGS
+from spark_jobs.store.schemas import (
+    ENVIRONMENT_COMPARISON,
+    FEATURE_EXTRACTOR,
+    FEATURE_QUALITY,
+    MOBILENET_FEATURES,
+    PCA_FEATURES_CSV,
+    PCA_MODEL,
+    QUARANTINED_IMAGES,
+    RAW_IMAGES,
+    VERSION_FOLDERS,
+)
 
 
 def test_security_groups_and_subnet_have_emrs_tag() -> None:
@@ -46,6 +58,65 @@ def test_objects_in_the_bucket_expire() -> None:
     assert rules["photos-are-lent"]["condition"] == "EndData"
 
 
+def test_the_bucket_logs_who_reads_photos() -> None:
+    resources = load(str(TEMPLATE))["Resources"]
+    assert _bucket()["LoggingConfiguration"]["DestinationBucketName"] == {"Ref": "AccessLogBucket"}
+    logs = resources["AccessLogBucket"]["Properties"]
+    assert set(logs["PublicAccessBlockConfiguration"].values()) == {True}
+    [rule] = logs["LifecycleConfiguration"]["Rules"]
+    assert rule["ExpirationInDays"] == 365
+    statements = resources["AccessLogBucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    [writer] = [statement for statement in statements if statement["Effect"] == "Allow"]
+    assert writer["Principal"] == {"Service": "logging.s3.amazonaws.com"}
+
+
+def test_nodes_have_encrypted_disks_and_version_2_of_the_metadata_service() -> None:
+    # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-create-security-configuration.html
+    resources = load(str(TEMPLATE))["Resources"]
+    configuration = resources["SecurityConfiguration"]["Properties"]["SecurityConfiguration"]
+    assert configuration["InstanceMetadataServiceConfiguration"] == {
+        "MinimumInstanceMetadataServiceVersion": 2,
+        "HttpPutResponseHopLimit": 1,
+    }
+    condition, encryption, _ = configuration["EncryptionConfiguration"]["Fn::If"]
+    disks = encryption["AtRestEncryptionConfiguration"]["LocalDiskEncryptionConfiguration"]
+    assert (condition, disks["EnableEbsEncryption"]) == ("DiskEncryption", True)
+    users = {
+        action: statement["Principal"]["AWS"]
+        for statement in resources["DiskKey"]["Properties"]["KeyPolicy"]["Statement"]
+        for action in statement["Action"]
+        if isinstance(statement["Action"], list)
+    }
+    roles = [{"Fn::GetAtt": [role, "Arn"]} for role in ("ServiceRole", "NodeRole")]
+    assert users["kms:GenerateDataKey*"] == roles
+
+
+def test_nodes_connect_to_s3_and_the_cluster_alone() -> None:
+    resources = load(str(TEMPLATE))["Resources"]
+    for name in ("PrimarySecurityGroup", "CoreSecurityGroup"):
+        [rule] = resources[name]["Properties"]["SecurityGroupEgress"]
+        condition, bound, _ = rule["Fn::If"]
+        assert condition == "BoundEgress"
+        assert bound["DestinationPrefixListId"] == {"Ref": "S3PrefixList"} and bound["ToPort"] == 443
+    groups = {
+        each["Properties"]["DestinationSecurityGroupId"]["Ref"]
+        for each in resources.values()
+        if each["Type"] == "AWS::EC2::SecurityGroupEgress"
+    }
+    clusters = {"PrimarySecurityGroup", "CoreSecurityGroup", "ServiceSecurityGroup"}
+    assert groups == {*clusters, "EndpointSecurityGroup"}
+
+
+def test_nodes_write_the_outputs_of_jobs_alone() -> None:
+    [data] = load(str(TEMPLATE))["Resources"]["NodeRole"]["Properties"]["Policies"]
+    [writes] = [each for each in data["PolicyDocument"]["Statement"] if each.get("Sid") == "WriteOutputs"]
+    written = {each["Fn::Sub"].removeprefix("${Bucket.Arn}/${StorePrefix}/*") for each in writes["Resource"]}
+    outputs = {RAW_IMAGES, QUARANTINED_IMAGES, MOBILENET_FEATURES, PCA_MODEL, PCA_FEATURES_CSV}
+    assert {f"{name}/*" for name in {*outputs, *VERSION_FOLDERS.values(), EVENT_LOGS}} <= written
+    for trusted in (FEATURE_EXTRACTOR, RUN_RECORDS, FEATURE_QUALITY, ENVIRONMENT_COMPARISON, "emr/code"):
+        assert not any(pattern.startswith(trusted) for pattern in written)
+
+
 def test_no_rule_deletes_current_objects_of_tables_models_or_csvs() -> None:
     for rule in _bucket()["LifecycleConfiguration"]["Rules"]:
         chosen = rule["Fn::If"][1] if "Fn::If" in rule else rule
@@ -53,6 +124,7 @@ def test_no_rule_deletes_current_objects_of_tables_models_or_csvs() -> None:
             prefix = chosen["Prefix"]
             assert prefix in (
                 "logs/",
+                {"Fn::Sub": "${StorePrefix}/emr/"},
                 {"Fn::Sub": "${PhotosPrefix}/"},
                 {"Fn::Sub": f"${{StorePrefix}}/{EVENT_LOGS}/"},
             )

@@ -190,6 +190,8 @@ def test_the_ui_repeats_a_run_of_the_command_without_a_warning(team: Team) -> No
         job={**CODE, "pipelineName": BRING_UP_TO_DATE},
     )
     assert answer["pipelineRunOrError"] == {**answer["pipelineOrError"], "repositoryOrigin": CODE}
+    # The daemon leaves a failed run of the command to the person who has started it.
+    assert run["tags"]["dagster/max_retries"] == "0"
 
 
 def test_a_job_fits_a_new_model_and_projects_every_class_in_one_run(team: Team) -> None:

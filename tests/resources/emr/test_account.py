@@ -27,11 +27,7 @@ from tests.resources.emr.commands import (
     settings,
 )
 
-# moto's CloudFormation does not create bucket policies, and warns about it.
-pytestmark = [
-    pytest.mark.usefixtures("aws_account"),
-    pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy"),
-]
+pytestmark = pytest.mark.usefixtures("aws_account")
 
 # Deployment.
 
@@ -40,7 +36,7 @@ def test_deploy_prints_the_cost_and_the_settings_of_its_stack(subnet: str) -> No
     output = deploy("--subnet", subnet, "--photos-prefix", "fruit-photos")
     stack = stack_outputs(settings())
     lines = output.splitlines()
-    assert lines[0].startswith("The stack fruits in eu-west-3 costs 0.000 USD an hour (0.00 a month)")
+    assert lines[0].startswith("The stack fruits in eu-west-3 costs 0.001 USD an hour (1.00 a month)")
     assert "FRUITS_ENV=emr" in lines
     assert f"FRUITS_IMAGES=s3://{stack.bucket}/fruit-photos" in lines
     assert f"FRUITS_STORE=s3://{stack.bucket}/store" in lines
@@ -150,14 +146,21 @@ def test_a_subnet_without_emrs_tag_is_refused_with_the_remedy() -> None:
     assert not boto3.client("cloudformation").list_stacks()["StackSummaries"]
 
 
-def test_session_manager_costs_two_endpoints_in_a_new_subnet_only() -> None:
+def test_an_idle_stack_costs_the_key_of_its_disks_and_two_endpoints_of_session_manager() -> None:
     prices = load_prices()
-    hour = prices.interface_endpoint_hour
-    assert idle_hour({"SessionManager": "no", "SubnetId": ""}, prices) == 0
-    assert idle_hour({"SessionManager": "yes", "SubnetId": "subnet-1"}, prices) == 0
-    assert idle_hour({"SessionManager": "yes", "SubnetId": ""}, prices) == pytest.approx(2 * hour)
+    key, endpoints = prices.kms_key_month / 730, 2 * prices.interface_endpoint_hour
+
+    def hour(session_manager: str, subnet: str, encrypted: str) -> float:
+        return idle_hour(
+            {"SessionManager": session_manager, "SubnetId": subnet, "EncryptDisks": encrypted}, prices
+        )
+
+    assert hour("no", "", "no") == hour("yes", "subnet-1", "no") == 0
+    assert hour("no", "", "yes") == hour("yes", "subnet-1", "yes") == pytest.approx(key)
+    assert hour("yes", "", "yes") == pytest.approx(endpoints + key)
     output = fruits("deploy", "--session-manager", answer="n\n", exits=1)
-    assert f"{2 * hour:.3f} USD an hour ({2 * hour * 730:.2f} a month)" in output
+    total = endpoints + key
+    assert f"{total:.3f} USD an hour ({total * 730:.2f} a month)" in output
 
 
 def test_a_deployment_that_is_declined_creates_nothing() -> None:

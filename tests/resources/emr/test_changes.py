@@ -23,11 +23,7 @@ from tests.resources.emr.commands import (
     template,
 )
 
-# moto's CloudFormation does not create bucket policies, and warns about it.
-pytestmark = [
-    pytest.mark.usefixtures("aws_account"),
-    pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy"),
-]
+pytestmark = pytest.mark.usefixtures("aws_account")
 
 
 @pytest.mark.usefixtures("no_wheels")
@@ -180,7 +176,7 @@ def test_a_change_set_is_awaited_and_read_to_its_last_page(monkeypatch: pytest.M
     [
         (_change("Bucket", "Modify", "AWS::S3::Bucket", Replacement="Conditional"), "may replace Bucket"),
         (_change("Bucket", "Dynamic", "AWS::S3::Bucket"), "may remove Bucket"),
-        (_change("Key", "Remove", "AWS::KMS::Key"), "removes Key"),
+        (_change("Log", "Remove", "AWS::Logs::LogGroup"), "removes Log"),
     ],
 )
 def test_a_change_that_may_take_data_away_is_refused(change: dict[str, Any], words: str) -> None:

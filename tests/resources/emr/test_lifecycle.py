@@ -42,6 +42,8 @@ STACK = Stack(
     wheelhouse_uri="s3://fruits-bucket/bootstrap/wheelhouse/",
     service_role="fruits-service",
     instance_profile="fruits-node",
+    instance_types="m5.*,m6g.*,m6i.*,m7g.*,r5.*,c7g.*",
+    security_configuration="fruits-disks",
     subnet="subnet-0123456789abcdef0",
     primary_security_group="sg-0123456789abcdef0",
     core_security_group="sg-0123456789abcdef1",
@@ -196,6 +198,17 @@ def test_a_cluster_of_another_project_is_not_terminated(emr: Any) -> None:
     emr.run_job_flow(**request)
     assert owned_clusters(emr, "a-backfill") == []
     assert terminate_clusters(emr, "a-backfill") == []
+
+
+def test_a_cluster_has_the_owner_of_its_name_whatever_its_tags_say(emr: Any) -> None:
+    cluster = find_or_start_cluster(emr, settings(), "a-backfill")
+    emr.add_tags(ResourceId=cluster, Tags=[{"Key": OWNER_TAG, "Value": "another"}])
+    assert owned_clusters(emr, "another") == []
+
+
+def test_a_type_that_the_stack_does_not_permit_is_refused_with_the_remedy(emr: Any) -> None:
+    with pytest.raises(FruitsError, match=r"permits no instances c5\.xlarge, but m5\.\*.*--instance-types"):
+        cluster_request(settings(emr_core_type="c5.xlarge"), STACK, "a-run")
 
 
 def test_a_cluster_above_the_cost_limit_is_not_started(emr: Any) -> None:

@@ -8,11 +8,7 @@ import pytest
 from resources.emr.stack import stack_outputs
 from tests.resources.emr.commands import REGION, change_sets, deploy, fruits, moto_stack, settings
 
-# moto's CloudFormation creates neither bucket policies nor budgets, and warns about it.
-pytestmark = [
-    pytest.mark.usefixtures("aws_account", "no_wheels"),
-    pytest.mark.filterwarnings("ignore:.*AWS..(S3..BucketPolicy|Budgets..Budget)"),
-]
+pytestmark = pytest.mark.usefixtures("aws_account", "no_wheels")
 
 
 def _stacks() -> list[object]:

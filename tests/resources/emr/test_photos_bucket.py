@@ -10,11 +10,7 @@ from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 from resources.emr.stack import stack_outputs
 from tests.resources.emr.commands import deploy, fruits, make_photos, moto_stack, refused, settings
 
-# moto's CloudFormation does not create bucket policies, and warns about it.
-pytestmark = [
-    pytest.mark.usefixtures("aws_account"),
-    pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy"),
-]
+pytestmark = pytest.mark.usefixtures("aws_account")
 
 PHOTOS = "s3://orchard/fruit"
 

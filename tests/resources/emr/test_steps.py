@@ -1,14 +1,19 @@
 """The states of steps and nodes on moto's EMR. The tests of the rehearsal run steps on YARN."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
+import dagster as dg
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from resources.emr import cluster as emr_cluster
-from resources.emr.cluster import ENDED, Cluster
+from resources.emr.cluster import ENDED, Cluster, ClusterState
+from resources.emr.steps import EmrSteps
+from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 
 PARIS = "eu-west-3"
@@ -45,6 +50,24 @@ def test_a_step_that_runs_three_minutes_after_its_cancellation_is_named(
     monkeypatch.setattr(emr_cluster, "CANCEL_SECONDS", 0.0)
     with pytest.raises(FruitsError, match=f"{step} on cluster {cluster.id} was cancelled three minutes ago"):
         cluster.cancel(step)
+
+
+@pytest.mark.parametrize(("own", "retry_helps"), [(None, True), ("j-MINE", False)])
+def test_a_cluster_that_is_shutting_down_is_replaced_unless_the_user_named_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, own: str | None, retry_helps: bool
+) -> None:
+    def refuse(**_: Any) -> None:
+        message = "A job flow that is shutting down, terminated, or finished may not be modified."
+        raise ClientError({"Error": {"Code": "ValidationException", "Message": message}}, "AddJobFlowSteps")
+
+    state = ClusterState("TERMINATING", "ALL_STEPS_COMPLETED", "it was idle", "s3://logs", "emr-7.13.0")
+    monkeypatch.setattr(cluster.emr, "add_job_flow_steps", refuse)
+    monkeypatch.setattr(Cluster, "state", lambda _: state)
+    steps = EmrSteps(settings=Settings(images="/i", store="/s", emr_cluster=own, _env_file=None))
+    context = SimpleNamespace(asset_key=dg.AssetKey("raw_images"), run=dg.DagsterRun("job"))
+    with pytest.raises(FruitsError, match="is TERMINATING and takes no step") as error:
+        steps._run_step(context, cluster, ["true"])  # type: ignore[arg-type]
+    assert error.value.retry_helps == retry_helps
 
 
 def test_requested_nodes_count_before_they_run(cluster: Cluster) -> None:
