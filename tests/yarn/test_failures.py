@@ -222,7 +222,7 @@ def test_a_step_survives_the_loss_of_a_node_where_hdfs_keeps_two_copies(
 def test_a_step_whose_files_were_lost_with_a_node_fails_and_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # "Setting dfs.replication to 1 on clusters with fewer than four nodes can lead to HDFS data loss":
+    # With one copy, HDFS may lose data where a single node goes down:
     # https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hdfs-config.html
     extracting = run_extracting_features(tmp_path, monkeypatch, "one-copy", copies=1)
     with extracting as (rehearsal, cluster, store, run):

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from resources.emr import cluster as emr_cluster
-from resources.emr.cluster import ENDED, Cluster, ClusterState
+from resources.emr.cluster import ENDED, Cluster, ClusterState, Step
 from resources.emr.steps import EmrSteps
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
@@ -67,6 +67,25 @@ def test_a_cluster_that_is_shutting_down_is_replaced_unless_the_user_named_it(
     context = SimpleNamespace(asset_key=dg.AssetKey("raw_images"), run=dg.DagsterRun("job"))
     with pytest.raises(FruitsError, match="is TERMINATING and takes no step") as error:
         steps._run_step(context, cluster, ["true"])  # type: ignore[arg-type]
+    assert error.value.retry_helps == retry_helps
+
+
+@pytest.mark.parametrize(
+    ("message", "retry_helps"),
+    [
+        # The job's own error where YARN gave up an application, whose files a lost node had.
+        ("a Spark task failed: Job 0 cancelled because SparkContext was shut down", True),
+        ("1,000 components need at least 1,001 images", False),
+    ],
+)
+def test_an_error_that_a_job_reports_in_its_own_words_is_retried_where_the_cluster_caused_it(
+    cluster: Cluster, message: str, retry_helps: bool
+) -> None:
+    steps = EmrSteps(settings=Settings(images="/i", store="/s", _env_file=None))
+    failed = Step(id="s-1", state="FAILED", reason="Unknown Error.", seconds=60.0)
+    reported = {"class": f"{FruitsError.__module__}:{FruitsError.__qualname__}", "message": message}
+    with pytest.raises(FruitsError, match=f"^{message} \\(Step s-1, with its logs: ") as error:
+        steps._raise(cluster, failed, reported)
     assert error.value.retry_helps == retry_helps
 
 
