@@ -1,5 +1,6 @@
 """`fruits emr destroy`, on moto's CloudFormation, EMR, EC2 and S3."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,11 +28,14 @@ def stack(subnet: str) -> Stack:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> dict[int, Callable[[], Any]]:
-    """Acts by the number of the pause, from 1, in which they happen; no pause takes time."""
+    """Acts by the number of the pause, from 1, in which they happen; no pause of this thread takes time."""
     acts: dict[int, Callable[[], Any]] = {}
-    number = 0
+    number, thread, sleep = 0, threading.current_thread(), time.sleep
 
     def pause(seconds: float) -> None:
+        if threading.current_thread() is not thread:  # of another test, which may have left it
+            sleep(seconds)
+            return
         nonlocal number
         number += 1
         acts.get(number, lambda: None)()
