@@ -109,7 +109,8 @@ def check_that_policies_allowed_every_call(account: Account, decided: int, clust
 
     def used(principal: str) -> set[str]:
         """The names of the statements that allowed calls of a principal, whose ARN ends with `principal`."""
-        statements = [each["statement"] for each in decisions if each["principal"].endswith(principal)]
+        allowed = [each for each in decisions if each["allowed"] and each["principal"].endswith(principal)]
+        statements = [each["statement"] for each in allowed]
         return {statement.partition("/")[2] for statement in statements}
 
     assert used(":user/operator") == {
