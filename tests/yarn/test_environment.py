@@ -260,7 +260,8 @@ def test_a_changed_jar_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch,
         jars.jars("s3a")
 
 
-@pytest.mark.parametrize("node", ["the master's", pytest.param("the other", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("node", ["the master's", "the other"])
 def test_a_killed_node_does_not_stop_a_running_job(tmp_path: Path, node: str) -> None:
     with start_environment(tmp_path) as rehearsal:
         step = add_step(rehearsal, SLEEP, "40", "1.5")
