@@ -282,7 +282,7 @@ class _Run:
                     metadata={FAILED_BEFORE: self.failed},
                     allow_retries=False,
                 ) from failure
-            self.context.log.error(f"{asset.key.to_user_string()}: {failure.description}")
+            context.log.error(failure.description)
             self._fail(asset, classes.value)
 
     def _evaluated(

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -71,52 +71,25 @@ def emr() -> None:
 )
 @click.option("--budget-email", metavar="ADDRESS", help="Address of the alarm.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def deploy(
-    photos: str | None,
-    photos_prefix: str | None,
-    store_prefix: str | None,
-    retention_days: int | None,
-    subnet: str | None,
-    zone: str | None,
-    session_manager: bool | None,
-    wheelhouse: bool | None,
-    encrypt_disks: bool | None,
-    instance_types: str | None,
-    budget_usd: int | None,
-    budget_email: str | None,
-    yes: bool,
-) -> None:
+def deploy(yes: bool, **options: Any) -> None:
     """Creates or updates the bucket, network, roles and policies, as one stack.
 
     An update keeps the value of every option that is not given.
     """
-    if photos and photos_prefix:
-        raise click.UsageError(
-            "--photos is for photos in another bucket, and --photos-prefix for photos in the stack's bucket. "
-            "Give only one of them."
-        )
     from resources.emr import account
     from resources.emr.options import Deployment
     from resources.settings import AccountSettings, load_settings
 
-    wanted = Deployment(
-        photos=photos,
-        photos_prefix=photos_prefix,
-        store_prefix=store_prefix,
-        retention_days=retention_days,
-        subnet=subnet,
-        zone=zone,
-        session_manager=session_manager,
-        wheelhouse=wheelhouse,
-        encrypt_disks=encrypt_disks,
-        instance_types=instance_types,
-        budget_usd=budget_usd,
-        budget_email=budget_email,
-    )
+    wanted = Deployment(**options)
+    if wanted.photos and wanted.photos_prefix:
+        raise click.UsageError(
+            "--photos is for photos in another bucket, and --photos-prefix for photos in the stack's bucket. "
+            "Give only one of them."
+        )
     settings = load_settings(AccountSettings)
     planned = account.plan(settings, wanted)
     with account.discarded_on_error(settings, planned):
-        if wheelhouse is False and account.makes_network(planned.parameters):
+        if wanted.wheelhouse is False and account.makes_network(planned.parameters):
             raise click.UsageError("--index needs --subnet: the stack's own subnet reaches no package index.")
         _show(settings, planned)
         if not yes:

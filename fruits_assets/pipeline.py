@@ -198,7 +198,7 @@ def _bring_up_to_date(
 
 
 def _since_fit(runs: Runs | None, store: Root, plan: RunPlan, model: Version) -> str:
-    """What has come since a model was fitted, as the run has told Dagster, if there was a run."""
+    """The sentence about images that came after a model: that of the check of a run, if there was a run."""
     told = runs.evaluation(PCA_MODEL, FITTED_ON_CURRENT_FEATURES) if runs else None
     return (told.description or "") if told else since_fit(store, model, plan.state.features).sentence
 

@@ -20,8 +20,8 @@ def install() -> None:
 
     - UpdateTerminationProtection exists, and DeleteStack refuses a protected stack:
       https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-protect-stacks.html
-    - A change set that changes nothing fails by its status, and CreateChangeSet succeeds. A change set tells
-      what it replaces or removes: https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_ResourceChange.html
+    - A change set that changes nothing fails by its status, and CreateChangeSet succeeds. A change set names
+      the resources that it replaces or removes: https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_ResourceChange.html
     - The execution of a change set updates outputs, parameters, tags and managed policies, and respects
       conditions.
     - A bucket with objects fails the deletion of its stack: https://github.com/aws/aws-cdk/issues/21776

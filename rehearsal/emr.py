@@ -5,6 +5,7 @@ runs the steps and changes the states. States, messages and limits follow EMR's 
 """
 
 import threading
+import traceback
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol
@@ -129,15 +130,17 @@ class RehearsedCluster(models.Cluster):
             self.end_state = "TERMINATED_WITH_ERRORS" if errors else "TERMINATED"
 
 
-def all_clusters() -> list[RehearsedCluster]:
-    """The clusters of all accounts and regions."""
-    return [
-        cluster
-        for regions in list(models.emr_backends.values())
-        for backend in list(regions.values())
-        for cluster in list(backend.clusters.values())
-        if isinstance(cluster, RehearsedCluster)
-    ]
+def for_each_cluster(act: Callable[[RehearsedCluster], None]) -> None:
+    """Acts on the clusters of all accounts and regions. An error stops the action on its cluster alone."""
+    for regions in list(models.emr_backends.values()):
+        for backend in list(regions.values()):
+            for cluster in list(backend.clusters.values()):
+                if not isinstance(cluster, RehearsedCluster):
+                    continue
+                try:
+                    act(cluster)
+                except Exception:  # in the server's log
+                    traceback.print_exc()
 
 
 def install(canceller: Canceller, on_start: Callable[[RehearsedCluster], None]) -> None:

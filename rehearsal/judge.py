@@ -109,7 +109,7 @@ class Judge:
     def _delete_objects(
         self, environ: dict[str, Any], start_response: Callable[..., Any], call: Call, principal: Principal
     ) -> Iterable[bytes]:
-        """Deletes the objects that the caller may delete; the answer names the others, as S3's does."""
+        """Deletes the objects that the caller may delete. As in S3, the answer names the refused objects."""
         allowed, errors = [], []
         for entry, request in s3_permissions.deletions(call, body_of(environ)):
             try:

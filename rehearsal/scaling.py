@@ -1,11 +1,10 @@
 """EMR's managed scaling: nodes of YARN come and go with the containers for which applications wait."""
 
 import time
-import traceback
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from rehearsal.emr import ENDED, LOCK, RehearsedCluster, all_clusters
+from rehearsal.emr import ENDED, LOCK, RehearsedCluster, for_each_cluster
 from rehearsal.yarn import Yarn
 
 # EMR looks "every 5 to 10 seconds":
@@ -38,11 +37,7 @@ class Scaler:
     def run_forever(self) -> None:
         """Evaluates all clusters in an endless loop; runs in a separate thread."""
         while True:
-            for cluster in all_clusters():
-                try:
-                    self._evaluate(cluster)
-                except Exception:  # in the server's log; the other clusters continue
-                    traceback.print_exc()
+            for_each_cluster(self._evaluate)
             time.sleep(EVALUATION_SECONDS)
 
     def _evaluate(self, cluster: RehearsedCluster) -> None:

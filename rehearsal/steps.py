@@ -7,7 +7,6 @@ import signal
 import subprocess
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,7 +19,7 @@ from moto.sts.models import sts_backends
 
 from rehearsal.aws import client_of
 from rehearsal.delays import Delays
-from rehearsal.emr import ENDED, LOCK, RehearsedCluster, RehearsedStep, all_clusters
+from rehearsal.emr import ENDED, LOCK, RehearsedCluster, RehearsedStep, for_each_cluster
 from rehearsal.processes import kill_marked, start_process
 from rehearsal.yarn import Yarn
 from resources.emr.account import NODE_PYTHON
@@ -55,11 +54,7 @@ class StepRunner:
         """Advances all clusters in an endless loop; runs in a separate thread."""
         while True:
             with LOCK:
-                for cluster in all_clusters():
-                    try:
-                        self._advance(cluster)
-                    except Exception:  # in the server's log; the other clusters continue
-                        traceback.print_exc()
+                for_each_cluster(self._advance)
             time.sleep(POLL_SECONDS)
 
     def cancel(self, cluster: RehearsedCluster, step: RehearsedStep, option: str) -> dict[str, str]:

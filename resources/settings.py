@@ -246,6 +246,11 @@ class Settings(StoreSettings):
         """Whether each run starts an EMR cluster of its own."""
         return self.env == "emr" and self.emr_cluster is None
 
+    @property
+    def emr_most_nodes(self) -> int:
+        """The number of core nodes with all that managed scaling may add."""
+        return self.emr_max_nodes or self.emr_core_nodes
+
     @model_validator(mode="after")
     def _emr_is_complete(self) -> "Settings":
         if self.env == "emr":

@@ -14,6 +14,7 @@ from pyspark.accumulators import AccumulatorParam
 from pyspark.sql import SparkSession
 from pyspark.util import InheritableThread
 
+from spark_jobs.dimensions import TASKS_PER_CORE
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.s3_errors import explained
 from spark_jobs.wording import counted
@@ -22,7 +23,6 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.1
-TASKS_PER_CORE = 4
 # Progress is reported every two seconds, and in a long job after each further 20th of its time so far.
 REPORT_SECONDS = 2.0
 REPORT_SHARE = 20

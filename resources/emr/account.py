@@ -20,6 +20,7 @@ from resources.emr.stack import (
     check_region,
     describe_stack,
     outputs_of,
+    parameters_of,
     stack_outputs,
     wait_for_stack,
 )
@@ -89,7 +90,7 @@ def plan(settings: AccountSettings, wanted: Deployment) -> Plan:
             settings,
             wanted,
             {each["ParameterKey"]: each.get("DefaultValue", "") for each in summary["Parameters"]},
-            {each["ParameterKey"]: each["ParameterValue"] for each in (found or {}).get("Parameters", [])},
+            parameters_of(found or {}),
             outputs_of(found or {}).get("Bucket"),
         )
         changes = propose(cloudformation, _request(settings, parameters)) if found else None

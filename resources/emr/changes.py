@@ -1,4 +1,4 @@
-"""Updates of a stack by change sets, which tell beforehand what an update removes or replaces."""
+"""Updates of a stack by change sets, which name beforehand the resources that an update takes away."""
 
 import time
 from typing import Any, NamedTuple

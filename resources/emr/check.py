@@ -16,6 +16,7 @@ from resources.emr.stack import (
     check_region,
     describe_stack,
     no_stack,
+    parameters_of,
     stack_outputs,
 )
 from resources.emr.uploads import missing_uploads
@@ -42,7 +43,7 @@ Question = Callable[[], str]
 
 
 class Line(NamedTuple):
-    """The answer to a question. `text` says what was found, and for a failure the remedy."""
+    """The answer to a question. `text` has the facts that were found, and for a failure the remedy."""
 
     name: str
     state: State
@@ -85,7 +86,7 @@ def _sentence(error: Exception) -> str:
 
 
 class _Account:
-    """The questions about an account. Each returns what was found, and raises `FruitsError` for a failure."""
+    """The questions about an account. Each returns the found facts, or raises `FruitsError` for a failure."""
 
     def __init__(self, settings: Settings, operator: str | None) -> None:
         self._settings = settings
@@ -114,7 +115,7 @@ class _Account:
     def _room(self) -> Iterator[tuple[str, Question]]:
         """The questions about the nodes of a new cluster."""
         settings = self._settings
-        core = instance(settings.emr_core_type).vcpus * self._most
+        core = instance(settings.emr_core_type).vcpus * settings.emr_most_nodes
         on_demand = instance(settings.emr_primary_type).vcpus + (0 if settings.emr_spot else core)
         yield "role of EMR", lambda: self._linked_role("elasticmapreduce")
         yield "vCPUs on demand", lambda: self._quota(ON_DEMAND_VCPUS, on_demand)
@@ -128,11 +129,6 @@ class _Account:
 
     def _client(self, service: str) -> Any:
         return client(service, self._settings.region)
-
-    @property
-    def _most(self) -> int:
-        """The number of core nodes with all that managed scaling may add."""
-        return self._settings.emr_max_nodes or self._settings.emr_core_nodes
 
     def _known_stack(self) -> Stack:
         if self._stack is None:
@@ -162,8 +158,7 @@ class _Account:
         if found is None:
             raise no_stack(self._settings)
         check_ours(self._settings, found)
-        parameters = {each["ParameterKey"]: each["ParameterValue"] for each in found.get("Parameters", [])}
-        self._encrypts_disks = parameters.get("EncryptDisks") == "yes"
+        self._encrypts_disks = parameters_of(found).get("EncryptDisks") == "yes"
         self._stack = stack_outputs(self._settings)
         return f"{self._settings.emr_stack} is {found['StackStatus']}, with all outputs of this version"
 
@@ -180,8 +175,8 @@ class _Account:
         settings = self._settings
         cluster_request(settings, self._known_stack(), "check")
         return (
-            f"a primary node {settings.emr_primary_type} and {settings.emr_core_nodes} to {self._most} core "
-            f"nodes {settings.emr_core_type} with {settings.emr_release}"
+            f"a primary node {settings.emr_primary_type} and {settings.emr_core_nodes} to "
+            f"{settings.emr_most_nodes} core nodes {settings.emr_core_type} with {settings.emr_release}"
         )
 
     # The data.
@@ -304,7 +299,7 @@ class _Account:
         return f"EC2 offers {' and '.join(wanted)} in {zone}, and EMR 7 supports {both}"
 
     def _addresses(self) -> str:
-        free, needed = self._subnet["AvailableIpAddressCount"], 1 + self._most
+        free, needed = self._subnet["AvailableIpAddressCount"], 1 + self._settings.emr_most_nodes
         found = f"{free:,} free addresses in {self._subnet['SubnetId']} for {needed} nodes"
         if free < needed:
             raise FruitsError(f"{found}. Use fewer nodes, or a larger subnet: `fruits emr deploy --subnet`.")

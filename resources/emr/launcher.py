@@ -14,10 +14,14 @@ import tempfile
 
 import boto3
 
+region, code, entry_point, *options = sys.argv[1:]
+s3 = boto3.client("s3", region_name=region)
+folder = tempfile.mkdtemp(prefix="fruits-")  # readable for this user alone
 
-def fetch(uri: str, region: str, folder: str) -> str:
+
+def fetch(uri: str) -> str:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    content = boto3.client("s3", region_name=region).get_object(Bucket=bucket, Key=key)["Body"].read()
+    content = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
     name = key.rpartition("/")[2]
     found = hashlib.sha256(content).hexdigest()
     if found != name.partition(".")[0]:
@@ -28,8 +32,6 @@ def fetch(uri: str, region: str, folder: str) -> str:
     return path
 
 
-region, code, entry_point, *options = sys.argv[1:]
-folder = tempfile.mkdtemp(prefix="fruits-")  # readable for this user alone
 split = options.index("--")
-command = ["spark-submit", *options[:split], "--py-files", fetch(code, region, folder)]
-os.execvp(command[0], [*command, fetch(entry_point, region, folder), *options[split + 1 :]])
+command = ["spark-submit", *options[:split], "--py-files", fetch(code)]
+os.execvp(command[0], [*command, fetch(entry_point), *options[split + 1 :]])

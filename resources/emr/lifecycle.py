@@ -168,16 +168,17 @@ def hourly_cost(settings: Settings) -> float:
 
     Raises `FruitsError` where an instance type has no price.
     """
-    core = settings.emr_max_nodes or settings.emr_core_nodes
-    return load_prices(settings.prices).cluster_hour(settings.emr_primary_type, settings.emr_core_type, core)
+    return load_prices(settings.prices).cluster_hour(
+        settings.emr_primary_type, settings.emr_core_type, settings.emr_most_nodes
+    )
 
 
 def check_hourly_cost(settings: Settings) -> None:
     """Raises `FruitsError` where a cluster may cost more than FRUITS_EMR_MAX_HOURLY_COST."""
-    cost, core = hourly_cost(settings), settings.emr_max_nodes or settings.emr_core_nodes
+    cost = hourly_cost(settings)
     if cost > settings.emr_max_hourly_cost:
         raise FruitsError(
-            f"A cluster of {core} core nodes {settings.emr_core_type} and a primary node "
+            f"A cluster of {settings.emr_most_nodes} core nodes {settings.emr_core_type} and a primary node "
             f"{settings.emr_primary_type} may cost {cost:.2f} USD an hour, more than "
             f"FRUITS_EMR_MAX_HOURLY_COST={settings.emr_max_hourly_cost:.2f}. Use fewer or smaller nodes, or "
             "raise the limit."

@@ -1,6 +1,7 @@
 """Spark's and YARN's settings for a cluster, calculated from the instance type and the number of nodes."""
 
 from resources.instance_types import InstanceTypeError, instance
+from spark_jobs.dimensions import TASKS_PER_CORE
 from spark_jobs.store.root import IO_THREADS
 
 # Memory of a Python worker with its decoder, 1,500 MB at most: 450 MB for OpenVINO with its model, one batch
@@ -20,10 +21,6 @@ COUNTED_SHARE = 0.92
 # 65,536 on m5.4xlarge ("Task configuration" in the EMR release guide,
 # https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-hadoop-task-config.html).
 KEPT_SHARE, KEPT_MIB_LEAST, KEPT_MIB_MOST = 0.25, 2048, 8192
-
-
-# The tasks that a stage has for a core at most, unless they are full (`spark_jobs.tasks.TASKS_PER_CORE`).
-TASKS_PER_CORE = 4
 
 
 def spark_submit_conf(

@@ -121,6 +121,11 @@ def outputs_of(stack: Mapping[str, Any]) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
 
 
+def parameters_of(stack: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters of the template in CloudFormation's description of a stack."""
+    return {each["ParameterKey"]: each["ParameterValue"] for each in stack.get("Parameters", [])}
+
+
 def no_stack(settings: AccountSettings) -> FruitsError:
     """The error of a stack that does not exist."""
     return FruitsError(

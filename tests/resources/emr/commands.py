@@ -89,6 +89,23 @@ def change_sets() -> list[dict[str, Any]]:
     return found
 
 
+def start_cluster(region: str = REGION, **request: Any) -> str:
+    """The id of a new cluster of three nodes. `request` has further parameters of RunJobFlow."""
+    cluster = boto3.client("emr", region_name=region).run_job_flow(
+        Name="test",
+        Instances={
+            "MasterInstanceType": "m5.xlarge",
+            "SlaveInstanceType": "m5.xlarge",
+            "InstanceCount": 3,
+            "KeepJobFlowAliveWhenNoSteps": True,
+        },
+        JobFlowRole="EMR_EC2_DefaultRole",
+        ServiceRole="EMR_DefaultRole",
+        **request,
+    )
+    return str(cluster["JobFlowId"])
+
+
 def add_failure(stack: MotoStack, resource: str, status: str, reason: str) -> None:
     """Adds the failure of a resource to a stack's events."""
     name = stack.stack_id, stack.name

@@ -36,7 +36,7 @@ from resources.photo_folders import list_photos
 from resources.settings import AccountSettings, Settings, load_settings
 from resources.spark_events import make_event_log_folder
 from spark_jobs.store.root import open_root
-from tests.resources.emr.commands import REGION, recorded_calls, refused
+from tests.resources.emr.commands import REGION, recorded_calls, refused, start_cluster
 
 # moto's CloudFormation does not create bucket policies, and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*AWS..S3..BucketPolicy")
@@ -402,20 +402,8 @@ def test_a_refused_call_leaves_only_its_own_lines_unknown(account: Account, code
 
 
 def own_cluster(**tags: str) -> str:
-    answer = boto3.client("emr").run_job_flow(
-        Name="own",
-        ReleaseLabel="emr-7.13.0",
-        Instances={
-            "MasterInstanceType": "m5.xlarge",
-            "SlaveInstanceType": "m5.xlarge",
-            "InstanceCount": 3,
-            "KeepJobFlowAliveWhenNoSteps": True,
-        },
-        JobFlowRole="EMR_EC2_DefaultRole",
-        ServiceRole="EMR_DefaultRole",
-        Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
-    )
-    return str(answer["JobFlowId"])
+    listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+    return start_cluster(ReleaseLabel="emr-7.13.0", Tags=listed)
 
 
 def test_with_a_cluster_of_the_user_the_lines_are_about_the_cluster(account: Account) -> None:

@@ -10,7 +10,7 @@ from moto import mock_aws
 from resources.emr.residency import check_residency
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
-from tests.resources.emr.commands import refused
+from tests.resources.emr.commands import refused, start_cluster
 
 PARIS, VIRGINIA = "eu-west-3", "us-east-1"
 ENCRYPTED = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
@@ -33,28 +33,13 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def cluster(region: str = PARIS) -> str:
-    answer = boto3.client("emr", region_name=region).run_job_flow(
-        Name="test",
-        Instances={
-            "MasterInstanceType": "m5.xlarge",
-            "SlaveInstanceType": "m5.xlarge",
-            "InstanceCount": 3,
-            "KeepJobFlowAliveWhenNoSteps": True,
-        },
-        JobFlowRole="EMR_EC2_DefaultRole",
-        ServiceRole="EMR_DefaultRole",
-    )
-    return answer["JobFlowId"]
-
-
 def settings(**given: Any) -> Settings:
     defaults = {"images": "s3://paris/photos", "store": "s3://paris/store", "emr_cluster": "j-NONE"}
     return Settings(env="emr", **{**defaults, **given}, _env_file=None)
 
 
 def test_an_encrypted_store_in_paris_passes() -> None:
-    check_residency(settings(emr_cluster=cluster()))
+    check_residency(settings(emr_cluster=start_cluster()))
 
 
 @pytest.mark.parametrize(
@@ -71,20 +56,22 @@ def test_data_outside_the_allowed_regions_is_refused_by_name(given: dict[str, st
 
 
 def test_a_region_in_the_allowed_regions_passes() -> None:
-    allowed = settings(images="s3://virginia/x", allowed_regions=[PARIS, VIRGINIA], emr_cluster=cluster())
+    allowed = settings(
+        images="s3://virginia/x", allowed_regions=[PARIS, VIRGINIA], emr_cluster=start_cluster()
+    )
     check_residency(allowed)
 
 
 @pytest.mark.parametrize("root", ["images", "store"])
 def test_a_bucket_without_default_encryption_is_refused(root: str) -> None:
     with pytest.raises(FruitsError, match=f"bucket open of FRUITS_{root.upper()} has no default encryption"):
-        check_residency(settings(**{root: "s3://open/x"}, emr_cluster=cluster()))
+        check_residency(settings(**{root: "s3://open/x"}, emr_cluster=start_cluster()))
 
 
 def test_an_unknown_or_terminated_cluster_is_refused() -> None:
     with pytest.raises(FruitsError, match="FRUITS_EMR_CLUSTER=j-NONE: there is no such cluster in eu-west-3"):
         check_residency(settings())
-    ended = cluster()
+    ended = start_cluster()
     boto3.client("emr", region_name=PARIS).terminate_job_flows(JobFlowIds=[ended])
     with pytest.raises(FruitsError, match=f"FRUITS_EMR_CLUSTER={ended} is TERMINAT"):
         check_residency(settings(emr_cluster=ended))

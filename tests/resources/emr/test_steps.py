@@ -15,6 +15,7 @@ from resources.emr.cluster import ENDED, Cluster, ClusterState, Step
 from resources.emr.steps import EmrSteps
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
+from tests.resources.emr.commands import start_cluster
 
 PARIS = "eu-west-3"
 
@@ -24,15 +25,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     with mock_aws():
-        emr = boto3.client("emr", region_name=PARIS)
-        instances = {
-            "MasterInstanceType": "m5.xlarge",
-            "SlaveInstanceType": "m5.xlarge",
-            "InstanceCount": 3,
-            "KeepJobFlowAliveWhenNoSteps": True,
-        }
-        started = emr.run_job_flow(Name="a cluster", Instances=instances)
-        yield Cluster(emr, started["JobFlowId"], PARIS)
+        yield Cluster(boto3.client("emr", region_name=PARIS), start_cluster(PARIS), PARIS)
 
 
 def test_the_wait_for_a_step_ends_with_its_cluster(cluster: Cluster) -> None:
