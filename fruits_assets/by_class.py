@@ -9,12 +9,15 @@ from pydantic import Field
 
 from fruits_assets.costs.recording import record_stage
 from fruits_assets.decorators import pipeline_asset
+from fruits_assets.erase import erase_returned
 from fruits_assets.partitions import fruit_classes
 from fruits_assets.provenance import DATA_VERSION, provenance
 from fruits_assets.store_checks import report_after_step
 from resources.job_runner import JobRun, JobRunner
 from resources.photo_folders import PhotoFolders
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.erasures import ERASED_MEANWHILE, erasures_version
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.wire import ClassFigures, Job, Params
 from spark_jobs.wording import counted
@@ -27,6 +30,9 @@ UNCHANGED = "Nothing has changed."
 
 # The message of a failure names this many classes; its metadata names all.
 _NAMED = 20
+
+# A step looks again after this number of erasures beside it.
+_MOST_ATTEMPTS = 20
 
 Event = dg.MaterializeResult[Any] | dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult
 
@@ -132,11 +138,10 @@ def class_asset(
             yield from observe(step)
             # `class_job` may read the inputs, so the versions of the inputs are taken first.
             tags = provenance(context)
-            job = class_job(step)
+            job, run = _without_erased(step, class_job, job_runner)
             figures, failed = dict(job.done), dict(job.failed)
             run_metadata: dict[str, Any] = {"images_in_run": 0}
-            if job.to_do:
-                run = job_runner.run(context, job.run, job.params)
+            if run is not None:
                 figures |= run.report.classes
                 failed |= run.report.failed
                 run_metadata = _record(context, settings, job, run)
@@ -170,6 +175,32 @@ def class_asset(
         return materialize
 
     return decorate
+
+
+def _without_erased(
+    step: ClassStep[Any], class_job: Callable[[ClassStep[Any]], ClassJob[Any, Any]], job_runner: JobRunner
+) -> tuple[ClassJob[Any, Any], JobRun[ClassesReport[ClassFigures]] | None]:
+    """The job of a step and its run, if there was work, after which no erased photo is in the store.
+
+    Where a photo that was erased has come back, or photos were erased meanwhile, they are erased again, and
+    the step looks again at what there is to do.
+    """
+    for _ in range(_MOST_ATTEMPTS):
+        erasures, meanwhile = erasures_version(step.store), False
+        job, run = class_job(step), None
+        try:
+            if job.to_do:
+                run = job_runner.run(step.context, job.run, job.params)
+        except FruitsError as error:
+            if ERASED_MEANWHILE not in str(error):
+                raise
+            step.context.log.warning(str(error))
+            meanwhile = True
+        meanwhile = meanwhile or erasures_version(step.store) != erasures
+        if not erase_returned(step.settings, step.context.instance, thoroughly=meanwhile) and not meanwhile:
+            return job, run
+        step.photos.read_erasures_again()
+    raise FruitsError("Photos are erased all the time. Run it again when that has ended.", retry_helps=True)
 
 
 def _record(

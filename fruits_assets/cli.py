@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from fruits_assets.cli_emr import emr
+from fruits_assets.cli_erase import erase, retention
 from fruits_assets.cli_status import observe, status
 from fruits_assets.cli_store import forget, restore
 from fruits_assets.terminal import GRACE_OF_JOBS, Command, echo, echo_table, set_dagster_home
@@ -141,7 +142,7 @@ def run(
     sys.exit(1 if summary.failed else 0)
 
 
-for command in (observe, status, forget, restore, emr):
+for command in (observe, status, forget, restore, erase, retention, emr):
     main.add_command(command)
 
 

@@ -191,7 +191,7 @@ def dagster_runs(settings: Settings, photos: PhotoFolders | None = None) -> Iter
     ):
         runs = Runs(
             settings=settings,
-            photos=photos or PhotoFolders(settings.images),
+            photos=photos or PhotoFolders(settings),
             instance=instance,
             tags={**owner_tags(owner), COMMAND_TAG: _command(), **_TAGS},
         )

@@ -43,7 +43,7 @@ def definitions_for(
         jobs=[*jobs(plan), observe_photos],
         resources={
             "settings": _checked(settings),
-            "photos": dg.ResourceDefinition(lambda _: photos or PhotoFolders(settings.images)),
+            "photos": dg.ResourceDefinition(lambda _: photos or PhotoFolders(settings)),
             "job_runner": _job_runner(settings),
             # Assets hand no values to each other. With Dagster's default, a job has another snapshot in
             # `execute_in_process` than in the UI, which then warns before it repeats a run of a command.

@@ -10,7 +10,7 @@ import dagster as dg
 
 from fruits_assets.partitions import PARTITION, RANGE_END, RANGE_START, known_classes, unregister_classes
 from fruits_assets.store_checks import report_store_checks
-from resources.photo_folders import list_photos
+from resources.photo_folders import list_photos, without_erased
 from resources.runs import is_over
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
@@ -45,7 +45,7 @@ def held(settings: Settings, instance: dg.DagsterInstance, labels: Sequence[str]
     in_store = holdings(store)
     _refuse_unknown(labels, sorted({*in_store, *known_classes(instance)}))
     _refuse_busy(instance, labels)
-    _refuse_photos(settings.images, labels)
+    _refuse_photos(settings, labels)
     return {label: in_store.get(label, Holding(0, 0, 0, 0)) for label in labels}
 
 
@@ -88,8 +88,9 @@ def _refuse_busy(instance: dg.DagsterInstance, labels: Sequence[str]) -> None:
             )
 
 
-def _refuse_photos(images: str, labels: Sequence[str]) -> None:
-    listing = list_photos(images, may_be_empty=True)
+def _refuse_photos(settings: Settings, labels: Sequence[str]) -> None:
+    images = settings.images
+    listing = without_erased(settings, list_photos(images, may_be_empty=True))
     for label in labels:
         if photos := listing.classes.get(label):
             raise FruitsError(

@@ -60,6 +60,7 @@ def photo_changes(
         max_bad_share=settings.max_bad_share,
         keep_hours=settings.keep_hours,
         recompute=recompute,
+        erasures=listing.erasures,
     )
     done, changed, failed = up_to_date(params, known)
     absent = [label for label in labels if label not in listing.classes]

@@ -139,7 +139,7 @@ def run_pipeline(
     labels = [label_of(label) for label in labels]
     with full_disk_explained(settings):
         check_residency(settings)
-        photos = PhotoFolders(settings.images)
+        photos = PhotoFolders(settings)
         store = open_root(settings.store)
         # Dagster takes a second to open, and S3 as long to list and to read.
         photos.begin()

@@ -6,13 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resources.erasures import not_erased, read_erasures
 from resources.photo_names import companion, invisible, label_of, unfit_for_partition
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import Photo
@@ -29,6 +30,9 @@ from spark_jobs.store.root import (
 from spark_jobs.store.versions import combined_version
 from spark_jobs.wording import counted
 
+if TYPE_CHECKING:
+    from resources.settings import Settings
+
 # The folders of photos on S3 whose keys are listed one after another.
 _LEAST_FOLDERS = 10
 # A folder on disk that is deeper than this is an accident, for example a backup of itself.
@@ -43,7 +47,8 @@ class Listing:
     """Photos by class, sorted by path; the reason by skipped path; the reason by refused class name.
 
     `companions` are the numbers of files that lie beside photos, by kind. `unreadable` are the paths, of the
-    skipped ones, that may hold photos which the system does not show.
+    skipped ones, that may hold photos which the system does not show. The photos of the list of erasures of
+    the version `erasures`, of which `erased` were found, are left out.
     """
 
     classes: dict[str, list[Photo]] = field(default_factory=dict)
@@ -51,6 +56,8 @@ class Listing:
     refused: dict[str, str] = field(default_factory=dict)
     companions: dict[str, int] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
+    erasures: str = ""
+    erased: int = 0
 
     def version(self, label: str) -> str:
         """A data version of one class, from the paths and states of its photos."""
@@ -75,13 +82,14 @@ class Listing:
 class PhotoFolders:
     """The root of the photos, which is listed once: in the background, or when its listing is asked for."""
 
-    def __init__(self, images: str) -> None:
-        self.images = images
+    def __init__(self, settings: "Settings") -> None:
+        self._settings = settings
+        self._without_erased: Listing | None = None
 
     @cached_property
     def _listing(self) -> Future[Listing]:
         pool = ThreadPoolExecutor(1, thread_name_prefix="list-photos")
-        listing = pool.submit(list_photos, self.images)
+        listing = pool.submit(list_photos, self._settings.images)
         pool.shutdown(wait=False)
         return listing
 
@@ -91,8 +99,25 @@ class PhotoFolders:
 
     @property
     def listing(self) -> Listing:
-        """Raises the errors of `list_photos`."""
-        return self._listing.result()
+        """The photos that were not erased. Raises the errors of `list_photos` and of `read_erasures`."""
+        if self._without_erased is None:
+            self._without_erased = without_erased(self._settings, self._listing.result())
+        return self._without_erased
+
+    def read_erasures_again(self) -> None:
+        """Lets the next `listing` leave out the photos that were erased since."""
+        self._without_erased = None
+
+
+def without_erased(settings: "Settings", listing: Listing) -> Listing:
+    """A listing without the photos that were erased. Raises the errors of `read_erasures`."""
+    erasures = read_erasures(open_root(settings.store), settings.erasure_key_file)
+    if not erasures.version:
+        return listing
+    left = {label: not_erased(photos, erasures) for label, photos in listing.classes.items()}
+    erased = sum(len(photos) - len(left[label]) for label, photos in listing.classes.items())
+    classes = {label: photos for label, photos in left.items() if photos}
+    return replace(listing, classes=classes, erasures=erasures.version, erased=erased)
 
 
 def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:

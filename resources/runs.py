@@ -25,7 +25,7 @@ _NAMED = 5  # classes in a tag
 # A run begins its first step within seconds after its start, and after minutes on the busiest machine.
 _BEGIN_SECONDS = 900
 
-_UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 # Statuses of a backfill that can still start runs, or whose runs still end.
 _ACTIVE_BACKFILL = ("REQUESTED", "CANCELING", "FAILING")
@@ -85,7 +85,7 @@ def fail_killed_runs(instance: dg.DagsterInstance) -> set[str]:
     A process that was killed cannot report its end: Dagster would show its run as started for ever, and its
     queue would wait for it.
     """
-    records = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
+    records = instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))
     killed = [
         record.dagster_run
         for record in records

@@ -159,6 +159,10 @@ class Settings(StoreSettings):
         description="A class with a larger share of bad photos keeps its last version.",
     )
     keep_hours: float = Field(24, ge=0, description="Hours before a later run removes a replaced version.")
+    erasure_key: Path | None = Field(
+        None,
+        description="The file of the key to the list of erased photos; DAGSTER_HOME/erasure.key if unset.",
+    )
     min_explained_variance: float = Field(
         0.5, ge=0, le=1, description="A PCA model with a smaller share of explained variance fails its check."
     )
@@ -232,6 +236,10 @@ class Settings(StoreSettings):
         {}, description="More tags for clusters, name=value, separated by commas."
     )
     emr_key_name: str | None = Field(None, description="An EC2 key pair for SSH; Session Manager needs none.")
+
+    @property
+    def erasure_key_file(self) -> Path:
+        return self.erasure_key or Path(os.environ.get("DAGSTER_HOME", ".dagster"), "erasure.key")
 
     @property
     def decodes_scaled(self) -> bool:

@@ -106,13 +106,9 @@ def _merge(store: Root, table: str, run: str, parts: list[Part]) -> Part:
     """Writes the rows of several files as one file."""
     first = parts[0]
     writer = PartWriter(store, f"{table}/{run}", SCHEMAS[table], first.made_with, first.rules, first.metadata)
-    counts: dict[str, int] = defaultdict(int)
-    for part in parts:
-        for name, count in part.counts.items():
-            counts[name] += count
     for rows in _full_groups(_rows(store, table, parts)):
         writer.write(rows)
-    return writer.close(**counts)
+    return writer.close()
 
 
 def _rows(store: Root, table: str, parts: list[Part]) -> Iterator[pa.RecordBatch]:

@@ -33,10 +33,15 @@ from spark_jobs.tasks import Reporter, even_tasks, run_tasks
 
 
 @contextmanager
-def prepared_store(spark: SparkSession, uri: str, run: str, report: Reporter) -> Iterator[tuple[Root, Lease]]:
-    """The store for a job that writes to it, with the lease of its run, and converted if need be."""
+def prepared_store(
+    spark: SparkSession, uri: str, run: str, report: Reporter, erasures: str | None = None
+) -> Iterator[tuple[Root, Lease]]:
+    """The store for a job that writes to it, with the lease of its run, and converted if need be.
+
+    `erasures` is that of `held_lease`.
+    """
     store = open_root(uri)
-    with held_lease(store, run) as lease:
+    with held_lease(store, run, erasures) as lease:
         convert_store(spark, store, lease, report)
         concurrently(lambda table: upgrade_table(store, table), TABLES)
         yield store, lease
@@ -96,15 +101,14 @@ def _rewrite(store_uri: str, table: str, run: str, versions: list[Version]) -> l
 def _rewrite_class(store: Root, table: str, run: str, version: Version) -> list[Part]:
     if not version.rows:
         return []
-    made_with, counts = {}, {}
+    made_with = {}
     if table == MOBILENET_FEATURES:
         extractor = version.inputs[FEATURE_EXTRACTOR]
         made_with = {FEATURE_EXTRACTOR: extractor, "preprocessing": preprocessing(scaled=False)}
-        counts = {name: int(version.details[name]) for name in ("non_finite", "constant")}
     writer = PartWriter(store, f"{table}/{run}", SCHEMAS[table], made_with)
     for rows in _rows(store, table, version):
         writer.write(rows)
-    return [writer.close(**counts)]
+    return [writer.close()]
 
 
 def _rows(store: Root, table: str, version: Version) -> Iterator[pa.RecordBatch]:

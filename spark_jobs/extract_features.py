@@ -296,16 +296,13 @@ def _written(
     """A new file of a class in `mobilenet_features`, or the reason where it reads a damaged file."""
     schema = SCHEMAS[MOBILENET_FEATURES]
     writer = PartWriter(store, f"{MOBILENET_FEATURES}/{params.version}", schema, params.made_with)
-    non_finite = constant = 0
     try:
         for images, features in batches:
-            non_finite += int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
-            constant += int(np.count_nonzero(np.ptp(features, axis=1) == 0))
             rows = [*(images.column(name) for name in ("path", "label", "sha256")), vectors_column(features)]
             writer.write(pa.RecordBatch.from_arrays(rows, schema=schema))
     except FruitsError as error:
         return f"{error}. {recompute_hint(label)}"
-    return writer.close(non_finite=non_finite, constant=constant)
+    return writer.close()
 
 
 def _read(store: Root, groups: list[RowGroup], params: ExtractParams) -> Iterator[pa.RecordBatch]:

@@ -61,6 +61,7 @@ class IngestParams:
     quarantined, the class keeps its last version. Replaced files are removed after `keep_hours`. With
     `recompute`, photos that the store knows are read again too. Decoding a photo may take the `limits`; a
     large JPEG is decoded in a smaller scale if `scaled`. Metadata is removed unless `keep_metadata`.
+    `erasures` is the version of the list of erasures whose photos are left out of `photos`.
     """
 
     images: str
@@ -75,6 +76,7 @@ class IngestParams:
     limits: Limits = DEFAULT_LIMITS
     scaled: bool = False
     keep_metadata: bool = False
+    erasures: str = ""
 
     @property
     def metadata(self) -> str:
@@ -164,7 +166,7 @@ def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -
     A class that another run changes meanwhile is compared again.
     """
     result = IngestReport({}, {})
-    with prepared_store(spark, params.store, params.version, report) as (store, lease):
+    with prepared_store(spark, params.store, params.version, report, params.erasures) as (store, lease):
 
         def attempt(labels: list[str]) -> set[str]:
             photos = {label: params.photos[label] for label in labels}

@@ -154,6 +154,7 @@ def project_to_csv(spark: SparkSession, params: ProjectParams, report: Reporter)
             withdraw(store, PCA_FEATURES_CSV, gone)
             failed |= dict.fromkeys(gone, FORGOTTEN)
         paths = copy_csvs(store)
+        lease.check_erasures()
         sweep_versions(store, PCA_FEATURES_CSV, timedelta(hours=params.keep_hours), lease)
     return ProjectReport(
         classes={

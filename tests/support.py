@@ -146,7 +146,7 @@ def publish_features(store: str, features: dict[str, NDArray[np.float32]], group
             hashes = [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]
             columns = [paths, [label] * len(rows), hashes, vectors_column(rows)]
             writer.write(pa.RecordBatch.from_arrays(columns, schema=schema))
-        parts[label] = [writer.close(non_finite=0, constant=0)]
+        parts[label] = [writer.close()]
     with held_lease(root, "tests") as lease:
         replace_classes(root, MOBILENET_FEATURES, parts, lease)
 

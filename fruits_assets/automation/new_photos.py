@@ -12,7 +12,7 @@ from fruits_assets.assets.fruit_photos import changed_photos
 from fruits_assets.by_class import failed_classes
 from fruits_assets.jobs import BRING_UP_TO_DATE, EVERYTHING_AGAIN, OBSERVE_PHOTOS, REFIT_MODEL
 from fruits_assets.store_checks import CSVS_FOLLOW_PHOTOS
-from resources.photo_folders import Listing, list_photos
+from resources.photo_folders import Listing, list_photos, without_erased
 from resources.runs import classes_tag
 from resources.settings import Settings
 from spark_jobs.store.schemas import (
@@ -63,7 +63,7 @@ def photo_observation(settings: Settings) -> dg.SensorDefinition:
         if _unfinished(context.instance, OBSERVE_PHOTOS):
             return dg.SkipReason("The last observation has not ended.")
         if on_disk:
-            listing = list_photos(settings.images, may_be_empty=True)
+            listing = without_erased(settings, list_photos(settings.images, may_be_empty=True))
             names = _names(listing)
             if context.cursor == names and not changed_photos(context.instance, listing, listing.classes):
                 return dg.SkipReason("No photo is new, changed or gone.")

@@ -13,10 +13,12 @@ import pyarrow.fs as pafs
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.classes import TABLES
+from spark_jobs.store.erasures import erasures_version
 from spark_jobs.store.leases import held_lease
 from spark_jobs.store.root import Root, delta_options
 from spark_jobs.store.schemas import RAW_IMAGES
 from spark_jobs.store.tables import (
+    ENDED,
     Change,
     TableFile,
     class_version,
@@ -55,6 +57,7 @@ def restore_classes(
     Raises `FruitsError`, and changes nothing, where the moment is unknown or the logs do not reach back to
     it, a class was not in `raw_images`, or a file has been removed.
     """
+    erasures = erasures_version(store)
     commits = {table: _commits(store, table) for table in TABLES}
     wanted = _versions_at(commits, moment) if isinstance(moment, datetime) else _versions_of(commits, moment)
     files = {table: _files_at(store, table, version, labels) for table, version in wanted.items()}
@@ -64,7 +67,7 @@ def restore_classes(
             f"The table {RAW_IMAGES} had no class {absent[0]!r} {_said(moment)}. {_last_runs(commits)}"
         )
     restored = {table: _whole(store, table, files[table], moment) for table in TABLES}
-    with held_lease(store, run) as lease:
+    with held_lease(store, run, erasures) as lease:
         for table in TABLES:
             versions = restored[table]
             parts = {label: versions[label].parts if label in versions else [] for label in labels}
@@ -82,6 +85,8 @@ def _commits(store: Root, table: str) -> list[_Commit]:
     for entry in opened.history() if opened else []:
         time = datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
         found.append(_Commit(entry["version"], time, entry.get("run", "")))
+        if entry.get("operation") == ENDED:
+            break  # a checkpoint holds this version, and nothing the versions before it
     return sorted(found, reverse=True)
 
 
@@ -97,7 +102,8 @@ def _versions_at(commits: Mapping[str, Sequence[_Commit]], time: datetime) -> di
             first = max(entries[-1].time for entries in commits.values() if entries and entries[-1].version)
             raise FruitsError(
                 f"The log of the table {table} does not reach back to {_shown(time)}: a run removes entries "
-                f"after FRUITS_KEEP_HOURS. The earliest time that can be restored is {_shown(first)}."
+                "after FRUITS_KEEP_HOURS, and `fruits erase` at once. The earliest time that can be restored "
+                f"is {_shown(first)}."
             )
     return versions
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.erasures import check_erasures, erasures_version
 from spark_jobs.store.root import Root
 
 _FOLDER = "leases"
@@ -19,15 +20,25 @@ LIFETIME = timedelta(hours=1)
 
 
 class Lease:
-    """The lease of one run, which `held_lease` renews."""
+    """The lease of one run, which `held_lease` renews, and the list of erasures that the run knows."""
 
-    def __init__(self, store: Root, run: str) -> None:
+    def __init__(self, store: Root, run: str, erasures: str | None) -> None:
         self._store = store
+        self._erasures = erasures
         self.run = run
         self.path = f"{_FOLDER}/{run}"
 
+    def check_erasures(self) -> None:
+        """Raises `FruitsError` where photos were erased since the run began: it may have read them before."""
+        if self._erasures is not None:
+            check_erasures(self._store, self._erasures)
+
     def check(self) -> None:
-        """Raises `FruitsError` where another run ended the lease: the files of this run may be removed."""
+        """Raises `FruitsError` where the run may not commit.
+
+        Photos were erased since it began, or another run ended its lease, so that its files may be removed.
+        """
+        self.check_erasures()
         if not self._store.has(self.path):
             raise FruitsError(
                 f"{self._store.uri_of(self.path)} is gone: this run stood still for more than "
@@ -52,11 +63,28 @@ class Lease:
 
 
 @contextmanager
-def held_lease(store: Root, run: str) -> Iterator[Lease]:
-    """Holds the lease of a run while it writes to the store and commits."""
-    lease, ended = Lease(store, run), threading.Event()
+def held_lease(store: Root, run: str, erasures: str | None = None) -> Iterator[Lease]:
+    """Holds the lease of a run while it writes to the store and commits.
+
+    `erasures` is the version of the list of erasures by which the run has chosen its photos; without it, that
+    of now.
+    """
+    with _held(store, Lease(store, run, erasures_version(store) if erasures is None else erasures)) as lease:
+        yield lease
+
+
+@contextmanager
+def lease_of_erasure(store: Root, run: str) -> Iterator[Lease]:
+    """Holds the lease of an erasure, which alone may commit while the list of erasures changes."""
+    with _held(store, Lease(store, run, None)) as lease:
+        yield lease
+
+
+@contextmanager
+def _held(store: Root, lease: Lease) -> Iterator[Lease]:
+    ended = threading.Event()
     store.write(lease.path, b"")
-    thread = threading.Thread(target=lease.keep, args=(ended,), name=f"lease of {run}", daemon=True)
+    thread = threading.Thread(target=lease.keep, args=(ended,), name=f"lease of {lease.run}", daemon=True)
     thread.start()
     try:
         yield lease

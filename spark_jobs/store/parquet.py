@@ -56,7 +56,8 @@ class RowGroup(NamedTuple):
 class PartWriter:
     """Writes one Parquet file of a table. Each `write` adds one row group; `close` returns the finished file.
 
-    The rows need the columns `path` and `sha256`. `made_with`, `rules` and `metadata` are of the `Part`.
+    The rows need the columns `path` and `sha256`. `made_with`, `rules` and `metadata` are of the `Part`. Of
+    feature vectors, it counts those with NaN or infinity, and those whose values are all the same.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class PartWriter:
         self._row_groups: list[int] = []
         self._first = ""
         self._digest = 0
+        self._counts = {"non_finite": 0, "constant": 0} if "features" in schema.names else {}
         self._stream = store.create(self.path)
         # Photos and features do not repeat: a dictionary would only make the writing 10 times slower.
         self._writer = pq.ParquetWriter(
@@ -93,14 +95,18 @@ class PartWriter:
         self._first = self._first if self._row_groups else paths[0]
         self._digest += sum(map(photo_digest, paths, hashes))
         self._row_groups.append(rows.num_rows)
+        if self._counts:
+            vectors = vectors_in(rows)
+            self._counts["non_finite"] += int(np.count_nonzero(~np.isfinite(vectors).all(axis=1)))
+            self._counts["constant"] += int(np.count_nonzero(np.ptp(vectors, axis=1) == 0))
 
-    def close(self, **counts: int) -> Part:
-        """Finishes the file, with its counts, and syncs it."""
+    def close(self) -> Part:
+        """Finishes the file and syncs it."""
         content: dict[str, Any] = {
             "first": self._first,
             "digest": digest_text(self._digest),
             "made_with": self._made_with,
-            "counts": counts,
+            "counts": self._counts,
             "rules": self._rules,
             "metadata": self._metadata,
         }

@@ -53,6 +53,9 @@ _SOURCES = {MOBILENET_FEATURES: RAW_IMAGES}
 
 DAMAGED = "Materialize {table} for it again"
 
+# The operation that an entry of the log names whose content `end_time_travel` has removed.
+ENDED = "END TIME TRAVEL"
+
 
 class TableFile(NamedTuple):
     """A file of a table as its log names it: path relative to the table, class, rows and size in bytes.
@@ -200,7 +203,7 @@ class _Known(NamedTuple):
 
     opened: "DeltaTable"
     entry: str
-    written: datetime
+    written: tuple[datetime, int]  # its time and its size
 
 
 _known: dict[tuple[str, ...], _Known] = {}
@@ -216,14 +219,15 @@ def _latest(store: Root, table: str) -> Iterator["DeltaTable | None"]:
     """A table as `open_table` returns it. No other thread has it meanwhile.
 
     A process opens a table once, and then reads new commits alone: opening it takes 15 requests one after
-    another, from a checkpoint on S3. A table that was removed and created anew is opened again.
+    another, from a checkpoint on S3. A table that was removed and created anew is opened again, and so is a
+    table whose earlier versions were ended.
     """
     from deltalake.exceptions import DeltaError
 
     key = (store.uri, table, *delta_options(store.uri).values())
     with _lock(*key):
         known = _known.pop(key, None)
-        if known and store.fs.get_file_info(known.entry).mtime == known.written:
+        if known and _written(store, known.entry) == known.written:
             _set_torn_entry_aside(store, table)
             with suppress(DeltaError):
                 known.opened.update_incremental()
@@ -231,8 +235,13 @@ def _latest(store: Root, table: str) -> Iterator["DeltaTable | None"]:
                 _known[key] = known
         if key not in _known and (opened := open_table(store, table)):
             entry = log_entry(table, opened.version())
-            _known[key] = _Known(opened, entry, store.fs.get_file_info(entry).mtime)
+            _known[key] = _Known(opened, entry, _written(store, entry))
         yield _known[key].opened if key in _known else None
+
+
+def _written(store: Root, path: str) -> tuple[datetime, int]:
+    info = store.fs.get_file_info(path)
+    return info.mtime, info.size
 
 
 def upgrade_table(store: Root, table: str) -> None:
@@ -418,7 +427,8 @@ def commit(
     A commit that meets another commit is planned and made again on top of it. `data_change` is false where
     the rows of the table stay the same.
 
-    Raises `FruitsError` where the lease of the run has ended, or commits of other runs never let it through.
+    Raises `FruitsError` where the lease of the run has ended, photos were erased since the run began, or
+    commits of other runs never let it through.
     """
     for attempt in range(_COMMIT_ATTEMPTS):
         with _latest(store, table) as latest:
@@ -432,6 +442,7 @@ def commit(
                 return
             lease.check()
             if _commit_once(store, table, opened, change, lease.run, data_change):
+                lease.check_erasures()
                 return
         time.sleep(random.uniform(0, min(1, 0.02 * (attempt + 1))))
     raise FruitsError(
@@ -521,13 +532,39 @@ def _create(store: Root, table: str) -> "DeltaTable":
     return created
 
 
-def _checkpoint(store: Root, table: str) -> None:
-    """Writes and syncs a checkpoint of the last version, from which readers start."""
+def _checkpoint(store: Root, table: str) -> int | None:
+    """Writes and syncs a checkpoint of the last version, from which readers start; returns that version."""
     opened = open_table(store, table)
     if opened is None:
-        return
+        return None
     opened.create_checkpoint()
     checkpoint = f"{table}/{LOG}/{opened.version():020}.checkpoint.parquet"
     store.sync(checkpoint)
     store.sync(f"{table}/{LOG}/_last_checkpoint")
     store.sync_folders([checkpoint])
+    return opened.version()
+
+
+def end_time_travel(store: Root, table: str) -> None:
+    """Removes the files' names from the log of a table up to its last version, which a checkpoint then holds.
+
+    No earlier version can be read any more. The entries stay, without content: a run that has opened an
+    earlier version would otherwise make an entry of the next number, which no reader looks at.
+    """
+    last = _checkpoint(store, table)
+    if last is None:
+        return
+    log = [info.path.rpartition("/")[2] for info in store.list(f"{table}/{LOG}")]
+    ended = json.dumps(
+        {"commitInfo": {"timestamp": int(time.time() * 1000), "operation": ENDED, "actions": 0}}
+    )
+    store.write_many(
+        (f"{table}/{LOG}/{name}", ended.encode())
+        for name in log
+        if name.endswith(".json") and name[:20].isdigit() and int(name[:20]) <= last
+    )
+    store.remove_files(
+        f"{table}/{LOG}/{name}"
+        for name in log
+        if (".checkpoint" in name and name[:20].isdigit() and int(name[:20]) < last) or name.endswith(".torn")
+    )

@@ -19,8 +19,10 @@ from spark_jobs.store.parquet import (
     rows_in,
     vectors_column,
     vectors_in,
+    write_without,
 )
 from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.schemas import MOBILENET_FEATURES, SCHEMAS
 from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Part, Version
 from tests.spark_jobs.store.written import TABLE, commit_class
@@ -33,13 +35,13 @@ def root(store: str) -> Root:
     return open_root(store)
 
 
-def write(root: Root, paths: list[list[str]], **counts: int) -> Part:
+def write(root: Root, paths: list[list[str]]) -> Part:
     """One file with one row group for each list of paths."""
     writer = PartWriter(root, "raw/run", SCHEMA, {"model": "1"})
     for group in paths:
         columns = [group, ["Kiwi"] * len(group), [f"hash of {path}" for path in group]]
         writer.write(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
-    return writer.close(**counts)
+    return writer.close()
 
 
 def test_row_groups_are_read_by_number(root: Root, store: str) -> None:
@@ -55,9 +57,24 @@ def test_row_groups_are_read_by_number(root: Root, store: str) -> None:
 
 
 def test_the_footer_of_a_file_says_what_the_writer_returned(root: Root) -> None:
-    part = write(root, [["b", "c"], ["a"]], constant=2)
+    part = write(root, [["b", "c"], ["a"]])
     assert read_part(root.uri, part.path, part.bytes) == part
-    assert (part.first, part.made_with, part.counts) == ("b", {"model": "1"}, {"constant": 2})
+    assert (part.first, part.made_with, part.counts) == ("b", {"model": "1"}, {})
+
+
+def test_a_file_of_features_counts_the_vectors_that_can_be_no_features(root: Root) -> None:
+    vectors = np.tile(np.arange(FEATURES, dtype=np.float32), (5, 1))
+    vectors[0, 7], vectors[1, 8], vectors[2:4] = np.nan, np.inf, 3
+    schema = SCHEMAS[MOBILENET_FEATURES]
+    writer = PartWriter(root, "features/run", schema)
+    texts = [pa.array([f"{name} {row}" for row in range(5)]) for name in ("path", "label", "sha256")]
+    rows = pa.RecordBatch.from_arrays([*texts, vectors_column(vectors)], schema=schema)
+    writer.write(rows)
+    writer.write(rows.slice(4))
+    part = writer.close()
+    assert part.counts == {"non_finite": 2, "constant": 2}
+    left = write_without(root, "features/run", schema, part, ["path 1", "path 2", "path 3"])
+    assert left.counts == {"non_finite": 1, "constant": 0}
 
 
 def test_the_digest_depends_on_the_photos_and_not_on_their_order(root: Root) -> None:

@@ -1,0 +1,183 @@
+"""What `fruits erase` and `fruits retention` find of photos, and where, before they change anything."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resources.erasures import Erasures, read_erasures
+from resources.photo_folders import Listing, list_photos
+from resources.settings import Settings
+from spark_jobs.errors import FruitsError
+from spark_jobs.store.classes import TABLES, refuse_old_store
+from spark_jobs.store.csv_rows import read_csv
+from spark_jobs.store.erase_photos import stored_photos
+from spark_jobs.store.erasures import ErasedPhotos
+from spark_jobs.store.photos import PHOTO_TABLES, Photo
+from spark_jobs.store.pointers import current_by_class
+from spark_jobs.store.root import Root, concurrently, open_root
+from spark_jobs.store.schemas import PCA_FEATURES_CSV
+from spark_jobs.store.tables import current
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which photos to erase: those of any of these paths, SHA-256 values, classes, and beginnings of paths.
+
+    Paths are relative to FRUITS_IMAGES. A photo whose modification time is `before` a moment is one too.
+    """
+
+    paths: frozenset[str] = frozenset()
+    hashes: frozenset[str] = frozenset()
+    labels: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    before: datetime | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self == Selection()
+
+    def takes(self, photo: Photo, label: str, sha256: str | None) -> bool:
+        """Whether a photo is selected. A row of features has no modification time."""
+        return (
+            photo.path in self.paths
+            or sha256 in self.hashes
+            or label in self.labels
+            or photo.path.startswith(self.prefixes)
+            or (self.before is not None and 0 < photo.modified < self.before.timestamp() * 1_000_000)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Photos to erase, and where they are.
+
+    `states` are the photos as folders and tables know them, and `source` those that are in FRUITS_IMAGES now.
+    `rows` are the numbers of rows by table, `replaced_rows` those in files that no table has any more, and
+    `csv_rows` those of the CSVs. `damaged` has the reason for each class in which nothing can be found.
+    """
+
+    photos: ErasedPhotos
+    states: frozenset[Photo]
+    source: tuple[Photo, ...]
+    rows: Mapping[str, int]
+    replaced_rows: int
+    csv_rows: int
+    damaged: Mapping[str, str]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.photos.paths
+
+
+def find(settings: Settings, selection: Selection) -> Found:
+    """The selected photos, in the store and in FRUITS_IMAGES, and all copies of them under other paths.
+
+    A path or SHA-256 that neither has, and that was not erased before, raises `FruitsError`. So does a store
+    that is still to convert.
+    """
+    store = open_root(settings.store)
+    refuse_old_store(store)
+    selection = replace(selection, paths=frozenset(_relative(settings, path) for path in selection.paths))
+    rows, classes = stored_photos(store), listed_photos(settings).classes
+    listed = [(label, photo) for label, photos in classes.items() for photo in photos]
+    contents = {_known(row.photo): row.sha256 for row in rows if row.table in PHOTO_TABLES}
+    chosen = {row for row in rows if selection.takes(row.photo, row.label, row.sha256)}
+    source = {
+        (label, photo)
+        for label, photo in listed
+        if selection.takes(photo, label, contents.get(_known(photo)))
+    }
+    contents |= _contents(settings, [photo for _, photo in source if _known(photo) not in contents])
+    hashes = {row.sha256 for row in chosen} | {contents.get(_known(photo)) for _, photo in source}
+    hashes -= {None}
+    found = [row for row in rows if row in chosen or row.sha256 in hashes]
+    source |= {(label, photo) for label, photo in listed if contents.get(_known(photo)) in hashes}
+    photos = ErasedPhotos(
+        frozenset((*(row.photo.path for row in found), *(photo.path for _, photo in source))),
+        frozenset(sha256 for sha256 in hashes if sha256),
+        frozenset((*(row.label for row in found), *(label for label, _ in source))),
+    )
+    _refuse_unknown(selection, photos, read_erasures(store, settings.erasure_key_file))
+    in_source = frozenset(photo for _, photo in source)
+    return Found(
+        photos=photos,
+        states=in_source | {row.photo for row in found if row.table in PHOTO_TABLES},
+        source=tuple(sorted(in_source)),
+        rows=Counter(row.table for row in found if row.is_current),
+        replaced_rows=sum(not row.is_current for row in found),
+        csv_rows=_csv_rows(store, photos),
+        damaged=_damaged(store),
+    )
+
+
+def _relative(settings: Settings, path: str) -> str:
+    """The path of a photo relative to FRUITS_IMAGES, if it is given as the path of a file, or an address."""
+    if path.startswith("s3://") or settings.images.startswith("s3://"):
+        return path.removeprefix(f"{settings.images}/")
+    whole = os.path.abspath(path)
+    return whole.removeprefix(f"{settings.images}/") if whole.startswith(f"{settings.images}/") else path
+
+
+def _known(photo: Photo) -> tuple[str, int, int | str]:
+    """What a photo is known by: its path and its state."""
+    return photo.path, *photo.state
+
+
+def listed_photos(settings: Settings) -> Listing:
+    """The photos of FRUITS_IMAGES, those too that were erased. The folder may be gone."""
+    if not settings.images.startswith("s3://") and not os.path.isdir(settings.images):
+        return Listing()
+    return list_photos(settings.images, may_be_empty=True)
+
+
+def _contents(settings: Settings, photos: Sequence[Photo]) -> dict[tuple[str, int, int | str], str | None]:
+    """The SHA-256 of photos that no run has read. A photo that ingestion would not read either has none."""
+    root = open_root(settings.images)
+
+    def sha256(photo: Photo) -> str | None:
+        if photo.bytes > settings.max_image_bytes:
+            return None
+        with suppress(OSError):
+            return hashlib.sha256(root.read(photo.path)).hexdigest()
+        return None
+
+    return dict(zip(map(_known, photos), concurrently(sha256, photos), strict=True))
+
+
+def _csv_rows(store: Root, photos: ErasedPhotos) -> int:
+    rows = 0
+    for version in current_by_class(store, PCA_FEATURES_CSV, photos.labels).values():
+        with suppress(FileNotFoundError):
+            paths = read_csv(store.read(version.parts[0].path)).column("path")
+            rows += int(pc.sum(pc.is_in(paths, pa.array(photos.paths, pa.string()))).as_py() or 0)
+    return rows
+
+
+def _damaged(store: Root) -> dict[str, str]:
+    versions = concurrently(lambda table: current(store, table), TABLES)
+    return {label: version.damage for table in versions for label, version in table.items() if version.damage}
+
+
+def _refuse_unknown(selection: Selection, photos: ErasedPhotos, erasures: Erasures) -> None:
+    """Raises `FruitsError` where a selected path or SHA-256 is of no photo, and of no erased photo."""
+    for path in sorted(selection.paths - photos.paths):
+        if not erasures.has_path(path):
+            raise FruitsError(
+                f"There is no photo {path!r}, neither in FRUITS_IMAGES nor in the store. Give its path as in "
+                "the column path of a CSV, relative to FRUITS_IMAGES."
+            )
+    for sha256 in sorted(selection.hashes - photos.hashes):
+        if not erasures.has_content(sha256):
+            raise FruitsError(f"There is no photo of the SHA-256 {sha256}, neither in the store nor before.")
+    for label in sorted(selection.labels - photos.labels):
+        raise FruitsError(f"There is no class {label!r}, neither in FRUITS_IMAGES nor in the store.")
+    for prefix in selection.prefixes:
+        if not any(path.startswith(prefix) for path in photos.paths):
+            raise FruitsError(f"No path of a photo begins with {prefix!r}.")
