@@ -75,8 +75,8 @@ def find_records(store: Root, texts: Collection[bytes], alive: Collection[str]) 
 def erase_records(store: Root, texts: Collection[bytes], alive: Collection[str]) -> Records:
     """Erases texts from the records of the store, and the folders of all steps whose runs have ended.
 
-    `texts` are those of `texts_of`. `alive` are the ids of runs that have a lease or have not finished. In a
-    bucket with versions, the versions before stay: `remove_old_versions` removes them.
+    `texts` are those of `texts_of`. `alive` are the ids of the other runs that have a lease or that Dagster
+    has not finished. In a bucket with versions, old versions stay: `remove_old_versions` removes them.
 
     Raises `OSError` where the store fails. It can be called again then.
     """
@@ -92,9 +92,10 @@ def erase_records(store: Root, texts: Collection[bytes], alive: Collection[str])
 
 
 def written_by(alive: Collection[str]) -> Callable[[str], bool]:
-    """Whether one of the living runs may write a file of the store, by its path.
+    """Whether one of the living runs may write a file of the store, by its path; for `abort_uploads`.
 
-    Files of a run lie in a folder with its id. An event log names an application of Spark and no run.
+    Files of a run lie in a folder with its id. An event log names an application of Spark and no run, so any
+    living run may write it.
     """
 
     def writes(path: str) -> bool:
