@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resources.erasures import not_erased, read_erasures
 from resources.photo_names import companion, invisible, label_of, unfit_for_partition
+from resources.s3_client import s3_client
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import (
     IO_THREADS,
-    S3_ATTEMPTS,
     Root,
     concurrently,
     open_root,
-    s3_endpoint,
-    s3_region,
     split_s3_uri,
 )
 from spark_jobs.store.versions import combined_version
@@ -181,7 +179,7 @@ def _list_s3(uri: str, may_be_empty: bool) -> list[Photo] | None:
     bucket, prefix = split_s3_uri(uri)
     prefix = f"{prefix.rstrip('/')}/" if prefix else ""
     with _faults_of_listing(bucket, prefix):
-        client = _s3_client(bucket)
+        client = s3_client(bucket)
         try:
             top = client.get_paginator("list_objects_v2").paginate(
                 Bucket=bucket, Prefix=prefix, Delimiter="/"
@@ -212,23 +210,6 @@ def _list_range(client: Any, bucket: str, prefix: str, start: str, end: str) -> 
                 etag = entry.get("ETag", "").strip('"')
                 photos.append(Photo(key.removeprefix(prefix), entry["Size"], modified, etag))
     return photos
-
-
-def _s3_client(bucket: str) -> Any:
-    """boto3's client of S3. It leaves times as text: else they take four fifths of the time of a listing."""
-    import botocore.session
-    from botocore.config import Config
-
-    session = botocore.session.Session()
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-    return session.create_client(
-        "s3",
-        region_name=s3_region(bucket),
-        endpoint_url=s3_endpoint(),
-        config=Config(
-            max_pool_connections=IO_THREADS, retries={"mode": "standard", "max_attempts": S3_ATTEMPTS}
-        ),
-    )
 
 
 @contextmanager

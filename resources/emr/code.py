@@ -8,6 +8,10 @@ from pathlib import Path
 import spark_jobs
 from spark_jobs.store.root import Root
 
+# The folder, in the store, of the files of steps, and that of their code, which is no run's.
+STEPS = "emr"
+CODE = f"{STEPS}/code"
+
 ENTRY_POINT = Path(__file__).with_name("entry_point.py")
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
@@ -19,7 +23,7 @@ def upload_code(store: Root) -> tuple[str, str]:
     """
     uris = []
     for suffix, content in ((".zip", code_archive()), (".py", ENTRY_POINT.read_bytes())):
-        path = f"emr/code/{hashlib.sha256(content).hexdigest()}{suffix}"
+        path = f"{CODE}/{hashlib.sha256(content).hexdigest()}{suffix}"
         store.write(path, content)
         uris.append(store.uri_of(path))
     return uris[0], uris[1]

@@ -170,7 +170,7 @@ def describe_stack(settings: AccountSettings) -> dict[str, Any] | None:
         cloudformation = client("cloudformation", settings.region)
         stack: dict[str, Any] = cloudformation.describe_stacks(StackName=settings.emr_stack)["Stacks"][0]
     except ClientError as error:
-        if "does not exist" in str(error):
+        if error.response["Error"]["Code"] == "ValidationError" and "does not exist" in str(error):
             return None
         raise
     return stack

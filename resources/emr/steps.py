@@ -13,7 +13,7 @@ from pydantic import PrivateAttr
 from resources.emr.account import NODE_PYTHON
 from resources.emr.aws import aws_errors_named, client
 from resources.emr.cluster import POLL_SECONDS, Cluster, ClusterState, Nodes, Step
-from resources.emr.code import LAUNCHER, upload_code
+from resources.emr.code import LAUNCHER, STEPS, upload_code
 from resources.emr.lifecycle import end_clusters, find_or_start_cluster, hourly_cost
 from resources.emr.sizing import spark_submit_conf
 from resources.job_runner import Execution, JobRun, JobRunner
@@ -66,30 +66,31 @@ class EmrSteps(JobRunner):
         cluster = self._cluster(context)
         _cancel_orphans(cluster, context)
         store = open_root(self.settings.store)
-        folder = f"emr/{context.run.run_id}/{_asset_of(context)}-{uuid.uuid4().hex[:8]}"
-        content = to_json(params)
-        store.write(f"{folder}/{PARAMS}", content)
-        code, entry_point = upload_code(store)
-        make_event_log_folder(store)
-        spark_conf = self._spark_conf(cluster)
-        with _pipes_session(context, store, folder, client("s3", self.settings.region)) as session:
-            arguments = [
-                *(NODE_PYTHON, "-c", LAUNCHER.read_text(), self.settings.region, code, entry_point),
-                *("--deploy-mode", "client", "--name", f"fruits {_asset_of(context)}"),
-                *chain.from_iterable(("--conf", f"{key}={value}") for key, value in spark_conf.items()),
-                *("--", f"{job.__module__}:{job.__qualname__}", store.uri_of(folder)),
-                *(hashlib.sha256(content).hexdigest(), self.settings.region),
-                str(self.settings.emr_wait_minutes),
-                *chain.from_iterable(session.get_bootstrap_cli_arguments().items()),
-            ]
-            step = self._run_step(context, cluster, arguments)
-        if step.state != "COMPLETED":
-            self._raise(cluster, step, next(iter(session.get_custom_messages()), None))
-        report = from_json(get_type_hints(job)["return"], store.read(f"{folder}/{REPORT}"))
-        measured = from_json(Measured, store.read(f"{folder}/{MEASURED}"))
-        measured.versions["emr"] = cluster.state().release
-        execution = _execution(cluster, step, int(spark_conf["spark.executor.cores"]), prices)
-        return JobRun(report, measured, execution)
+        folder = f"{STEPS}/{context.run.run_id}/{_asset_of(context)}-{uuid.uuid4().hex[:8]}"
+        with _removed_at_end(context, store, folder):
+            content = to_json(params)
+            store.write(f"{folder}/{PARAMS}", content)
+            code, entry_point = upload_code(store)
+            make_event_log_folder(store)
+            spark_conf = self._spark_conf(cluster)
+            with _pipes_session(context, store, folder, client("s3", self.settings.region)) as session:
+                arguments = [
+                    *(NODE_PYTHON, "-c", LAUNCHER.read_text(), self.settings.region, code, entry_point),
+                    *("--deploy-mode", "client", "--name", f"fruits {_asset_of(context)}"),
+                    *chain.from_iterable(("--conf", f"{key}={value}") for key, value in spark_conf.items()),
+                    *("--", f"{job.__module__}:{job.__qualname__}", store.uri_of(folder)),
+                    *(hashlib.sha256(content).hexdigest(), self.settings.region),
+                    str(self.settings.emr_wait_minutes),
+                    *chain.from_iterable(session.get_bootstrap_cli_arguments().items()),
+                ]
+                step = self._run_step(context, cluster, arguments)
+            if step.state != "COMPLETED":
+                self._raise(cluster, step, next(iter(session.get_custom_messages()), None))
+            report = from_json(get_type_hints(job)["return"], store.read(f"{folder}/{REPORT}"))
+            measured = from_json(Measured, store.read(f"{folder}/{MEASURED}"))
+            measured.versions["emr"] = cluster.state().release
+            execution = _execution(cluster, step, int(spark_conf["spark.executor.cores"]), prices)
+            return JobRun(report, measured, execution)
 
     def _prices(self, context: dg.AssetExecutionContext) -> Prices:
         prices = load_prices(self.settings.prices)
@@ -250,6 +251,24 @@ def _asset_of(context: dg.AssetExecutionContext) -> str:
 def _root_run_id(run: dg.DagsterRun) -> str:
     """The id of the first run in a chain of retries."""
     return run.root_run_id or run.run_id
+
+
+@contextmanager
+def _removed_at_end(context: dg.AssetExecutionContext, store: Root, folder: str) -> Iterator[None]:
+    """Removes the folder of a step at the end of the context: parameters and report name and show photos.
+
+    If that fails, the lifecycle rule of the stack's bucket removes the folder later.
+    """
+    try:
+        yield
+    finally:
+        try:
+            store.remove(folder)
+        except OSError as error:
+            context.log.warning(
+                f"{store.uri_of(folder)} could not be removed, and its files name photos: {error}. Remove "
+                "it, or wait until the bucket's lifecycle rule does."
+            )
 
 
 def _pipes_session(context: dg.AssetExecutionContext, store: Root, folder: str, s3: Any) -> Any:

@@ -38,7 +38,11 @@ MAY = {
         "bootstrap": {READ},
     },
     OPERATOR: {**{key: {READ, WRITE, DELETE} for key in [OUTPUTS, *TRUSTED]}, "logs": {READ}},
-    ERASURE: {key: {DELETE, DELETE_VERSION} for key in ["photos", OUTPUTS, *TRUSTED]},
+    ERASURE: {
+        "photos": {DELETE, DELETE_VERSION},
+        **{key: {READ, WRITE, DELETE, DELETE_VERSION} for key in [OUTPUTS, *TRUSTED]},
+        "logs": {READ, DELETE, DELETE_VERSION},
+    },
     SERVICE: {},
 }
 

@@ -8,7 +8,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from resources.emr.lifecycle import cluster_request
-from resources.settings import Settings
+from resources.emr.stack import describe_stack
+from resources.settings import AccountSettings, Settings
 from tests.emr_bootstrap.conftest import ERASURE, NODES, NUMBER, OPERATOR, REGION, Account
 
 CLUSTERS = f"arn:aws:elasticmapreduce:{REGION}:{NUMBER}:cluster"
@@ -78,6 +79,16 @@ def test_the_operator_neither_reads_other_stacks_nor_changes_this_stack(account:
     assert "DescribeStacks" in refusal(cloudformation.describe_stacks, StackName="fruits-2")
     assert "stack/*/*" in refusal(cloudformation.describe_stacks)
     assert "UpdateStack" in refusal(cloudformation.update_stack, StackName="fruits", UsePreviousTemplate=True)
+
+
+def test_a_key_that_aws_does_not_know_is_no_missing_stack(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", account.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    with pytest.raises(ClientError, match="InvalidClientTokenId"):
+        describe_stack(AccountSettings(region=REGION, _env_file=None))
 
 
 # The start of a cluster.

@@ -65,7 +65,7 @@ def decides(
     [
         (NODES, {"photos", "photos/", "store", "store/a", "bootstrap/wheelhouse/"}),
         (OPERATOR, {"photos", "photos/", "store", "store/a", "logs/j-1/", "bootstrap/wheelhouse/"}),
-        (ERASURE, {"photos/", "store/a"}),
+        (ERASURE, {"photos", "photos/", "store", "store/a", "logs/j-1/"}),
         (SERVICE, set()),
     ],
 )

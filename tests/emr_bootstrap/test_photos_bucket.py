@@ -117,7 +117,14 @@ def test_the_endpoint_of_the_private_subnet_lets_reads_through(policies: Policie
     assert policies.lists(policies.endpoint, ORCHARD, "fruit/")
 
 
-def test_the_erasure_policy_does_not_reach_the_bucket(policies: Policies) -> None:
-    for resource in (ORCHARD, f"{ORCHARD}/fruit/Kiwi/1.jpg", f"{ORCHARD}/photos/Kiwi/1.jpg"):
-        assert policies.allowed(policies.erasure, resource) == set()
-        assert not policies.lists(policies.erasure, resource, "fruit/")
+def test_the_erasure_policy_removes_photos_in_the_prefix_and_reads_none(policies: Policies) -> None:
+    # `fruits erase --source`: no other policy of the stack changes the bucket.
+    assert policies.allowed(policies.erasure, f"{ORCHARD}/fruit/Kiwi/1.jpg") == WRITES - {"s3:PutObject"}
+    for elsewhere in ("fruit-2/Kiwi/1.jpg", "photos/Kiwi/1.jpg", "salaries.csv"):
+        assert policies.allowed(policies.erasure, f"{ORCHARD}/{elsewhere}") == set()
+    assert policies.allowed(policies.erasure, ORCHARD) == KNOWS
+    for prefix, listed in {"fruit/": True, "fruit": True, "": False, "fruit-2/": False}.items():
+        for action in ("s3:ListBucket", "s3:ListBucketVersions"):
+            assert decides(policies.erasure, action, ORCHARD, {"s3:prefix": prefix}) == listed
+    # The prefix of photos in the stack's own bucket has no readers and no erasers then.
+    assert policies.allowed(policies.erasure, f"{STACK}{policies.bucket}/photos/Kiwi/1.jpg") == set()

@@ -17,6 +17,7 @@ from PIL import Image
 from fruits_assets.costs.run_records import STAGES, read_records
 from rehearsal.compare import compare
 from rehearsal.environment import RehearsalEnvironment
+from resources.emr.code import CODE, STEPS
 from spark_jobs.store.root import open_root
 from tests.support import current_versions, json_at, wait_for
 from tests.yarn.emr_runs import (
@@ -83,6 +84,11 @@ def test_every_object_of_the_store_is_encrypted(
     assert len(written) > 20
     for key in written:
         assert s3.head_object(Bucket=rehearsal.bucket, Key=key)["ServerSideEncryption"] == "AES256", key
+
+
+def test_no_parameters_messages_or_report_of_a_step_stay(stores_and_home: tuple[str, str, Path]) -> None:
+    left = [info.path for info in open_root(stores_and_home[0]).list(STEPS)]
+    assert left and all(path.startswith(f"{CODE}/") for path in left)
 
 
 def test_metadata_give_cluster_and_cost_of_a_step_and_no_secret(

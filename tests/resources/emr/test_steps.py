@@ -1,6 +1,9 @@
 """The states of steps and nodes on moto's EMR. The tests of the rehearsal run steps on YARN."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +14,14 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from resources.emr import cluster as emr_cluster
+from resources.emr import steps as emr_steps
 from resources.emr.cluster import ENDED, Cluster, ClusterState, Step
+from resources.emr.code import CODE, STEPS
 from resources.emr.steps import EmrSteps
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.root import Root, open_root
+from spark_jobs.wire import MEASURED, PARAMS, REPORT, Measured, to_json
 from tests.resources.emr.commands import start_cluster
 
 PARIS = "eu-west-3"
@@ -80,6 +87,100 @@ def test_an_error_that_a_job_reports_in_its_own_words_is_retried_where_the_clust
     with pytest.raises(FruitsError, match=f"^{message} \\(Step s-1, with its logs: ") as error:
         steps._raise(cluster, failed, reported)
     assert error.value.retry_helps == retry_helps
+
+
+# The folder of a step.
+
+
+class Session:
+    """A session of Pipes whose step has sent nothing."""
+
+    def get_bootstrap_cli_arguments(self) -> dict[str, str]:
+        return {}
+
+    def get_custom_messages(self) -> list[Any]:
+        return []
+
+
+@dataclass(frozen=True)
+class OfPhotos:
+    """Parameters, or a report, with the paths of photos."""
+
+    photos: list[str]
+
+
+def job(spark: Any, params: OfPhotos, reporter: Any) -> OfPhotos:
+    raise NotImplementedError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Root:
+    return open_root(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+def run_step(
+    cluster: Cluster, store: Root, warnings: list[str], patch: pytest.MonkeyPatch, state: str
+) -> list[str]:
+    """Runs a job whose step ends in a state; returns the names of the files that the step had."""
+    had: list[str] = []
+
+    def end(*_: Any) -> Step:
+        folder = next(info.path for info in store.list(STEPS) if info.path.endswith(PARAMS)).rpartition("/")[
+            0
+        ]
+        store.write(f"{folder}/messages/1.json", b"{}")
+        store.write(f"{folder}/{REPORT}", to_json(OfPhotos(["Kiwi/1.jpg"])))
+        store.write(f"{folder}/{MEASURED}", to_json(Measured(1.0, "application_1", {})))
+        had.extend(info.path.removeprefix(f"{folder}/") for info in store.list(folder))
+        if state == "INTERRUPTED":
+            raise KeyboardInterrupt
+        return Step(id="s-1", state=state, reason="", seconds=60.0)
+
+    @contextmanager
+    def session(*_: Any) -> Iterator[Session]:
+        yield Session()
+
+    patch.setattr(emr_steps, "_pipes_session", session)
+    patch.setattr(EmrSteps, "_run_step", end)
+    patch.setattr(EmrSteps, "_cluster", lambda *_: cluster)
+    patch.setattr(emr_steps, "_cancel_orphans", lambda *_: None)
+    steps = EmrSteps(settings=Settings(images="/i", store=store.uri, _env_file=None))
+    log = SimpleNamespace(warning=warnings.append)
+    context = SimpleNamespace(asset_key=dg.AssetKey("raw_images"), run=dg.DagsterRun("job"), log=log)
+    try:
+        found = steps._run(context, job, OfPhotos(["Kiwi/1.jpg"]))  # type: ignore[arg-type]
+        assert found.report == OfPhotos(["Kiwi/1.jpg"])
+    except (FruitsError, KeyboardInterrupt):
+        assert state != "COMPLETED"
+    return sorted(had)
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "INTERRUPTED"])
+def test_the_folder_of_a_step_goes_with_its_end_and_the_code_stays(
+    cluster: Cluster, store: Root, warnings: list[str], monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    had = run_step(cluster, store, warnings, monkeypatch, state)
+    assert had == ["measured.json", "messages/1.json", "params.json", "report.json"]
+    left = [info.path for info in store.list(STEPS)]
+    assert len(left) == 2 and all(path.startswith(f"{CODE}/") for path in left)
+    assert warnings == []
+
+
+def test_a_folder_that_cannot_be_removed_is_a_warning(
+    cluster: Cluster, store: Root, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("AWS Error ACCESS_DENIED during DeleteObjects operation: Access Denied")
+
+    monkeypatch.setattr(Root, "remove", refuse)
+    run_step(cluster, store, warnings, monkeypatch, "COMPLETED")
+    [warning] = warnings
+    assert warning.startswith(f"{store.uri}/{STEPS}/") and "ACCESS_DENIED" in warning
 
 
 def test_requested_nodes_count_before_they_run(cluster: Cluster) -> None:
