@@ -36,7 +36,7 @@ _PATIENCE_SECONDS = 30
 _ROWS_AT_ONCE = 200
 
 _SQLITE = b"SQLite format 3\0"  # https://sqlite.org/fileformat.html
-_BESIDE_SQLITE = ("-wal", "-shm", "-journal")
+_BESIDE = ("-wal", "-shm", "-journal")
 
 # The hidden column that addresses a row, and an address in a statement.
 _ADDRESSES = {"sqlite": ("rowid", ":key"), "postgresql": ("ctid", "CAST(:key AS tid)")}
@@ -115,11 +115,11 @@ class _Erased:
             content = self._without_previews(content)
         if not found_in(content, self.search):
             return content
-        cleaned = blanked(content, self.search)
-        if (parsed := _parsed(content)) is None or _parsed(cleaned) is not None:
-            return cleaned
-        # A hostile path, as of a photo named `0", "1.jpg`, may also match the quotation marks of JSON.
-        return json.dumps(_mapped(parsed, self._string)).encode()
+        if (parsed := _parsed(content)) is None:
+            return blanked(content, self.search)
+        # A hostile path, as of a photo named `0", "1.jpg`, would also match quotation marks of JSON itself.
+        cleaned = _mapped(parsed, self._string)
+        return content if cleaned == parsed else json.dumps(cleaned).encode()
 
     def _without_previews(self, content: bytes) -> bytes:
         parsed = _parsed(content)
@@ -357,16 +357,18 @@ def _databases_and_files(home: Path, apart: Collection[Path]) -> tuple[list[Path
     for folder, folders, names in os.walk(home):
         folders[:] = [name for name in folders if Path(folder, name) not in left]
         for path in (Path(folder, name) for name in names):
-            if path not in left and path.is_file() and not path.is_symlink():
-                (databases if _is_sqlite(path) else files).append(path)
-    of_sqlite = {f"{path}{end}" for path in databases for end in _BESIDE_SQLITE}
-    return databases, [path for path in files if str(path) not in of_sqlite]
+            if path in left or path.is_symlink() or not path.is_file() or _is_beside_sqlite(path):
+                continue
+            with _file_errors_told(path), path.open("rb") as file:
+                # An empty file may be a database that is being created.
+                if start := file.read(len(_SQLITE)):
+                    (databases if start == _SQLITE else files).append(path)
+    return databases, files
 
 
-def _is_sqlite(path: Path) -> bool:
-    with _file_errors_told(path), path.open("rb") as file:
-        return file.read(len(_SQLITE)) == _SQLITE
-    return False
+def _is_beside_sqlite(path: Path) -> bool:
+    """Whether SQLite itself writes a file, and empties it."""
+    return any(path.name.endswith(end) and path.with_name(path.name[: -len(end)]).exists() for end in _BESIDE)
 
 
 def _file_changed(path: Path, erased: _Erased, write: bool) -> bool:
