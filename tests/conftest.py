@@ -79,7 +79,8 @@ def database(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[st
         wait_for(lambda: subprocess.run(ready, check=False).returncode == 0)
         yield f"postgresql://fruits@127.0.0.1:{port}/postgres"
     finally:
-        server.terminate()
+        # After SIGTERM, it would wait for clients that a failed test has left.
+        server.send_signal(signal.SIGINT)
         server.wait()
         shutil.rmtree(folder)
 

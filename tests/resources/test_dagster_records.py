@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import pytest
@@ -31,7 +31,7 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 from resources import dagster_records
 from resources.dagster_records import PREVIEW_REMOVED, blank_records, count_records
@@ -162,7 +162,8 @@ def assert_dagster_reads_all(instance: dg.DagsterInstance, run_id: str) -> None:
     }
     assert any("is quarantined" in entry.user_message for entry in entries)
     run = instance.get_run_by_id(run_id)
-    assert run and run.status == dg.DagsterRunStatus.FAILURE and run.run_config["ops"]["pipeline"]["config"]
+    assert run and run.status == dg.DagsterRunStatus.FAILURE
+    assert len(cast(Any, run.run_config)["ops"]["pipeline"]["config"]["photos"]) == 1
     assert instance.get_job_snapshot(run.job_snapshot_id or "").name == "bring_up_to_date"
     for asset in PREVIEWS:
         key = dg.AssetKey(asset)
@@ -182,7 +183,7 @@ def assert_dagster_reads_all(instance: dg.DagsterInstance, run_id: str) -> None:
         assert entry.asset_materialization.metadata["preview"].value == PREVIEW_REMOVED
     assert len(instance.fetch_observations(dg.AssetKey("fruit_photos"), limit=10).records) == 1
     check = dg.AssetCheckKey(dg.AssetKey("raw_images"), CHECK)
-    [execution] = instance.event_log_storage.get_asset_check_execution_history(check, limit=10)
+    execution, *_ = instance.event_log_storage.get_asset_check_execution_history(check, limit=10)
     evaluation = execution.event and execution.event.dagster_event
     assert evaluation and not evaluation.asset_check_evaluation_data.passed
     [state] = instance.all_instigator_state()
@@ -420,7 +421,9 @@ def test_no_page_of_postgresql_names_or_shows_an_erased_photo(
     # The tables' files. The server's own log of changes, pg_wal, is beside them.
     pages = Path(f"/tmp/fruits-postgres-{port}/data/base")
     engine = create_engine(
-        database.replace("postgresql:", "postgresql+psycopg2:"), isolation_level="AUTOCOMMIT"
+        database.replace("postgresql:", "postgresql+psycopg2:"),
+        isolation_level="AUTOCOMMIT",
+        poolclass=NullPool,
     )
 
     def traces() -> set[str]:
@@ -450,4 +453,3 @@ def test_no_page_of_postgresql_names_or_shows_an_erased_photo(
             other.execute(text("SELECT * FROM event_logs"))
             with pytest.raises(FruitsError, match=r"postgresql.* cannot be cleaned.* 1 seconds"):
                 blank_records(instance, TEXTS, PREVIEWS)
-    engine.dispose()
