@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from rehearsal.processes import reserved_ports
 from resources.local.session import start_session
 from resources.settings import Settings
-from tests.support import WEIGHTS, numbered_samples
+from tests.support import WEIGHTS, numbered_samples, wait_for
 
 CLASSES = ["Apple Red 1", "Banana", "Kiwi"]
 IMAGES_PER_CLASS = 8
@@ -47,6 +47,42 @@ def port() -> Iterator[int]:
     """A port of 127.0.0.1 for a server that the test starts."""
     with reserved_ports(1) as [number]:
         yield number
+
+
+@pytest.fixture
+def database(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[str]:
+    """The address of an empty database of PostgreSQL, from the package of Debian."""
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
+    # The server refuses to run as root. The folder is outside of that of pytest, which is root's alone.
+    user = "postgres" if os.getuid() == 0 else None
+    folder = Path(f"/tmp/fruits-postgres-{port}")
+    folder.mkdir()
+    if user:
+        shutil.chown(folder, user)
+    initdb = [
+        str(programs / "initdb"),
+        "-D",
+        str(folder / "data"),
+        "-U",
+        "fruits",
+        "--auth=trust",
+        "-E",
+        "UTF8",
+    ]
+    subprocess.run(initdb, check=True, user=user, cwd="/", stdout=subprocess.DEVNULL)
+    command = [str(programs / "postgres"), "-D", str(folder / "data"), "-p", str(port)]
+    command += ["-h", "127.0.0.1", "-k", str(folder)]
+    with (tmp_path_factory.mktemp("postgres") / "log").open("w") as log:
+        server = subprocess.Popen(command, user=user, cwd="/", stdout=log, stderr=subprocess.STDOUT)
+    try:
+        ready = [str(programs / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
+        wait_for(lambda: subprocess.run(ready, check=False).returncode == 0)
+        yield f"postgresql://fruits@127.0.0.1:{port}/postgres"
+    finally:
+        # After SIGTERM, it would wait for clients that a failed test has left.
+        server.send_signal(signal.SIGINT)
+        server.wait()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)

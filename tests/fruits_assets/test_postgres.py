@@ -1,10 +1,7 @@
 """Dagster's records in PostgreSQL, as a team of several machines keeps them, on a real server."""
 
-import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,41 +14,6 @@ from tests.shell import IMAGES, PATIENCE, Shell
 from tests.support import REPOSITORY, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
-
-
-@pytest.fixture
-def database(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[str]:
-    """The address of an empty database of PostgreSQL, from the package of Debian."""
-    programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
-    # The server refuses to run as root. The folder is outside of that of pytest, which is root's alone.
-    user = "postgres" if os.getuid() == 0 else None
-    folder = Path(f"/tmp/fruits-postgres-{port}")
-    folder.mkdir()
-    if user:
-        shutil.chown(folder, user)
-    initdb = [
-        str(programs / "initdb"),
-        "-D",
-        str(folder / "data"),
-        "-U",
-        "fruits",
-        "--auth=trust",
-        "-E",
-        "UTF8",
-    ]
-    subprocess.run(initdb, check=True, user=user, cwd="/", stdout=subprocess.DEVNULL)
-    command = [str(programs / "postgres"), "-D", str(folder / "data"), "-p", str(port)]
-    command += ["-h", "127.0.0.1", "-k", str(folder)]
-    with (tmp_path_factory.mktemp("postgres") / "log").open("w") as log:
-        server = subprocess.Popen(command, user=user, cwd="/", stdout=log, stderr=subprocess.STDOUT)
-    try:
-        ready = [str(programs / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
-        wait_for(lambda: subprocess.run(ready, check=False).returncode == 0)
-        yield f"postgresql://fruits@127.0.0.1:{port}/postgres"
-    finally:
-        server.terminate()
-        server.wait()
-        shutil.rmtree(folder)
 
 
 def test_web_server_daemon_and_two_runs_at_once_share_one_database(
