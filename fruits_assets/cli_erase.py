@@ -224,5 +224,7 @@ def _report(receipt: "Receipt") -> None:
     for sentence in receipt.stays:
         echo(f"What stays: {sentence}")
     if receipt.left:
-        files = counted(len(receipt.left), "file", "files")
-        echo(f"Runs at work still use {files}. They go with the end of these runs.")
+        echo(
+            f"Runs at work still use: {named(sorted(receipt.left), _NAMED)}. These files may name the photos. "
+            "When the runs have ended, erase the photos once more."
+        )

@@ -21,12 +21,13 @@ from fruits_assets.erasable import Found, Selection, find, listed_photos
 from fruits_assets.partitions import unregister_classes
 from fruits_assets.provenance import DATA_VERSION
 from fruits_assets.store_checks import report_store_checks
+from resources.cluster_logs import find_cluster_logs, remove_cluster_logs
 from resources.dagster_records import blank_records, count_records
 from resources.erased_texts import texts_of
 from resources.erasures import add_erasures, end_erasure, read_erasures
 from resources.photo_folders import without_erased
 from resources.runs import UNFINISHED, is_over
-from resources.s3_versions import abort_uploads, remove_objects, remove_old_versions
+from resources.s3_versions import abort_uploads, count_old_versions, remove_objects, remove_old_versions
 from resources.settings import Settings
 from resources.store_records import erase_records, find_records, written_by
 from spark_jobs.store.classes import holdings
@@ -73,8 +74,8 @@ class Work:
 class Receipt:
     """What an erasure has done: what an auditor asks for. It names no photo.
 
-    `list` is the file of the store with the keyed hashes of the photos. `left` are the files of the store
-    that go with the end of a run at work, and `failed` has the reason for each class that is not erased.
+    `list` is the file of the store with the keyed hashes of the photos. `left` are the files that a run at
+    work still uses or writes again, and `failed` has the reason for each class that is not erased.
     """
 
     at: str
@@ -101,9 +102,12 @@ def traces(settings: Settings, instance: dg.DagsterInstance, photos: ErasedPhoto
     """The numbers of files and events, by their place, that name or show photos, apart from the tables."""
     texts, store = texts_of(photos.paths, photos.hashes), open_root(settings.store)
     dagster = count_records(instance, texts, _previews(photos), _apart(settings))
+    logs = find_cluster_logs(settings, texts)
     return {
         **find_records(store, texts, _at_work(store, instance)).files,
-        **{f"dagster {name}": number for name, number in dagster._asdict().items()},
+        **{f"Dagster's {name}": number for name, number in dagster._asdict().items()},
+        "logs of clusters": logs.files if logs else 0,
+        "old objects": 0 if store.is_local else count_old_versions(store.uri),
     }
 
 
@@ -179,6 +183,7 @@ def _erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Rece
     erased = erase_photos(store, photos, run)
     texts = texts_of(photos.paths, photos.hashes)
     records = erase_records(store, texts, _at_work(store, instance))
+    logs = remove_cluster_logs(settings, texts)
     _tell_dagster(settings, instance, work)
     dagster = blank_records(instance, texts, _previews(photos), _apart(settings))
     end_erasure(store, name)
@@ -198,11 +203,14 @@ def _erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Rece
         removed_from_source=len(work.source),
         rows=erased.rows,
         csv_rows=erased.csv_rows,
-        records=records.files,
+        records={**records.files, **({"logs of clusters": logs.files} if logs else {})},
         dagster=dagster._asdict(),
         old_versions=old_versions,
         stays=stays,
-        left=records.left,
+        left=[
+            *records.left,
+            *(f"the logs of cluster {cluster}" for cluster in (logs.recent if logs else ())),
+        ],
         failed=(again or erased).failed,
     )
 

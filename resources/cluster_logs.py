@@ -8,6 +8,7 @@ import pyarrow.fs as pafs
 
 from resources.emr.aws import aws_errors_named
 from resources.emr.stack import describe_stack, outputs_of
+from resources.erased_texts import Texts
 from resources.s3_versions import count_old_versions, remove_objects, remove_old_versions
 from resources.settings import Settings
 from resources.store_records import found_decompressed
@@ -30,7 +31,7 @@ class ClusterLogs(NamedTuple):
     recent: list[str]
 
 
-def find_cluster_logs(settings: Settings, texts: Collection[bytes]) -> ClusterLogs | None:
+def find_cluster_logs(settings: Settings, texts: Texts) -> ClusterLogs | None:
     """The logs that `remove_cluster_logs` would remove. It changes nothing."""
     root = _log_root(settings)
     if root is None:
@@ -38,7 +39,7 @@ def find_cluster_logs(settings: Settings, texts: Collection[bytes]) -> ClusterLo
     return _figures(_naming(root, texts), count_old_versions(root.uri))
 
 
-def remove_cluster_logs(settings: Settings, texts: Collection[bytes]) -> ClusterLogs | None:
+def remove_cluster_logs(settings: Settings, texts: Texts) -> ClusterLogs | None:
     """Removes for good the logs that name one of the texts, and the old versions of all logs.
 
     Returns None where the store is not on S3, or neither FRUITS_EMR_LOGS nor a stack names a place for logs.
@@ -62,7 +63,7 @@ def _log_root(settings: Settings) -> Root | None:
     return None if uri is None else open_root(uri)
 
 
-def _naming(root: Root, texts: Collection[bytes]) -> list[pafs.FileInfo]:
+def _naming(root: Root, texts: Texts) -> list[pafs.FileInfo]:
     """The logs that have one of the texts, or are damaged."""
 
     def names(info: pafs.FileInfo) -> bool:

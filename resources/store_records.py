@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from resources.emr.code import CODE, STEPS
-from resources.erased_texts import blanked, found_in
+from resources.erased_texts import Texts, blanked, found_in
 from resources.spark_events import EVENT_LOGS
 from spark_jobs.store.leases import LIFETIME
 from spark_jobs.store.pointers import folder_of
@@ -67,12 +67,12 @@ class _Found(NamedTuple):
         return Records(dict(sorted(files.items())), sorted(self.left))
 
 
-def find_records(store: Root, texts: Collection[bytes], alive: Collection[str]) -> Records:
+def find_records(store: Root, texts: Texts, alive: Collection[str]) -> Records:
     """The files that `erase_records` would erase. It changes nothing."""
     return _find(store, texts, alive).records()
 
 
-def erase_records(store: Root, texts: Collection[bytes], alive: Collection[str]) -> Records:
+def erase_records(store: Root, texts: Texts, alive: Collection[str]) -> Records:
     """Erases texts from the records of the store, and the folders of all steps whose runs have ended.
 
     `texts` are those of `texts_of`. `alive` are the ids of the other runs that have a lease or that Dagster
@@ -105,7 +105,7 @@ def written_by(alive: Collection[str]) -> Callable[[str], bool]:
     return writes
 
 
-def _find(store: Root, texts: Collection[bytes], alive: Collection[str]) -> _Found:
+def _find(store: Root, texts: Texts, alive: Collection[str]) -> _Found:
     found = _Found([], [], [])
     young = datetime.now(UTC) - LIFETIME
     steps, logs, records = list[pafs.FileInfo](), list[pafs.FileInfo](), list[str]()
@@ -144,11 +144,11 @@ def _files(store: Root) -> Iterator[pafs.FileInfo]:
             yield from (info for info in store.list(top.path) if not info.path.startswith(f"{CODE}/"))
 
 
-def _record_names(store: Root, path: str, texts: Collection[bytes]) -> bool:
+def _record_names(store: Root, path: str, texts: Texts) -> bool:
     return any(found_in(content, texts) for content in store.read_present([path]).values())
 
 
-def _log_names(store: Root, path: str, texts: Collection[bytes]) -> bool:
+def _log_names(store: Root, path: str, texts: Texts) -> bool:
     """Whether an event log has one of the texts, or cannot be read.
 
     The name of a compressed log ends with the compression, and no other part of it has a dot:
@@ -161,7 +161,7 @@ def _log_names(store: Root, path: str, texts: Collection[bytes]) -> bool:
     return any(found_decompressed(content, _COMPRESSIONS[ending], texts) for content in contents)
 
 
-def found_decompressed(content: bytes, compression: str | None, texts: Collection[bytes]) -> bool:
+def found_decompressed(content: bytes, compression: str | None, texts: Texts) -> bool:
     """Whether one of the texts is in compressed bytes, or these cannot be read to their end.
 
     Nobody can tell what a damaged file names, so it counts as one that names a photo.

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from fruits_assets import erase as erasing
+from fruits_assets.erasable import Selection, find
 from fruits_assets.partitions import known_classes
 from fruits_assets.pipeline import run_pipeline
 from fruits_assets.readers import read_pandas
@@ -300,6 +301,12 @@ def test_without_photos_and_unfinished_work_the_command_asks_for_photos(platform
     assert fruits(platform, "erase").exit_code == 2
 
 
+def erase_beside_a_run(platform: Platform, name: str) -> None:
+    found = find(platform.settings, Selection(paths=frozenset([name])))
+    work = erasing.work_of(found, remove=False, reason="")
+    assert erasing.erase(platform.settings, platform.instance, work).failed == {}
+
+
 @pytest.mark.parametrize(
     ("module", "commit"),
     [(tables, "_commit_once"), (extract_features, "change_classes"), (project_to_csv, "publish")],
@@ -309,17 +316,18 @@ def test_a_run_that_has_read_a_photo_does_not_bring_it_back(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, module: Any, commit: str, moment: str
 ) -> None:
     content = photo(platform, NAME)
-    make_current, done = getattr(module, commit), []
+    make_current = getattr(module, commit)
+    done: list[bool] = []
 
     def erase_beside(*args: Any, **options: Any) -> Any:
         if done:
             return make_current(*args, **options)
         done.append(True)
         if moment == "before":
-            assert fruits(platform, "erase", NAME, "--yes").exit_code == 0
+            erase_beside_a_run(platform, NAME)
             return make_current(*args, **options)
         result = make_current(*args, **options)
-        assert fruits(platform, "erase", NAME, "--yes").exit_code == 0
+        erase_beside_a_run(platform, NAME)
         return result
 
     monkeypatch.setattr(module, commit, erase_beside)
