@@ -129,7 +129,7 @@ class Settings(StoreSettings):
     weights: str = Field(
         "imagenet",
         description="Weights of MobileNetV2: imagenet, embedded, random, or a file (path or s3://...). "
-        "#sha256=... at the end of a file's name pins its content.",
+        "#sha256=... at the end pins the content.",
     )
     spark_cores: int | None = Field(None, ge=1, description="Spark's cores; all of the machine if unset.")
     spark_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="Memory of Spark's JVM, as 700m or 1g.")
