@@ -102,8 +102,8 @@ def _imagenet() -> bytes:
             (Path(folder) / _KERAS_FILE).replace(cached)
     except OSError as error:
         raise FruitsError(
-            f"FRUITS_WEIGHTS={IMAGENET}: the cache of Keras can't be used ({error}). Set KERAS_HOME to a folder "
-            "that you can write to, or set FRUITS_WEIGHTS to a weights file."
+            f"FRUITS_WEIGHTS={IMAGENET}: the cache of Keras can't be used ({error}). Set KERAS_HOME to a "
+            "folder that you can write to, or set FRUITS_WEIGHTS to a weights file."
         ) from None
     return content
 
