@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import pydantic
-from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from resources.env_file import read_env_file
 from resources.instance_types import common_architecture, instance
 from spark_jobs.errors import FruitsError
 from spark_jobs.photos.limits import DEFAULT_LIMITS, Limits
@@ -287,15 +287,16 @@ class Settings(StoreSettings):
 def load_settings(kind: type[Kind]) -> Kind:
     """The settings of a kind, from the environment and from the file `.env` of the working directory.
 
-    A variable of the environment wins over its line in `.env`, unless it is empty. The lines of `.env`
-    become part of the environment, because AWS's libraries, Dagster and Java read their variables there.
+    A variable of the environment wins over its line in `.env`, unless it is empty. The settings of `.env`
+    become part of the environment, because AWS's libraries and Dagster read their variables there.
     FRUITS_REGION becomes AWS_REGION, which S3's clients read. Where a root is on S3, all S3 clients get the
     credentials that boto3 finds.
 
-    Raises `FruitsError` with one sentence for each unusable value, and where there are no credentials for S3.
+    Raises `FruitsError` with one sentence for each unusable value, where there are no credentials for S3, and
+    the errors of `read_env_file`.
     """
-    for name, value in dotenv_values(".env").items():
-        if value and not os.environ.get(name):
+    for name, value in read_env_file().items():
+        if not os.environ.get(name):
             os.environ[name] = value
     try:
         settings = kind()
