@@ -9,8 +9,8 @@ from dotenv import dotenv_values
 
 from spark_jobs.errors import FruitsError
 
-# The variables that `.env` may set. The folder may have come from somebody else, as an archive or a clone, and
-# other variables start programs or load code: JAVA_HOME, PATH, LD_PRELOAD, PYTHONPATH, SPARK_CONF_DIR, ...
+# The variables that `.env` may set. The folder may have come from somebody else, as an archive or a clone.
+# Other variables start programs or load code: JAVA_HOME, PATH, LD_PRELOAD, PYTHONPATH, SPARK_CONF_DIR, ...
 _PREFIXES = ("FRUITS_", "AWS_", "DAGSTER_")
 _NAMES = {"KERAS_HOME", "XDG_CACHE_HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 # Files that can name a program, `credential_process`:
@@ -56,6 +56,6 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
         )
     if stat.S_ISREG(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise FruitsError(
-            f"{path.absolute()} can be written by other users (mode {stat.S_IMODE(found.st_mode):o}), so it is "
-            "not read. Look at its lines, then: chmod go-w .env"
+            f"{path.absolute()} can be written by other users (mode {stat.S_IMODE(found.st_mode):o}), so "
+            "it is not read. Look at its lines, then: chmod go-w .env"
         )
