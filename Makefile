@@ -1,17 +1,21 @@
 .DEFAULT_GOAL := help
+# A target whose recipe fails is removed: a half-written file would count as made.
+.DELETE_ON_ERROR:
 .PHONY: help setup setup-run demo run rehearse-emr ui history test test-random test-emr test-slow test-all bench bench-full faults lint lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+# The name of this folder may have any character but a colon, a right brace or a line break. Recipes never get it
+# as text of make, which their shell would execute, but as PWD. `value` keeps make from expanding a $ in a variable.
+export PATH := $(CURDIR)/$(BIN):$(value PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
 # The demo has its own photos, store and Dagster home, apart from yours.
-DEMO_ENV := FRUITS_IMAGES=.demo/images FRUITS_STORE=.demo/store DAGSTER_HOME="$(CURDIR)/.demo/dagster" \
+DEMO_ENV := FRUITS_IMAGES=.demo/images FRUITS_STORE=.demo/store DAGSTER_HOME="$$PWD/.demo/dagster" \
 	FRUITS_WEIGHTS=$${FRUITS_WEIGHTS:-embedded}
 
 # If neither the environment nor .env names photos or a store, the UI and the history show the demo.
-OWN_ROOTS := $(FRUITS_IMAGES)$(FRUITS_STORE)$(shell grep -sE '^FRUITS_(IMAGES|STORE)=.' .env)
+OWN_ROOTS := $(value FRUITS_IMAGES)$(value FRUITS_STORE)$(shell grep -sE '^FRUITS_(IMAGES|STORE)=.' .env)
 
 help:
 	@echo "make demo          run the whole pipeline on sample photos"
@@ -51,12 +55,18 @@ setup-run: .venv/run .env
 	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements-dev.lock
 	@touch .venv/ready
 
-# A variable that the shell exports overrides its line in .env.
+# A variable that the shell exports overrides its line in .env. The file is for its owner alone, because it may hold
+# keys of AWS, and so is the folder of Dagster's records. The file is renamed when it is whole. The first sed is for
+# the quotes in .env, the second for the third.
 .env:
-	sed 's|/path/to/this/folder|$(CURDIR)|' .env.example > .env
+	@case "$$PWD" in *[:}]*) \
+		echo "The folder $$PWD has a : or a } in its name. Move it to a folder without them." >&2; exit 1;; esac
+	umask 077 && folder=$$(printf '%s' "$$PWD" | sed 's/[\\"]/\\&/g' | sed 's/[\\&|]/\\&/g') && \
+		sed "s|/path/to/this/folder|$$folder|" .env.example > .env.new && mv .env.new .env
+	@mkdir -p .dagster && chmod 700 .dagster
 
 demo: setup-run
-	@mkdir -p .demo/dagster && cp .dagster/dagster.yaml .demo/dagster
+	@umask 077 && mkdir -p .demo/dagster && cp .dagster/dagster.yaml .demo/dagster
 	fruits samples .demo/images
 	$(DEMO_ENV) fruits run
 

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -112,6 +114,7 @@ def run(
         raise click.UsageError(
             "--refit, --components and --variance fit a new model on all classes, which --class never does."
         )
+    from resources.rights import open_to_all
     from resources.settings import Settings, load_settings
 
     settings = load_settings(Settings)
@@ -121,6 +124,10 @@ def run(
         f"environment {settings.env}",
         err=True,
     )
+    for folder in (settings.store, os.environ["DAGSTER_HOME"]):
+        if not folder.startswith("s3://") and open_to_all(Path(folder)):
+            close = f"chmod -R go= {shlex.quote(folder)}"
+            echo(f"Every user of this machine can read {folder}. To keep them out: {close}", err=True)
     from fruits_assets.pipeline import run_pipeline
 
     config = {"components": components, "variance": variance}

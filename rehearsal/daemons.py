@@ -2,12 +2,12 @@
 
 import subprocess
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from rehearsal.jars import jars
+from rehearsal.jars import HDFS, YARN
 from rehearsal.processes import start_process
+from resources.local.jars import jars
 from resources.local.java import java_home
 
 _LOG4J = """log4j.rootLogger=INFO,console
@@ -44,14 +44,8 @@ def start_daemon(folder: Path, name: str, main: str, *arguments: str) -> subproc
         "--add-opens=java.base/java.lang=ALL-UNNAMED",
         f"-Dfruits.node={folder / name}",
     ]
-    class_path = ":".join(map(str, (folder / "conf", *_jars())))
+    class_path = ":".join(map(str, (folder / "conf", *jars(YARN), *jars(HDFS))))
     (folder / name).mkdir(parents=True)
     environment = {"JAVA_HOME": str(java_home()), "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
     command = [*java, "-cp", class_path, main, *arguments]
     return start_process(str(folder / name), command, folder / f"{name}.log", environment)
-
-
-@cache
-def _jars() -> list[Path]:
-    """The jars of all daemons, which each process of the rehearsal verifies once."""
-    return [*jars("yarn"), *jars("hdfs")]

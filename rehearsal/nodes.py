@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from rehearsal.jars import SPARK_HOME, cache_lock, jars
+from resources.local.jars import S3A, SPARK_HOME, cache_lock, jars
 from resources.local.java import java_home
 from spark_jobs.errors import FruitsError
 
@@ -118,5 +118,5 @@ def step_environment(
     # Spark passes the class path on to the containers of YARN.
     return environment | {
         "HADOOP_CONF_DIR": str(hadoop_conf),
-        "SPARK_DIST_CLASSPATH": ":".join(map(str, jars("s3a"))),
+        "SPARK_DIST_CLASSPATH": ":".join(map(str, jars(S3A))),
     }

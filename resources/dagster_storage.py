@@ -32,6 +32,7 @@ from dagster._serdes import ConfigurableClassData
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
+from resources.rights import is_shared, set_umask_like, share_databases
 from spark_jobs.errors import FruitsError
 
 # The largest number of events in a batch: planned events, or the events of one result for many partitions.
@@ -49,8 +50,9 @@ OPEN_DATABASES = 8
 class _InHome:
     """A storage of Dagster whose files are in a folder of the Dagster home, where Dagster itself puts them.
 
-    A process holds the lock of the home while it opens or creates the storage. `postgres` is the name of the
-    class in `dagster_postgres` that replaces it where a database is named.
+    A process holds the lock of the home while it opens or creates the storage. Dagster's daemon and web
+    server load no settings, so the rights of the home tell for whom their files are. `postgres` is the name
+    of the class in `dagster_postgres` that replaces it where a database is named.
     """
 
     folder: ClassVar[str]
@@ -66,13 +68,16 @@ class _InHome:
     ) -> Any:
         os.environ.setdefault(*_BATCH_SIZE)
         home = Path(config_value["home"])
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        set_umask_like(home)
         if url := os.environ.get(_POSTGRES_URL):
             # SQLAlchemy 2.1 takes psycopg 3 by default, and dagster-postgres brings psycopg 2.
             url = url.replace("postgresql://", "postgresql+psycopg2://", 1)
             return _postgres_class(cls.postgres)(url, should_autocreate_tables=True, inst_data=inst_data)
-        with FileLock(home / ".storage.lock"):
-            return cls.from_local(str(home / cls.folder), inst_data)  # type: ignore[attr-defined]
+        with FileLock(home / ".storage.lock", mode=0o660 if is_shared(home) else 0o600):
+            storage = cls.from_local(str(home / cls.folder), inst_data)  # type: ignore[attr-defined]
+            share_databases(home / cls.folder)
+            return storage
 
 
 def _postgres_class(name: str) -> Any:
@@ -156,6 +161,7 @@ class EventLog(_InHome, SqliteEventLogStorage):
         if shard not in self._initialized_dbs:
             self._initdb(engine)
             self._initialized_dbs.add(shard)
+            share_databases(Path(self._base_dir), f"{shard}.db")
         return engine
 
     def has_table(self, table_name: str) -> bool:

@@ -7,7 +7,9 @@ process of each container has the id 1.
 
 import enum
 import fcntl
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 import dagster as dg
 
 _FOLDER = "running"
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")  # the ids of runs and of commands
 
 
 class Lock(enum.Enum):
@@ -30,7 +34,7 @@ def held_lock(instance: dg.DagsterInstance, name: str) -> Iterator[None]:
     """Holds a lock, and removes it at the end."""
     path = _path(instance, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{name}.{os.getpid()}")
+    new = path.with_name(f".{path.name}.{os.getpid()}")
     with new.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         new.rename(path)  # no process can see it without its lock
@@ -58,4 +62,6 @@ def remove_lock(instance: dg.DagsterInstance, name: str) -> None:
 
 
 def _path(instance: dg.DagsterInstance, name: str) -> Path:
-    return Path(instance.root_directory) / _FOLDER / name
+    """The file of a lock. A name may come from a tag, which anybody can write in the UI, such as `../x`."""
+    file = name if _PLAIN.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()
+    return Path(instance.root_directory) / _FOLDER / file

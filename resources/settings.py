@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import pydantic
-from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from resources.env_file import read_env_file
 from resources.instance_types import common_architecture, instance
+from resources.rights import check_shared, set_umask
 from spark_jobs.errors import FruitsError
 from spark_jobs.photos.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.store.root import DEFAULT_REGION, plain_s3_uri, split_s3_uri
@@ -93,6 +94,10 @@ class AccountSettings(BaseSettings):
         description="AWS regions that may store and process photos, separated by commas.",
     )
 
+    shared: bool = Field(
+        False,
+        description="Share what is written on disk with the group of the folders, instead of with nobody.",
+    )
     prices: Path | None = Field(
         None, description="A TOML file of prices with the keys of resources/prices.toml, which it replaces."
     )
@@ -129,7 +134,7 @@ class Settings(StoreSettings):
     weights: str = Field(
         "imagenet",
         description="Weights of MobileNetV2: imagenet, embedded, random, or a file (path or s3://...). "
-        "#sha256=... at the end of a file's name pins its content.",
+        "#sha256=... at the end pins the content.",
     )
     spark_cores: int | None = Field(None, ge=1, description="Spark's cores; all of the machine if unset.")
     spark_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="Memory of Spark's JVM, as 700m or 1g.")
@@ -295,20 +300,26 @@ class Settings(StoreSettings):
 def load_settings(kind: type[Kind]) -> Kind:
     """The settings of a kind, from the environment and from the file `.env` of the working directory.
 
-    A variable of the environment wins over its line in `.env`, unless it is empty. The lines of `.env`
-    become part of the environment, because AWS's libraries, Dagster and Java read their variables there.
+    A variable of the environment wins over its line in `.env`, unless it is empty. The settings of `.env`
+    become part of the environment, because AWS's libraries and Dagster read their variables there.
     FRUITS_REGION becomes AWS_REGION, which S3's clients read. Where a root is on S3, all S3 clients get the
-    credentials that boto3 finds.
+    credentials that boto3 finds. From then on, new files of this process are its user's own, or with
+    FRUITS_SHARED also its group's.
 
-    Raises `FruitsError` with one sentence for each unusable value, and where there are no credentials for S3.
+    Raises `FruitsError` with one sentence for each unusable value, where there are no credentials for S3, and
+    the errors of `read_env_file` and `check_shared`.
     """
-    for name, value in dotenv_values(".env").items():
-        if value and not os.environ.get(name):
+    for name, value in read_env_file().items():
+        if not os.environ.get(name):
             os.environ[name] = value
     try:
         settings = kind()
     except pydantic.ValidationError as error:
         raise FruitsError("; ".join(_sentence(detail) for detail in error.errors())) from None
+    set_umask(settings.shared)
+    if settings.shared:
+        for variable, root in _local_roots(settings).items():
+            check_shared(variable, root)
     if "region" in settings.model_fields_set:
         os.environ["AWS_REGION"] = settings.region
     if any(getattr(settings, root, "").startswith("s3://") for root in ("images", "store")):
@@ -316,6 +327,15 @@ def load_settings(kind: type[Kind]) -> Kind:
 
         provide_credentials()
     return settings
+
+
+def _local_roots(settings: AccountSettings) -> dict[str, Path]:
+    """The folders on disk that commands write to, by the names of their variables."""
+    roots = {
+        "FRUITS_STORE": getattr(settings, "store", ""),
+        "DAGSTER_HOME": os.environ.get("DAGSTER_HOME", ""),
+    }
+    return {name: Path(root) for name, root in roots.items() if root and not root.startswith("s3://")}
 
 
 def _sentence(detail: "ErrorDetails") -> str:

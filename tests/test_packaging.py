@@ -64,6 +64,7 @@ def test_the_wheel_contains_the_data_files_of_its_packages(wheel: Path) -> None:
         "fruits_assets/model/MODEL_CARD.md",
         "fruits_assets/model/embedded.npz",
         "fruits_assets/sample_photos/LICENSE",
+        "resources/local/jars.sha256",
         "resources/local/log4j2.properties",
         "resources/prices.toml",
     }

@@ -53,7 +53,7 @@ def feature_extractor(
     if current is None or current.data_version != data_version:
         context.log.info(f"Converting MobileNetV2 with the weights {weights.name!r} to OpenVINO IR")
         with TemporaryDirectory() as folder:
-            xml, weights_bin, max_difference = _convert(settings.weights, Path(folder))
+            xml, weights_bin, max_difference = _convert(weights, Path(folder))
         directory = f"{new_directory(FEATURE_EXTRACTOR, context.run.run_id)}/model"
         store.write(f"{directory}/{MODEL_XML}", xml)
         store.write(f"{directory}/{MODEL_BIN}", weights_bin)
@@ -111,13 +111,14 @@ def whole_extractor(store: Root) -> Version | None:
     return None
 
 
-def _convert(setting: str, out: Path) -> tuple[bytes, bytes, float]:
+def _convert(weights: Weights, out: Path) -> tuple[bytes, bytes, float]:
     """Returns the IR's topology and weights, and its largest absolute difference from Keras.
 
-    A process of its own converts the model: when it ends, TensorFlow's memory is free again.
+    A process of its own converts the model: when it ends, TensorFlow's memory is free again. It finds the
+    weights again, and refuses a file that has changed since.
     """
     program = [sys.executable, "-m", "fruits_assets.model.convert"]
-    command = [*program, "--weights", setting, "--out", str(out)]
+    command = [*program, "--weights", weights.pinned, "--out", str(out)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]

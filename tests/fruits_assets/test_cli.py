@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.photo_sets import variant
 from fruits_assets.terminal import Command
+from resources.local.java import java
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 from spark_jobs.store.versions import Version
 from tests.shell import BY_CLASS, IMAGES, PATIENCE, Shell
@@ -68,6 +69,7 @@ def test_the_first_run_writes_one_csv_a_class_and_a_summary(first_run: tuple[Pat
         f"Photos {shell.photos}, store {shell.store}, weights {WEIGHTS}, environment local"
     )
     assert f"{images} of {images} images" in output  # progress
+    assert output.count(f"Spark runs on {java().described}") == 1
     assert "Traceback" not in output
 
 

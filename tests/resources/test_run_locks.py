@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -102,3 +103,19 @@ def test_any_other_run_is_over_when_it_is_finished_or_its_process_was_killed(
     leave_lock(instance, started.run_id)
     assert is_over(instance, started)
     assert is_over(instance, add_run(instance, dg.DagsterRunStatus.CANCELED))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/shadow", ".", "..", "", "x" * 300, "a/b", "a\0b"])
+def test_a_tag_that_names_no_file_stops_no_command_and_reads_nothing_outside(
+    instance: dg.DagsterInstance, name: str
+) -> None:
+    # Anybody can give a tag to a run in Dagster's UI.
+    (Path(instance.root_directory) / "running").mkdir(exist_ok=True)
+    (Path(instance.root_directory) / "outside").touch()
+    run = add_run(instance, tags={OWNER_TAG: name, "fruits/process": "abc", "fruits/host": "elsewhere"})
+    assert lock_state(instance, name) == Lock.NONE
+    assert not is_over(instance, run)
+    assert fail_killed_runs(instance) == set()
+    with held_lock(instance, name):
+        assert lock_state(instance, name) == Lock.HELD
+    assert {path.name for path in Path(instance.root_directory).iterdir()} >= {"outside", "running"}

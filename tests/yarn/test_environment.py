@@ -15,12 +15,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from rehearsal import jars
 from rehearsal.environment import RehearsalEnvironment, start_cluster, start_environment
 from rehearsal.faults import Fault
 from rehearsal.processes import marked_processes
-from resources.local.session import HADOOP_VERSION
-from spark_jobs.errors import FruitsError
 from tests.support import REPOSITORY, wait_for
 
 SUM = """
@@ -246,18 +243,6 @@ def test_a_failed_step_can_terminate_its_cluster(rehearsal: RehearsalEnvironment
 
     wait_for(lambda: status()["State"] == "TERMINATED_WITH_ERRORS", 30)
     assert status()["StateChangeReason"]["Code"] == "STEP_FAILURE"
-
-
-def test_a_changed_jar_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    locked = [line.split()[1] for line in jars._LOCK.read_text().splitlines()]
-    folder = tmp_path / "fruits" / f"s3a-{HADOOP_VERSION}"
-    folder.mkdir(parents=True)
-    for path in locked:
-        if path.startswith("s3a/"):
-            (folder / path.removeprefix("s3a/")).write_bytes(b"not a jar")
-    with pytest.raises(FruitsError, match=r"aws-java-sdk-bundle-1\.12\.262\.jar has SHA-256"):
-        jars.jars("s3a")
 
 
 @pytest.mark.slow
