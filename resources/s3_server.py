@@ -1,10 +1,10 @@
 """The S3 server of all clients of this process and of its children, and whether photos may be there."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from resources.settings import AccountSettings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import is_loopback, s3_endpoint
 
@@ -42,20 +42,20 @@ def is_of_aws(endpoint: str | None) -> bool:
     return endpoint is None or (urlsplit(endpoint).hostname or "").endswith(_AWS_DOMAINS)
 
 
-def check_server(settings: AccountSettings) -> None:
+def check_server(allowed_regions: Sequence[str], allowed_server: str | None) -> None:
     """Raises `FruitsError` for an S3 server that is neither on this machine nor of AWS in an allowed region.
 
-    FRUITS_ALLOW_ENDPOINT permits one more.
+    `allowed_server`, FRUITS_ALLOW_ENDPOINT, permits one more.
     """
     endpoint = s3_endpoint()
-    if endpoint is None or endpoint == settings.allow_endpoint or is_loopback(endpoint):
+    if endpoint is None or endpoint == allowed_server or is_loopback(endpoint):
         return
     parts = (urlsplit(endpoint).hostname or "").split(".")
-    if is_of_aws(endpoint) and not set(settings.allowed_regions).isdisjoint(parts):
+    if is_of_aws(endpoint) and not set(allowed_regions).isdisjoint(parts):
         return
     raise FruitsError(
         f"The S3 server is {endpoint} (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or endpoint_url of the AWS "
         "profile), which is not a server of AWS in FRUITS_ALLOWED_REGIONS="
-        f"{','.join(settings.allowed_regions)}. Remove the address, or, if photos may be there, set "
+        f"{','.join(allowed_regions)}. Remove the address, or, if photos may be there, set "
         f"FRUITS_ALLOW_ENDPOINT={endpoint}."
     )

@@ -35,7 +35,7 @@ def _root(value: str) -> str:
             raise ValueError(
                 "has an empty part, . or .. in its prefix; write s3://bucket/prefix without them"
             )
-        return value
+        return f"s3://{bucket}/{prefix}".removesuffix("/")
     if "://" in value:
         raise ValueError("is of an unknown kind; give a local path or s3://bucket/prefix")
     return str(Path(value).expanduser().absolute())
@@ -314,7 +314,8 @@ class Settings(StoreSettings):
                 f"FRUITS_STORE={self.store} and FRUITS_IMAGES={self.images} lie inside each other: the next "
                 "run would read outputs as photos. Set FRUITS_STORE to a folder outside the photos"
             )
-        home = os.environ.get("DAGSTER_HOME") or ".dagster"
+        # Where it is not set, it is a hidden folder, which a listing of photos skips.
+        home = os.environ.get("DAGSTER_HOME")
         for variable, folder in {"DAGSTER_HOME": home, "FRUITS_EMR_LOGS": self.emr_logs}.items():
             if folder and _lies_in(folder, self.images):
                 raise ValueError(
@@ -349,7 +350,7 @@ def load_settings(kind: type[Kind]) -> Kind:
         from resources.s3_server import check_server
 
         provide_credentials()
-        check_server(settings)
+        check_server(settings.allowed_regions, settings.allow_endpoint)
     return settings
 
 

@@ -57,7 +57,7 @@ def check_residency(settings: Settings) -> None:
     not answer a question. A server on this machine, or of FRUITS_ALLOW_ENDPOINT, has no region of AWS: with
     FRUITS_ENV=local, its buckets are not asked.
     """
-    check_server(settings)
+    check_server(settings.allowed_regions, settings.allow_endpoint)
     roots = {"FRUITS_IMAGES": settings.images, "FRUITS_STORE": settings.store}
     accounts = {"FRUITS_IMAGES": settings.images_account, "FRUITS_STORE": settings.store_account}
     buckets = {

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
+from dagster._core.errors import DagsterResourceFunctionError
 from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 
@@ -17,7 +18,7 @@ from fruits_assets.definitions import definitions_for
 from resources.emr import residency
 from resources.emr.residency import check_residency
 from resources.s3_server import check_server
-from resources.settings import Settings
+from resources.settings import EU_REGIONS, Settings
 from spark_jobs.errors import FruitsError
 from tests.resources.emr.commands import recorded_calls, refused, start_cluster
 
@@ -269,9 +270,9 @@ def test_an_asset_checks_before_it_writes_whoever_starts_its_run() -> None:
         assert isinstance(asset, dg.AssetsDefinition)
         assert "settings" in asset.required_resource_keys, asset.key
     job = definitions.resolve_implicit_global_asset_job_def()
-    with recorded_calls() as calls, pytest.raises(Exception, match="FRUITS_STORE is in us-east-1") as raised:
+    with recorded_calls() as calls, pytest.raises(DagsterResourceFunctionError) as raised:
         job.execute_in_process(asset_selection=[dg.AssetKey("feature_extractor")])
-    assert isinstance(raised.value.__cause__, FruitsError)
+    assert "FRUITS_STORE is in us-east-1" in str(raised.value.__cause__)
     assert [call for call in calls if not call.startswith("Get")] == []
 
 
@@ -294,12 +295,12 @@ def test_a_local_run_asks_nothing_about_buckets_on_this_machine(monkeypatch: pyt
 )
 def test_a_server_elsewhere_is_refused_by_its_address(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
-    local = {"images": "s3://paris/photos", "store": "s3://paris/store", "_env_file": None}
+    local: dict[str, Any] = {"images": "s3://paris/photos", "store": "s3://paris/store", "_env_file": None}
     with pytest.raises(FruitsError, match=f"The S3 server is {address} .*FRUITS_ALLOW_ENDPOINT={address}"):
         check_residency(Settings(**local))
     with pytest.raises(FruitsError, match="The S3 server is"):
         check_residency(Settings(**local, allow_endpoint=f"{address}/other"))
-    check_server(Settings(**local, allow_endpoint=address))
+    check_residency(Settings(**local, allow_endpoint=address))
 
 
 @pytest.mark.parametrize(
@@ -312,4 +313,4 @@ def test_a_server_elsewhere_is_refused_by_its_address(monkeypatch: pytest.Monkey
 )
 def test_a_server_of_aws_in_an_allowed_region_passes(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
-    check_server(Settings(images="s3://paris/photos", _env_file=None))
+    check_server(EU_REGIONS, None)
