@@ -16,7 +16,7 @@ from fruits_assets.cli_emr import emr
 from fruits_assets.cli_erase import erase, retention
 from fruits_assets.cli_status import observe, status
 from fruits_assets.cli_store import forget, restore
-from fruits_assets.terminal import GRACE_OF_JOBS, Command, echo, echo_table, set_dagster_home
+from fruits_assets.terminal import GRACE_OF_JOBS, Command, Group, echo, echo_table, set_dagster_home
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
 from spark_jobs.errors import FruitsError
 from spark_jobs.wording import counted
@@ -36,14 +36,9 @@ class _RunCommand(Command):
     after_interruption = "Finished assets stay current, and the others keep their last versions."
 
 
-class _Group(click.Group):
-    command_class = Command
-    group_class = type
-
-
 @click.group(
     "fruits",
-    cls=_Group,
+    cls=Group,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": shutil.get_terminal_size().columns,

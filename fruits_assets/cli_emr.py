@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fruits_assets.terminal import Command, echo
-from spark_jobs.wording import counted
+from spark_jobs.wording import counted, visible
 
 if TYPE_CHECKING:
     from resources.emr.account import Plan
@@ -105,7 +105,7 @@ def deploy(yes: bool, **options: Any) -> None:
         "FRUITS_IMAGES": stack.images_uri,
         "FRUITS_STORE": stack.store_uri,
     }.items():
-        click.echo(f"{name}={value}")
+        click.echo(visible(f"{name}={value}"))
 
 
 def _show(settings: "AccountSettings", planned: "Plan") -> None:
@@ -176,7 +176,7 @@ def check(operator: str | None, as_json: bool) -> None:
         lines.append(line)
         if not as_json:
             state = click.style(f"{line.state:>9}", fg="red" if line.state == "failed" else None)
-            echo(f"{state}  {line.name}: {line.text}", indent=" " * 11)
+            echo(f"{line.name}: {line.text}", indent=" " * 11, head=f"{state}  ")
     if as_json:
         click.echo(json.dumps([line._asdict() for line in lines]))
     sys.exit(1 if any(line.state == "failed" for line in lines) else 0)

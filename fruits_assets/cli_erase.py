@@ -224,7 +224,5 @@ def _report(receipt: "Receipt") -> None:
     for sentence in receipt.stays:
         echo(f"What stays: {sentence}")
     if receipt.left:
-        echo(
-            f"Runs at work still use: {named(sorted(receipt.left), _NAMED)}. These files may name the photos. "
-            "When the runs have ended, erase the photos once more."
-        )
+        files = named(sorted(receipt.left), _NAMED)
+        echo(f"These may name the photos until the runs at work end; erase the photos again then: {files}")

@@ -6,11 +6,15 @@ all plots have one low resolution and one small palette.
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import numpy as np
+
+from spark_jobs.ingest_images import PREVIEW_IMAGES
+from spark_jobs.wording import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +28,39 @@ _MAX_BARS = 40
 _MAX_LEGEND_ENTRIES = 12
 _LONG_LABEL = 40  # for names of runs
 
+# The first bytes of a JPEG, and more than `thumbnails` makes.
+_JPEG, _PREVIEW_BYTES = b"\xff\xd8\xff", 1024 * PREVIEW_IMAGES
+
 _GREEN, _RED = "#4c956c", "#bc4749"
 
 
 def embed_image(base64_image: str, kind: str) -> dg.MarkdownMetadataValue:
     """Markdown that shows an image in Dagster's UI: base64 of a file whose MIME type is `image/<kind>`."""
     return dg.MetadataValue.md(f"![preview](data:image/{kind};base64,{base64_image})")
+
+
+def embed_preview(base64_jpeg: str) -> dg.MarkdownMetadataValue | None:
+    """Markdown that shows the preview of a class, which a node of a cluster made.
+
+    Text that is no base64 of a JPEG could be Markdown of its own: a link, or a picture from elsewhere. It
+    gives None, and so does a JPEG larger than any preview.
+    """
+    try:
+        content = base64.b64decode(base64_jpeg, validate=True)
+    except ValueError:
+        return None
+    if not content.startswith(_JPEG) or len(content) > _PREVIEW_BYTES:
+        return None
+    return embed_image(base64.b64encode(content).decode(), "jpeg")
+
+
+def fenced(text: str) -> dg.MarkdownMetadataValue:
+    """Markdown that shows lines as they are, in a fence that no run of backticks in them closes.
+
+    https://spec.commonmark.org/0.31.2/#fenced-code-blocks
+    """
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return dg.MetadataValue.md(f"{fence}\n{visible(text)}\n{fence}")
 
 
 def class_counts(images_by_class: Mapping[str, int]) -> dg.MarkdownMetadataValue:

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from spark_jobs.errors import FruitsError
+from spark_jobs.wording import visible
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give to a command that SIGINT ends
 
@@ -50,6 +51,32 @@ class Command(click.Command):
             _fail(ctx, f"interrupted. {self.after_interruption}".rstrip(), INTERRUPTED)
 
 
+class Group(click.Group):
+    """Commands whose errors about arguments show no characters that a terminal obeys."""
+
+    command_class = Command
+    group_class = type
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _arguments_visible():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> object:
+        with _arguments_visible():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _arguments_visible() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        text = error.format_message()
+        if visible(text) == text:
+            raise
+        raise click.UsageError(visible(text), error.ctx) from None
+
+
 @contextmanager
 def _ended_by_signals(grace: float) -> Iterator[None]:
     """Raises `KeyboardInterrupt` for SIGINT and SIGTERM, and ends the process where that is too slow.
@@ -81,12 +108,16 @@ def _ended_by_signals(grace: float) -> Iterator[None]:
 
 def _fail(ctx: click.Context, message: str, status: int) -> NoReturn:
     """Prints a message on stderr after the name of the command, and ends the process."""
-    echo(f"{click.style(ctx.command_path, fg='red')}: {message}", err=True)
+    echo(message, err=True, head=f"{click.style(ctx.command_path, fg='red')}: ")
     sys.exit(status)
 
 
-def echo(text: str, indent: str = "", err: bool = False) -> None:
-    """Prints text. On a terminal it wraps between words, and lines after the first begin with `indent`."""
+def echo(text: str, indent: str = "", err: bool = False, head: str = "") -> None:
+    """Prints text after a head, which may be coloured. Characters that are not printable are escaped.
+
+    On a terminal it wraps between words, and lines after the first begin with `indent`.
+    """
+    text = head + visible(text)
     if (sys.stderr if err else sys.stdout).isatty():
         width = shutil.get_terminal_size().columns
         text = textwrap.fill(
@@ -102,10 +133,12 @@ def echo(text: str, indent: str = "", err: bool = False) -> None:
 
 def echo_table(lines: Sequence[tuple[str, str]]) -> None:
     """Prints (name, value) lines, with the names in a column; failures are red on a terminal."""
-    width = max(len(name) for name, _ in lines)
-    for name, value in lines:
+    names = [visible(name).replace("\n", " ") for name, _ in lines]
+    width = max(map(len, names))
+    indent = " " * (width + 2)
+    for name, (_, value) in zip(names, lines, strict=True):
         label = click.style(f"{name:>{width}}", fg="red" if name == "failed" else None)
-        echo(f"{label}  {value}", indent=" " * (width + 2))
+        echo(value.replace("\n", f"\n{indent}"), indent, head=f"{label}  ")
 
 
 def set_dagster_home() -> None:

@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resources.s3_server import agree_on_server
 from spark_jobs.errors import FruitsError
 
 if TYPE_CHECKING:
@@ -52,21 +53,18 @@ def provide_credentials() -> None:
     """Gives boto3's credentials to all S3 clients, through environment variables that children inherit.
 
     It changes no credentials where all clients find the same by themselves. The region of a profile becomes
-    AWS_REGION, and its S3 server AWS_ENDPOINT_URL_S3.
+    AWS_REGION, and the S3 server of boto3 becomes that of all clients.
 
     Raises `FruitsError` where boto3 finds no credentials, or cannot renew them.
     """
     import botocore.session
-    from botocore.configprovider import ConfiguredEndpointProvider
     from botocore.exceptions import BotoCoreError, ClientError
 
     session = botocore.session.Session()
     try:
         credentials = session.get_credentials()
         region = session.get_config_variable("region")
-        endpoint = ConfiguredEndpointProvider(
-            full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name="s3"
-        ).provide()
+        agree_on_server(session)
         if credentials is not None:
             credentials.get_frozen_credentials()  # asks for them where that is still to do
     except (BotoCoreError, ClientError) as error:
@@ -76,8 +74,6 @@ def provide_credentials() -> None:
         ) from error
     if credentials is None:
         raise FruitsError("There are no AWS credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID.")
-    if endpoint:
-        os.environ.setdefault("AWS_ENDPOINT_URL_S3", endpoint)
     if credentials.method in _KNOWN_TO_ALL:
         return
     token = secrets.token_urlsafe(32)

@@ -27,13 +27,35 @@ def _root(value: str) -> str:
     """`s3://bucket/prefix`, or a local path as an absolute path; without a slash at the end."""
     value = plain_s3_uri(value)
     if value.startswith("s3://"):
-        bucket, _ = split_s3_uri(value)
+        bucket, prefix = split_s3_uri(value)
+        prefix = prefix.rstrip("/")
         if not bucket:
             raise ValueError("names no bucket; write s3://bucket/prefix")
-        return value.rstrip("/")
+        if prefix and not {"", ".", ".."}.isdisjoint(prefix.split("/")):
+            # Some S3 clients take these parts as they are, and others remove them.
+            raise ValueError(
+                "has an empty part, . or .. in its prefix; write s3://bucket/prefix without them"
+            )
+        return f"s3://{bucket}/{prefix}".removesuffix("/")
     if "://" in value:
         raise ValueError("is of an unknown kind; give a local path or s3://bucket/prefix")
     return str(Path(value).expanduser().absolute())
+
+
+def _lies_in(inner: str, outer: str) -> bool:
+    """Whether a folder or prefix is another one or lies in it, by the places to which links lead."""
+    if inner.startswith("s3://") or outer.startswith("s3://"):
+        return f"{inner.rstrip('/')}/".startswith(f"{outer.rstrip('/')}/")
+    inside, around = (Path(os.path.realpath(folder)) for folder in (inner, outer))
+    # The same folder may have two names: in letters of another case on macOS, and where it is mounted twice.
+    return any(each == around or _same(each, around) for each in (inside, *inside.parents))
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # it does not exist yet
+        return False
 
 
 def _tags(value: str | dict[str, str]) -> dict[str, str]:
@@ -70,6 +92,7 @@ def _mailbox(value: SecretStr) -> SecretStr:
 
 
 InstanceType = Annotated[str, AfterValidator(_instance_type)]
+AwsAccount = Annotated[str, Field(pattern=r"^\d{12}$")]
 StorageRoot = Annotated[str, AfterValidator(_root)]
 Kind = TypeVar("Kind", bound="AccountSettings")
 
@@ -93,6 +116,9 @@ class AccountSettings(BaseSettings):
         EU_REGIONS,
         description="AWS regions that may store and process photos, separated by commas.",
     )
+    allow_endpoint: str | None = Field(
+        None, description="Address of an S3 server other than AWS's that may store photos, exactly as set."
+    )
 
     shared: bool = Field(
         False,
@@ -109,6 +135,10 @@ class StoreSettings(AccountSettings):
     store: StorageRoot = Field(
         default_factory=lambda: _root("fruits_store"),
         description="Root of all outputs: a local path or s3://bucket/prefix.",
+    )
+    store_account: AwsAccount | None = Field(
+        None,
+        description="AWS account that owns the bucket of FRUITS_STORE; that of the credentials if unset.",
     )
     emr_primary_type: InstanceType = Field("m5.xlarge", description="Instance type of the primary node.")
     emr_core_type: InstanceType = Field("m5.xlarge", description="Instance type of the core nodes.")
@@ -130,6 +160,10 @@ class Settings(StoreSettings):
     )
     images: StorageRoot = Field(
         description="Root of the photos, one folder a class: a local path or s3://bucket/prefix."
+    )
+    images_account: AwsAccount | None = Field(
+        None,
+        description="AWS account that owns the bucket of FRUITS_IMAGES; that of the credentials if unset.",
     )
     weights: str = Field(
         "imagenet",
@@ -288,12 +322,19 @@ class Settings(StoreSettings):
 
     @model_validator(mode="after")
     def _roots_are_apart(self) -> "Settings":
-        images, store = f"{self.images}/", f"{self.store}/"
-        if store.startswith(images) or images.startswith(store):
+        if _lies_in(self.store, self.images) or _lies_in(self.images, self.store):
             raise ValueError(
                 f"FRUITS_STORE={self.store} and FRUITS_IMAGES={self.images} lie inside each other: the next "
                 "run would read outputs as photos. Set FRUITS_STORE to a folder outside the photos"
             )
+        # Where it is not set, it is a hidden folder, which a listing of photos skips.
+        home = os.environ.get("DAGSTER_HOME")
+        for variable, folder in {"DAGSTER_HOME": home, "FRUITS_EMR_LOGS": self.emr_logs}.items():
+            if folder and _lies_in(folder, self.images):
+                raise ValueError(
+                    f"{variable}={folder} lies in FRUITS_IMAGES={self.images}: a run would write among the "
+                    f"photos. Set {variable} to a folder outside the photos"
+                )
         return self
 
 
@@ -307,7 +348,7 @@ def load_settings(kind: type[Kind]) -> Kind:
     FRUITS_SHARED also its group's.
 
     Raises `FruitsError` with one sentence for each unusable value, where there are no credentials for S3, and
-    the errors of `read_env_file` and `check_shared`.
+    for an S3 server where photos may not be; also the errors of `read_env_file` and `check_shared`.
     """
     for name, value in read_env_file().items():
         if not os.environ.get(name):
@@ -324,8 +365,10 @@ def load_settings(kind: type[Kind]) -> Kind:
         os.environ["AWS_REGION"] = settings.region
     if any(getattr(settings, root, "").startswith("s3://") for root in ("images", "store")):
         from resources.aws_credentials import provide_credentials
+        from resources.s3_server import check_server
 
         provide_credentials()
+        check_server(settings.allowed_regions, settings.allow_endpoint)
     return settings
 
 

@@ -7,6 +7,8 @@ import sys
 import click
 import dagster as dg
 
+from spark_jobs.wording import visible
+
 # A message that begins with the name of its asset.
 _NAMED = re.compile(r"\w+: ")
 
@@ -22,7 +24,9 @@ class _BriefFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         metadata = getattr(record, "dagster_meta", {})
-        step, message = metadata.get("step_key"), metadata.get("orig_message", record.getMessage())
+        step = metadata.get("step_key")
+        # A message may come from a node of a cluster. Its further lines must not look like lines of the log.
+        message = visible(str(metadata.get("orig_message", record.getMessage()))).replace("\n", "\n    ")
         level = "" if record.levelno <= logging.INFO else record.levelname
         if level and self._coloured:
             level = click.style(level, fg=_COLOURS.get(record.levelno))

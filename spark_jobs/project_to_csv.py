@@ -269,8 +269,11 @@ def _kept_rows(store: Root, work: _Work, old: pa.Table, model_version: str) -> p
     read = concurrently(lambda part: read_column_of(store, part, "path"), still_there)
     paths = list(chain.from_iterable(read))
     kept = old.filter(pc.is_in(old.column("path"), pa.array(paths, pa.string())))
-    # Two names can look alike in a CSV: one with an apostrophe of its own, and one that begins a formula.
-    return kept if kept.num_rows == len(paths) else None
+    # In a CSV of an earlier release, two names can look alike: '=x and =x.
+    if not kept.num_rows == pc.count_distinct(kept.column("path")).as_py() == len(paths):
+        return None
+    label = pa.array([work.features.label] * kept.num_rows, pa.string())
+    return kept.set_column(kept.schema.get_field_index("label"), "label", label)
 
 
 def _projected(rows: pa.RecordBatch, components: NDArray[np.float64]) -> pa.RecordBatch:

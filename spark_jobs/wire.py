@@ -7,6 +7,7 @@ import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -31,33 +32,56 @@ def to_json(value: Any) -> bytes:
 def from_json(kind: type[T], content: bytes) -> T:
     """The dataclass of type `kind` that `to_json` wrote.
 
-    Raises `TypeError` if the JSON lacks a required field of `kind`, or has a field that `kind` does not have.
+    Raises `TypeError` if the JSON lacks a required field of `kind`, has a field that `kind` does not have, or
+    a value of another type; `ValueError` if it is no JSON.
     """
-    value: T = _typed(kind, json.loads(content))
+    value: T = _typed(kind, json.loads(content), kind.__name__)
     return value
 
 
-def _typed(kind: Any, value: Any) -> Any:
-    """The value with its dataclasses restored, by the type hints alone: cluster nodes have no pydantic."""
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """The value with its dataclasses restored, by the type hints alone: cluster nodes have no pydantic.
+
+    `where` names the value in an error: the nodes of a cluster may write any JSON.
+    """
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
+        _check(dict, value, where)
+        hints = _hints(kind)
         if unknown := value.keys() - hints.keys():
             raise TypeError(
                 f"{kind.__name__} has no field {sorted(unknown)[0]!r}: "
                 "the JSON was written by another version of the code"
             )
-        return kind(**{name: _typed(hints[name], field) for name, field in value.items()})
-    if isinstance(kind, type) and issubclass(kind, tuple):
-        return kind(*value)  # a `NamedTuple`
+        return kind(**{name: _typed(hints[name], field, f"{where}.{name}") for name, field in value.items()})
+    if isinstance(kind, type) and issubclass(kind, tuple):  # a `NamedTuple`
+        _check(list, value, where)
+        fields = _hints(kind)
+        if len(value) > len(fields):
+            raise TypeError(f"{where} has {len(value)} values, and {kind.__name__} has {len(fields)}")
+        return kind(*map(_typed, fields.values(), value, [f"{where}.{name}" for name in fields]))
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is dict:
-        return {key: _typed(arguments[1], item) for key, item in value.items()}
+        _check(dict, value, where)
+        return {key: _typed(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
     if origin is list:
-        return [_typed(arguments[0], item) for item in value]
+        _check(list, value, where)
+        return [_typed(arguments[0], item, where) for item in value]
     if origin in (Union, types.UnionType):
         [inner] = [argument for argument in arguments if argument is not type(None)]
-        return None if value is None else _typed(inner, value)
+        return None if value is None else _typed(inner, value, where)
+    _check(kind, value, where)
     return value
+
+
+def _check(kind: type, value: Any, where: str) -> None:
+    """Raises `TypeError` for a value of another type. `True` is no number, and a whole number is a float."""
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise TypeError(f"{where} is {str(value)[:40]!r}, which is no {kind.__name__}")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 Params = TypeVar("Params")

@@ -1,7 +1,28 @@
-"""Numbers and remedies in messages."""
+"""Numbers, remedies and strange characters in messages."""
 
+import re
 import shlex
 from collections.abc import Sequence
+
+# Two invisible characters join or separate letters of Persian and of scripts of India, and parts of an emoji.
+_JOINED = re.compile("(?<=[^\0-\x7f])[\u200c\u200d](?=[^\0-\x7f])")
+
+
+def visible(text: str) -> str:
+    """Text for a terminal: what is not printable is escaped, as `\\x1b`, except line breaks and tabs.
+
+    That are control characters, which a terminal obeys, and characters that are invisible or turn the
+    direction of text. https://unicode.org/reports/tr36/#Bidirectional_Text_Spoofing
+    """
+    if text.isprintable():
+        return text
+    joined = {found.start() for found in _JOINED.finditer(text)}
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t" or index in joined
+        else character.encode("unicode_escape").decode()
+        for index, character in enumerate(text)
+    )
 
 
 def counted(number: int, singular: str, plural: str) -> str:

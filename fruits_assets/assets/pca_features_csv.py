@@ -10,6 +10,7 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
+from fruits_assets.plots import fenced
 from spark_jobs.errors import FruitsError
 from spark_jobs.project_to_csv import ClassCsv, ProjectParams, project_to_csv, up_to_date
 from spark_jobs.store.csv_copies import stale_copies
@@ -47,7 +48,7 @@ def pca_features_csv(step: ClassStep[ClassConfig]) -> ClassJob[ProjectParams, Cl
     )
 
     def describe(figures: ClassCsv) -> dict[str, Any]:
-        head = {"preview": dg.MetadataValue.md(f"```\n{figures.head}\n```")} if figures.head else {}
+        head = {"preview": fenced(figures.head)} if figures.head else {}
         return {
             "dagster/row_count": figures.images,
             "components": model.details["components"],

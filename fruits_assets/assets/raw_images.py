@@ -11,7 +11,7 @@ from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
 from fruits_assets.free_space import check_free_space
 from fruits_assets.photo_changes import photo_changes
-from fruits_assets.plots import embed_image
+from fruits_assets.plots import embed_preview
 from spark_jobs.ingest_images import ClassIngest, IngestParams, ingest_images
 from spark_jobs.store.photos import Double, doubles, known_photos
 from spark_jobs.store.quarantine import bad_photos
@@ -78,13 +78,14 @@ def raw_images(step: ClassStep[IngestConfig]) -> ClassJob[IngestParams, ClassIng
 
 
 def _describe(figures: ClassIngest) -> dict[str, Any]:
-    preview = figures.preview_jpeg_base64
+    text = figures.preview_jpeg_base64
+    preview = embed_preview(text) or "no preview: the job gave no small JPEG" if text else None
     return {
         "found": figures.found,
         "quarantined": figures.quarantined,
         "with_position": figures.with_position,
         "gone": figures.without_photos,
-        **({"preview": embed_image(preview, "jpeg")} if preview else {}),
+        **({"preview": preview} if preview else {}),
     }
 
 

@@ -9,13 +9,14 @@ from itertools import chain
 from fruits_assets.costs.comparison import REPORTED_HOUR, Row
 from fruits_assets.costs.run_records import STAGES
 from resources.prices import Prices
-from spark_jobs.store.csv_rows import FORMULA_START
+from spark_jobs.store.csv_rows import without_formulas
 
 
 def as_csv(rows: Iterable[Row], prices: Prices) -> str:
     """Returns one line per row with all figures. A value that is not known is empty."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    # A text that is not quoted would become two cells where a semicolon separates them.
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(
         [
             *("run", "environment", "as_reported", "finished", "instance_type", "nodes", "cores"),
@@ -29,18 +30,17 @@ def as_csv(rows: Iterable[Row], prices: Prices) -> str:
     for row in rows:
         stages = [row.stages.get(stage) for stage in STAGES]
         by_stage = [(stage.images, round(stage.seconds, 2)) if stage else (None, None) for stage in stages]
-        writer.writerow(
-            [
-                *(_plain(row.run), row.environment, str(row.reported).lower(), row.finished),
-                *(_plain(row.instance_type or ""), row.nodes, row.cores),
-                *(row.images, row.classes, row.known_classes),
-                *chain.from_iterable(by_stage),
-                *(round(row.seconds, 2), round(row.images_per_second, 2)),
-                *(_digits(row.compute_usd_for_1000), _digits(row.storage_usd_for_1000(prices))),
-                _plain(row.weights or ""),
-                _plain(" ".join(f"{name}={version}" for name, version in row.versions.items())),
-            ]
-        )
+        figures = [
+            *(row.run, row.environment, str(row.reported).lower(), row.finished),
+            *(row.instance_type, row.nodes, row.cores),
+            *(row.images, row.classes, row.known_classes),
+            *chain.from_iterable(by_stage),
+            *(round(row.seconds, 2), round(row.images_per_second, 2)),
+            *(_digits(row.compute_usd_for_1000), _digits(row.storage_usd_for_1000(prices))),
+            row.weights,
+            " ".join(f"{name}={version}" for name, version in row.versions.items()),
+        ]
+        writer.writerow(without_formulas(each) if isinstance(each, str) else each for each in figures)
     return out.getvalue()
 
 
@@ -121,11 +121,6 @@ def _digits(value: float | None) -> str:
 
 def _magnitude(value: float) -> int:
     return int(f"{value:e}".partition("e")[2])
-
-
-def _plain(text: str) -> str:
-    """Returns text that no spreadsheet evaluates as a formula."""
-    return re.sub(f"^{FORMULA_START}", r"'\1", text)
 
 
 def _cell(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from resources.emr.aws import aws_errors_named, client
 from resources.emr.lifecycle import check_hourly_cost, cluster_request, hourly_cost
-from resources.emr.residency import bucket_region, check_cluster, default_encryption, refuse_outside
+from resources.emr.residency import BucketQuestions, check_cluster
 from resources.emr.run_calls import allows, calls_of_run, policy_source
 from resources.emr.stack import (
     PROJECT_TAG,
@@ -105,8 +105,10 @@ class _Account:
             yield "stack", self._deployed
             yield "request", self._request
             yield "uploads", self._uploads
-        yield "FRUITS_IMAGES", lambda: self._root("FRUITS_IMAGES", settings.images, "images_uri")
-        yield "FRUITS_STORE", lambda: self._root("FRUITS_STORE", settings.store, "store_uri")
+        images = settings.images, settings.images_account
+        store = settings.store, settings.store_account
+        yield "FRUITS_IMAGES", lambda: self._root("FRUITS_IMAGES", *images, "images_uri")
+        yield "FRUITS_STORE", lambda: self._root("FRUITS_STORE", *store, "store_uri")
         if not settings.emr_cluster:
             yield from self._room()
         # Last, because it makes a call for each call of a run.
@@ -181,7 +183,7 @@ class _Account:
 
     # The data.
 
-    def _root(self, variable: str, root: str, output: str) -> str:
+    def _root(self, variable: str, root: str, account: str | None, output: str) -> str:
         """Asks for the bucket of a root, which clusters of the stack reach only below an output of it."""
         settings = self._settings
         if not root.startswith("s3://"):
@@ -193,16 +195,17 @@ class _Account:
                     f"{variable}={root} is not below {most}, which the policies of the stack "
                     f"{settings.emr_stack} open. Set {variable}={most}."
                 )
-        s3, bucket = self._client("s3"), split_s3_uri(root)[0]
-        region = bucket_region(s3, bucket)
-        refuse_outside(settings, f"the bucket {bucket} of {variable}", region)
+        bucket, owner = split_s3_uri(root)[0], account or self._identity["Account"]
+        asked = BucketQuestions(settings, self._client("s3"), bucket, variable, owner)
+        region = asked.region()
         if region != settings.region:
             raise FruitsError(
                 f"The bucket {bucket} of {variable} is in {region}, and the private subnet of clusters "
                 f"reaches S3 in FRUITS_REGION={settings.region} only. Use a bucket there, or set "
                 f"FRUITS_REGION={region}."
             )
-        algorithm = default_encryption(s3, bucket, variable).get("SSEAlgorithm", "")
+        asked.replication()
+        algorithm = asked.encryption().get("SSEAlgorithm", "")
         found = f"{root} is in {region}, encrypted with {algorithm}"
         if self._stack is None and not settings.emr_cluster:
             raise _NotKnown(f"{found}, but whether the policies of the stack open it is not known.")

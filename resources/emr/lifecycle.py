@@ -17,6 +17,7 @@ from resources.runs import OWNER_TAG
 from resources.settings import Settings
 from resources.spark_events import EVENT_LOGS, ON_S3
 from spark_jobs.errors import FruitsError
+from spark_jobs.wording import visible
 
 # The policies of RunJobFlow, and the calls that put each on a cluster that exists.
 _POLICIES = {
@@ -126,7 +127,7 @@ def clusters_ended_after(settings: Settings, owner: str) -> Iterator[None]:
 def end_clusters_of_process(settings: Settings, owner: str) -> None:
     """Terminates the clusters of a `fruits run` and reports it on stderr, where the run starts clusters."""
     if settings.makes_clusters:
-        end_clusters(settings, owner, lambda message: print(message, file=sys.stderr))
+        end_clusters(settings, owner, lambda message: print(visible(message), file=sys.stderr))
 
 
 def owners(emr: Any) -> set[str]:

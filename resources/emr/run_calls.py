@@ -66,7 +66,7 @@ def calls_of_run(settings: Settings, account: str, partition: str, stack: Stack 
             continue
         name, prefix = split_s3_uri(root)
         bucket = f"arn:{partition}:s3:::{name}"
-        for action in ("GetBucketLocation", "GetEncryptionConfiguration"):
+        for action in ("GetBucketLocation", "GetEncryptionConfiguration", "GetReplicationConfiguration"):
             yield RunCall(f"s3:{action}", bucket)
         yield RunCall("s3:ListBucket", bucket, {"s3:prefix": f"{prefix}/"})
         if root == settings.store:

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -35,6 +35,8 @@ _TRANSIENT = ("ExecutorLostFailure", "SparkContext was shut down", "SlowDown", "
 # Reasons (EMR's ClusterStateChangeReasonCode) for which a cluster ended and a new one should not be started:
 # the new one would end too, or somebody terminated this one.
 _PERMANENT = frozenset({"BOOTSTRAP_FAILURE", "USER_REQUEST", "VALIDATION_ERROR"})
+
+T = TypeVar("T")
 
 
 class EmrSteps(JobRunner):
@@ -85,9 +87,9 @@ class EmrSteps(JobRunner):
                 ]
                 step = self._run_step(context, cluster, arguments)
             if step.state != "COMPLETED":
-                self._raise(cluster, step, next(iter(session.get_custom_messages()), None))
-            report = from_json(get_type_hints(job)["return"], store.read(f"{folder}/{REPORT}"))
-            measured = from_json(Measured, store.read(f"{folder}/{MEASURED}"))
+                self._raise(cluster, step, _exception(session.get_custom_messages()))
+            report = _reported(store, f"{folder}/{REPORT}", get_type_hints(job)["return"])
+            measured = _reported(store, f"{folder}/{MEASURED}", Measured)
             measured.versions["emr"] = cluster.state().release
             execution = _execution(cluster, step, int(spark_conf["spark.executor.cores"]), prices)
             return JobRun(report, measured, execution)
@@ -190,6 +192,25 @@ class EmrSteps(JobRunner):
         raise FruitsError(f"Step {step.id} {step.state}: {reason}. {logs}", retry_helps)
 
 
+def _reported(store: Root, path: str, kind: type[T]) -> T:
+    """What a step wrote. Raises `FruitsError` where it is not of its type: any node may write there."""
+    try:
+        return from_json(kind, store.read(path))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FruitsError(
+            f"{store.uri_of(path)} is not what the step writes there: {error}. Run again. If it happens "
+            "again, find out who writes to the store."
+        ) from error
+
+
+def _exception(messages: Sequence[Any]) -> dict[str, str] | None:
+    """The class and the message of the job's own error; None where a step reported none."""
+    match list(messages[:1]):
+        case [{"class": str(kind), "message": str(message)}]:
+            return {"class": kind, "message": message}
+    return None
+
+
 def _execution(cluster: Cluster, step: Step, cores_per_node: int, prices: Prices) -> Execution:
     """The nodes of a finished step, read after it because managed scaling may have added some.
 
@@ -271,6 +292,17 @@ def _removed_at_end(context: dg.AssetExecutionContext, store: Root, folder: str)
             )
 
 
+def _take_messages_of_steps(handler: Any) -> None:
+    """Makes a handler of Dagster Pipes ignore messages of kinds that `entry_point` never sends."""
+    handle, kinds = handler.handle_message, ("opened", "closed", "log", "report_custom_message")
+
+    def handle_some(message: Any) -> None:
+        if isinstance(message, dict) and message.get("method") in kinds:
+            handle(message)
+
+    handler.handle_message = handle_some
+
+
 def _pipes_session(context: dg.AssetExecutionContext, store: Root, folder: str, s3: Any) -> Any:
     """A session of Dagster Pipes whose context and messages are objects in a folder of the store."""
     from dagster_aws.pipes import PipesS3ContextInjector, PipesS3MessageReader
@@ -278,6 +310,13 @@ def _pipes_session(context: dg.AssetExecutionContext, store: Root, folder: str, 
     bucket, prefix = split_s3_uri(store.uri_of(folder))
 
     class MessageReader(PipesS3MessageReader):
+        @contextmanager
+        def read_messages(self, handler: Any) -> Iterator[Any]:
+            """Hands on the messages that a step sends. A node may send others, as for Dagster's stdout."""
+            _take_messages_of_steps(handler)
+            with super().read_messages(handler) as params:
+                yield params
+
         # Equals Dagster's default. Without it, Dagster warns that the default is new.
         expected_writer_count = 1
 

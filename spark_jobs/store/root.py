@@ -256,13 +256,18 @@ def split_s3_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+def is_loopback(endpoint: str | None) -> bool:
+    """Whether a server is on this machine."""
+    return endpoint is not None and urlsplit(endpoint).hostname in _LOOPBACK
+
+
 def s3_endpoint() -> str | None:
     """The address of an S3 server other than AWS, from the environment variables of AWS's own tools.
 
     Raises `FruitsError` where photos would cross a network unencrypted.
     """
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if endpoint and not endpoint.startswith("https://") and urlsplit(endpoint).hostname not in _LOOPBACK:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    if endpoint and not endpoint.startswith("https://") and not is_loopback(endpoint):
         raise FruitsError(
             f"AWS_ENDPOINT_URL={endpoint} is not encrypted. Give an address with https://; http:// is only "
             "for a server on this machine."

@@ -21,7 +21,7 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
 from tests.emr_bootstrap.conftest import ERASURE, NODES, OPERATOR, REGION, Account
 
-PHOTO = b"Kiwi/1.jpg"
+PHOTO = "Kiwi/1.jpg"
 
 
 class Place(NamedTuple):

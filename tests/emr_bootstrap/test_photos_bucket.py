@@ -20,7 +20,7 @@ REGION = "eu-west-3"
 ORCHARD, STACK = "arn:aws:s3:::orchard", "arn:aws:s3:::"
 READS = {"s3:GetObject"}
 WRITES = {"s3:PutObject", "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload"}
-KNOWS = {"s3:GetBucketLocation", "s3:GetEncryptionConfiguration"}
+KNOWS = {"s3:GetBucketLocation", "s3:GetEncryptionConfiguration", "s3:GetReplicationConfiguration"}
 CHANGES = {
     "s3:DeleteBucket",
     "s3:PutBucketPolicy",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fruits_assets.plots import class_counts, scatter, scree
+from fruits_assets.plots import class_counts, embed_preview, fenced, scatter, scree
 from spark_jobs.dimensions import FEATURES
+from spark_jobs.photos.images import thumbnails
 from tests.fruits_assets.dagster_platform import MAX_EVENT_BYTES
 
 # The other metadata of an event, with its tags.
@@ -55,3 +56,39 @@ def test_classes_whose_shortened_names_are_equal_have_a_bar_each() -> None:
 
     same_start = "a class with a name of more than 24 letters"
     assert bars(class_counts({f"{same_start} {number}": 10 for number in range(5)})) == 5
+
+
+# What nodes of a cluster made.
+
+
+def test_a_preview_of_thumbnails_is_shown_as_it_is() -> None:
+    jpeg = thumbnails([Image.new("RGB", (200, 50), (9, 80, 7))] * 6)
+    shown = embed_preview(base64.b64encode(jpeg).decode())
+    assert shown is not None
+    head, _, content = str(shown.value).partition("base64,")
+    assert head == "![preview](data:image/jpeg;"
+    assert base64.b64decode(content.removesuffix(")"), validate=True) == jpeg
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Closes the Markdown of the picture, and adds one from elsewhere and a link.
+        "x) ![](https://evil.example/beacon.png) [click](https://evil.example",
+        base64.b64encode(b"\xff\xd8\xff").decode() + ") ![](https://evil.example/beacon.png",
+        base64.b64encode(b"<svg onload=alert(1)>").decode(),
+        base64.b64encode(b"\xff\xd8\xff" + bytes(10_000)).decode(),
+        "é",
+    ],
+)
+def test_a_preview_that_is_no_small_jpeg_is_not_shown(text: str) -> None:
+    assert embed_preview(text) is None
+
+
+@pytest.mark.parametrize("ticks", ["```", "````", "`" * 40])
+def test_no_line_closes_its_fence(ticks: str) -> None:
+    """A fence ends at a line of at least as many backticks: https://spec.commonmark.org/0.31.2/#example-124"""
+    text = f"path,label\n{ticks}\n![](https://evil.example/beacon.png)\x1b\u202e"
+    first, *lines, last = str(fenced(text).value).split("\n")
+    assert first == last == "`" * (len(ticks) + 1)
+    assert lines == ["path,label", ticks, r"![](https://evil.example/beacon.png)\x1b\u202e"]

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import HTTPError
 
+import boto3
 import pytest
 
 from resources.aws_credentials import provide_credentials
@@ -181,6 +182,40 @@ def test_the_s3_server_of_a_profile_is_that_of_all_clients(
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     provide_credentials()
     assert s3_endpoint() == "https://s3.example.org"
+
+
+def test_the_server_of_a_services_section_is_that_of_all_clients(
+    profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html has the order."""
+    profile.write_text(
+        f"{profile.read_text()}endpoint_url = https://all.example.org\nservices = mine\n"
+        "[services mine]\ns3 =\n  endpoint_url = https://s3.example.org\n"
+    )
+    provide_credentials()
+    assert s3_endpoint() == "https://s3.example.org" == boto3.client("s3").meta.endpoint_url
+
+
+def test_servers_that_boto3_ignores_are_ignored_by_all_clients(
+    profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "https://s3.example.org")
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    provide_credentials()
+    assert s3_endpoint() is None
+
+
+def test_a_server_that_only_deltalake_would_use_is_forgotten(
+    profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its object store reads each variable with the name of an option: AWS_ENDPOINT is `aws_endpoint`.
+
+    https://docs.rs/object_store/latest/object_store/aws/enum.AmazonS3ConfigKey.html
+    """
+    monkeypatch.setenv("AWS_ENDPOINT", "https://s3.example.org")
+    provide_credentials()
+    assert "AWS_ENDPOINT" not in os.environ
 
 
 def test_no_proxy_is_asked_for_the_credentials(profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from resources.settings import Settings
 from tests.s3_server import s3_bucket
 
 PHOTO = "Training/Kiwi/1.jpg"
-TEXTS = [PHOTO.encode()]
+TEXTS = [PHOTO]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Settings, Java and the Spark configuration, from the environment."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,69 @@ def test_photos_and_store_inside_each_other_are_refused(
         load_settings(Settings)
     monkeypatch.setenv("FRUITS_STORE", f"{images}-store")
     assert load_settings(Settings).store == f"{images}-store"
+
+
+@pytest.mark.parametrize(
+    ("images", "store"),
+    [
+        ("photos", "other/../photos/store"),
+        ("photos", "link/store"),
+        ("link", "photos/store"),
+        ("link/Kiwi", "photos"),
+        ("s3://b/x/", "s3://b/x"),
+        ("s3a://b/x", "s3://b/x/y/"),
+    ],
+)
+def test_other_names_of_one_folder_are_the_same_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, images: str, store: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    monkeypatch.setenv("FRUITS_IMAGES", images)
+    monkeypatch.setenv("FRUITS_STORE", store)
+    with pytest.raises(FruitsError, match="lie inside each other"):
+        load_settings(Settings)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder with two names that are no links")
+def test_a_folder_with_two_names_that_are_no_links_is_one_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    # /proc/PID/cwd is a link, and /proc/self/root/... is another path to each folder.
+    monkeypatch.setattr(os.path, "realpath", os.path.abspath)
+    Path("photos").mkdir()
+    monkeypatch.setenv("FRUITS_IMAGES", str(Path("photos").absolute()))
+    monkeypatch.setenv("FRUITS_STORE", f"/proc/self/root{Path('photos').absolute()}/store")
+    with pytest.raises(FruitsError, match="lie inside each other"):
+        load_settings(Settings)
+
+
+@pytest.mark.parametrize("prefix", ["x/../y", "x//y", "./x", ".."])
+def test_a_prefix_that_clients_read_differently_is_refused(
+    monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    monkeypatch.setenv("FRUITS_STORE", f"s3://bucket/{prefix}")
+    with pytest.raises(FruitsError, match=r"has an empty part, \. or \.\. in its prefix"):
+        load_settings(Settings)
+
+
+@pytest.mark.parametrize("home", ["photos/home", "link", "other/../photos"])
+def test_dagsters_folder_among_the_photos_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    monkeypatch.setenv("FRUITS_IMAGES", "photos")
+    monkeypatch.setenv("DAGSTER_HOME", home)
+    with pytest.raises(FruitsError, match=f"DAGSTER_HOME={home} lies in FRUITS_IMAGES=.*outside the photos"):
+        load_settings(Settings)
+    monkeypatch.setenv("DAGSTER_HOME", "photos-home")
+    load_settings(Settings)
+
+
+def test_logs_of_clusters_among_the_photos_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRUITS_IMAGES", "s3://bucket/photos")
+    monkeypatch.setenv("FRUITS_EMR_LOGS", "s3://bucket/photos/logs/")
+    with pytest.raises(FruitsError, match="FRUITS_EMR_LOGS=s3://bucket/photos/logs/ lies in FRUITS_IMAGES="):
+        load_settings(Settings)
 
 
 @pytest.mark.parametrize("kind", [Settings, StoreSettings])
@@ -181,6 +245,24 @@ def test_the_example_file_shows_every_setting_with_its_default(
     for name in Settings.model_fields:
         default = getattr(defaults, name)
         assert default in (None, {}) or getattr(settings, name) == default, name
+
+
+# The S3 server.
+
+
+@pytest.mark.parametrize("kind", [StoreSettings, Settings])
+def test_a_profile_with_a_server_elsewhere_is_refused_when_settings_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[StoreSettings]
+) -> None:
+    (tmp_path / "config").write_text("[default]\nendpoint_url = https://s3.example.org\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("FRUITS_STORE", "s3://bucket/store")
+    with pytest.raises(
+        FruitsError, match=r"The S3 server is https://s3.example.org .*FRUITS_ALLOW_ENDPOINT="
+    ):
+        load_settings(kind)
+    monkeypatch.setenv("FRUITS_ALLOW_ENDPOINT", "https://s3.example.org")
+    assert load_settings(kind).allow_endpoint == "https://s3.example.org"
 
 
 # Spark.

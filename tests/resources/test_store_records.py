@@ -20,7 +20,7 @@ from tests.s3_server import s3_bucket
 from tests.support import RECORD
 
 PHOTO = "Training/Kiwi/1.jpg"
-TEXTS = [PHOTO.encode()]
+TEXTS = [PHOTO]
 EVENT = json.dumps({"Event": "SparkListenerJobStart", "Filter": f"path = {PHOTO}"}).encode()
 OTHER_EVENT = json.dumps({"Event": "SparkListenerApplicationEnd"}).encode()
 

@@ -2,11 +2,14 @@
 
 import csv
 import hashlib
+import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pyspark.ml.feature import PCAModel
 from pyspark.ml.functions import array_to_vector
@@ -14,10 +17,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql.functions import col
 
 from spark_jobs.store.csv_copies import csv_paths
-from spark_jobs.store.schemas import (
-    MOBILENET_FEATURES,
-    PCA_FEATURES_CSV,
-)
+from spark_jobs.store.csv_rows import read_csv, write_csv
+from spark_jobs.store.pointers import current_by_class, publish
+from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV
 from tests.conftest import CLASSES, IMAGES_PER_CLASS
 from tests.jobs import extract, fit, ingest, project, table
 from tests.spark_jobs.support import Fitted, pointers
@@ -121,6 +124,9 @@ def test_only_text_that_starts_a_formula_gets_an_apostrophe(
         "\uff1dcmd()",
         "\uff20x",
         '=HYPERLINK("http:", "y")',
+        # A text with an apostrophe of its own stays another text than the formula.
+        "'=cmd()",
+        "''+1",
     ]
     plain = ["a=b", "1+1", "'quoted'", " x", "é", '"', "a,b", "x-"]
     vectors = fitted.features["Kiwi"][:5]
@@ -134,6 +140,50 @@ def test_only_text_that_starts_a_formula_gets_an_apostrophe(
         assert [row[0] for row in rows] == [f"{shown}/{number:05}.jpg" for number in range(5)]
         numbers = [[float(cell) for cell in row[2:]] for row in rows]
         np.testing.assert_allclose(numbers, vectors.astype(np.float64) @ fitted.components, rtol=1e-9)
+
+
+NAMES = [
+    *("=x", "'=x", "''=x", "'x", "x", ";=x", ";'=x", "a;-1;\t=", "\t=x", "\n\n=x", "'", ";", "", '";=x"'),
+    *("\uff0dx", "'\uff0dx", "\r;'+", "a,=b", "a\n=b", "nan", "1"),
+]
+
+
+def test_every_text_comes_back_from_a_csv_as_it_was() -> None:
+    names = pa.array(NAMES, pa.string())
+    rows = pa.table({"path": names, "label": names, "pc1": pa.array(range(len(NAMES)), pa.float64())})
+    content = write_csv(rows)
+    assert read_csv(content).equals(rows)
+    written = [row[0] for row in csv.reader(io.StringIO(content.decode(), newline=""))][1:]
+    assert len(set(written)) == len(NAMES)
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_no_cell_is_a_formula_whichever_sign_separates_cells(separator: str) -> None:
+    """Attackers start a new cell with a separator: https://owasp.org/www-community/attacks/CSV_Injection"""
+    names = pa.array(['a;=1+1;"', "=1+1", ";;-1", "\uff1dx"], pa.string())
+    rows = pa.table({"path": names, "label": names, "pc1": pa.array([1.0] * 4)})
+    cells = csv.reader(io.StringIO(write_csv(rows).decode(), newline=""), delimiter=separator)
+    assert [cell for row in cells for cell in row if cell and cell[0] in "=+-@\t\r\n\uff1d"] == []
+
+
+def test_rows_of_an_earlier_release_that_look_alike_are_computed_again(
+    spark: SparkSession, copied: str, fitted: Fitted
+) -> None:
+    """That release wrote the names '=x and =x alike."""
+    label = "'=Kiwi"
+    publish_features(copied, {label: fitted.features["Kiwi"][:2]})
+    project(spark, copied, [label])
+    root = open_root(copied)
+    version = current_by_class(root, PCA_FEATURES_CSV)[label]
+    content = (Path(copied) / version.parts[0].path).read_bytes().replace(b"''=", b"'=")
+    (Path(copied) / version.parts[0].path).write_bytes(content)
+    details = {**version.details, "sha256": hashlib.sha256(content).hexdigest()}
+    publish(root, PCA_FEATURES_CSV, [replace(version, details=details)])
+    publish_features(copied, {label: fitted.features["Kiwi"][:3]})
+    project(spark, copied, [label])
+    rows = read_csv((Path(copied) / f"pca_features_csv/{label}.csv").read_bytes())
+    assert rows.column("path").to_pylist() == [f"{label}/{number:05}.jpg" for number in range(3)]
+    assert rows.column("label").to_pylist() == [label] * 3
 
 
 def csvs(store: str) -> dict[str, bytes]:

@@ -201,6 +201,17 @@ def test_text_from_records_is_escaped_in_markdown_and_in_csv() -> None:
     assert (row["run"], row["weights"]) == ("'=1+1", "'@x")
 
 
+def test_no_text_of_a_record_is_a_formula_where_semicolons_separate_cells() -> None:
+    """As in French and German Excel. https://owasp.org/www-community/attacks/CSV_Injection"""
+    versions = {"a": "b;=cmd|'/C calc'!A0", "=c": "1"}
+    rows = rows_of(run_of("emr", "x;-1", weights="x;=1+1,y", versions=versions, instance_type="a;@b"))
+    cells = csv.reader(io.StringIO(as_csv(rows, PRICES)), delimiter=";")
+    assert [cell for row in cells for cell in row if cell and cell[0] in "=+-@"] == []
+    [row] = csv.DictReader(io.StringIO(as_csv(rows, PRICES)))
+    assert (row["weights"], row["instance_type"]) == ("x;'=1+1,y", "a;'@b")
+    assert '"' in as_csv(rows, PRICES).splitlines()[1][:1]
+
+
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as ephemeral:

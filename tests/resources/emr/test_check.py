@@ -23,6 +23,7 @@ from rehearsal.principals import managed_policy
 from rehearsal.server import judged_moto, served
 from resources.emr import account as deployment
 from resources.emr import check as module
+from resources.emr import residency
 from resources.emr.account import LOCK, deploy, plan
 from resources.emr.check import ON_DEMAND_VCPUS, check_account
 from resources.emr.cluster import Cluster
@@ -195,7 +196,8 @@ def test_it_changes_nothing(account: Account) -> None:
     changes = {each["action"] for each in decisions} - {
         *("cloudformation:DescribeStacks", "ec2:DescribeInstanceTypeOfferings", "ec2:DescribeSubnets"),
         *("ec2:GetEbsEncryptionByDefault", "iam:ListRoles", "iam:SimulatePrincipalPolicy"),
-        *("s3:GetBucketLocation", "s3:GetEncryptionConfiguration", "s3:ListBucket"),
+        *("s3:GetBucketLocation", "s3:GetEncryptionConfiguration", "s3:GetReplicationConfiguration"),
+        "s3:ListBucket",
         "servicequotas:GetServiceQuota",
     }
     assert changes == set()
@@ -345,7 +347,7 @@ def test_a_bucket_that_encrypts_nothing_fails(account: Account) -> None:
 
 
 def test_a_bucket_in_another_region_fails(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "bucket_region", lambda *_: "eu-west-1")
+    monkeypatch.setattr(residency, "bucket_region", lambda *_: "eu-west-1")
     state, text = line(account, "FRUITS_IMAGES")
     assert state == "failed" and "or set FRUITS_REGION=eu-west-1" in text
 

@@ -149,7 +149,7 @@ def test_a_bucket_that_cannot_be_read_is_refused_with_the_remedy(subnet: str) ->
 def test_a_bucket_of_another_account_is_named_before_the_question(subnet: str) -> None:
     """S3 answers 403: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html"""
     make_photos("orchard")
-    with refused("HeadBucket", "403", "Forbidden", ExpectedBucketOwner=ACCOUNT_ID):
+    with refused("GetBucketLocation", "AccessDenied", "Access Denied", ExpectedBucketOwner=ACCOUNT_ID):
         output = fruits("deploy", "--subnet", subnet, "--photos", PHOTOS, answer="n\n", exits=1)
     told = output.index(f"The bucket orchard does not belong to this account ({ACCOUNT_ID})")
     assert told < output.index("Create it?")

@@ -17,7 +17,7 @@ from resources.emr import cluster as emr_cluster
 from resources.emr import steps as emr_steps
 from resources.emr.cluster import ENDED, Cluster, ClusterState, Step
 from resources.emr.code import CODE, STEPS
-from resources.emr.steps import EmrSteps
+from resources.emr.steps import EmrSteps, _exception, _reported, _take_messages_of_steps
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root, open_root
@@ -197,3 +197,39 @@ def test_requested_nodes_count_before_they_run(cluster: Cluster) -> None:
 
     [core] = [nodes for nodes in Cluster(HalfStarted(), "j-1", PARIS).nodes() if nodes.role == "CORE"]
     assert (core.number, core.most) == (1, 2)
+
+
+# What nodes write.
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"[" * 100_000, b'{"seconds": "1"}'])
+def test_a_report_that_is_none_is_named_with_its_file(store: str, content: bytes) -> None:
+    root = open_root(store)
+    root.write("emr/run/measured.json", content)
+    with pytest.raises(FruitsError, match=r"emr/run/measured.json is not what the step writes there: .* Run"):
+        _reported(root, "emr/run/measured.json", Measured)
+
+
+def test_dagster_hears_only_the_kinds_of_messages_that_a_step_sends() -> None:
+    """A message `log_external_stream` would go to Dagster's stdout as it is, and reports into its events.
+
+    https://docs.dagster.io/guides/build/external-pipelines/dagster-pipes-details-and-customization
+    """
+    heard: list[Any] = []
+    handler = SimpleNamespace(handle_message=heard.append)
+    _take_messages_of_steps(handler)
+    log: dict[str, Any] = {"method": "log", "params": {"message": "half done", "level": "INFO"}}
+    for message in (
+        {"method": "log_external_stream", "params": {"stream": "stdout", "text": "\x1b[2J", "extras": {}}},
+        {"method": "report_asset_materialization", "params": {"asset_key": "raw_images"}},
+        {"method": "report_asset_check", "params": {}},
+        "log",
+        log,
+    ):
+        handler.handle_message(message)
+    assert heard == [log]
+
+
+@pytest.mark.parametrize("messages", [[], ["x"], [{"class": "a"}], [{"class": 1, "message": "b"}], [None]])
+def test_a_report_of_an_error_that_is_none_is_ignored(messages: list[Any]) -> None:
+    assert _exception(messages) is None
