@@ -41,7 +41,7 @@ class Place(NamedTuple):
             for each in listed.get("Versions", ())
         }
         uploads = self.s3.list_multipart_uploads(Bucket=self.bucket).get("Uploads", ())
-        naming = {key for (key, _), content in read.items() if PHOTO in content}
+        naming = {key for (key, _), content in read.items() if PHOTO.encode() in content}
         return naming | {each["Key"] for each in uploads}
 
 
@@ -58,10 +58,10 @@ def place(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         *("logs/j-1/stderr", "photos/Kiwi/1.jpg"),
     ):
         for content in (b"old ", b"new "):
-            s3.put_object(Bucket=stack.bucket, Key=key, Body=content + PHOTO)
+            s3.put_object(Bucket=stack.bucket, Key=key, Body=content + PHOTO.encode())
     for key in ("store/erasure/raw_images/dead/1.parquet", "photos/Kiwi/1.jpg"):
         upload = s3.create_multipart_upload(Bucket=stack.bucket, Key=key)["UploadId"]
-        s3.upload_part(Bucket=stack.bucket, Key=key, UploadId=upload, PartNumber=1, Body=PHOTO)
+        s3.upload_part(Bucket=stack.bucket, Key=key, UploadId=upload, PartNumber=1, Body=PHOTO.encode())
     settings = Settings(
         images=stack.images_uri, store=f"{stack.store_uri}/erasure", region=REGION, _env_file=None
     )
@@ -98,8 +98,8 @@ def test_the_policy_for_erasure_allows_each_call_of_an_erasure(
     found = find_cluster_logs(settings, [PHOTO])
     removed = remove_cluster_logs(settings, [PHOTO])
     assert found is not None and removed is not None and found.files == removed.files == 1
-    assert abort_uploads(settings.images, lambda path: path != PHOTO.decode()) == 1
-    assert remove_objects(settings.images, [PHOTO.decode()]) == 1
+    assert abort_uploads(settings.images, lambda path: path != PHOTO) == 1
+    assert remove_objects(settings.images, [PHOTO]) == 1
     assert place.naming() == set()
     assert all(decision["allowed"] for decision in account.judge.decisions()[judged:])
 
@@ -109,7 +109,7 @@ REFUSED: dict[str, Callable[[Settings], Any]] = {
     "remove old versions": lambda settings: remove_old_versions(settings.store),
     "count uploads": lambda settings: count_uploads(settings.store, lambda _: False),
     "abort uploads": lambda settings: abort_uploads(settings.store, lambda _: False),
-    "remove photos": lambda settings: remove_objects(settings.images, [PHOTO.decode()]),
+    "remove photos": lambda settings: remove_objects(settings.images, [PHOTO]),
     "remove logs": lambda settings: remove_cluster_logs(settings, [PHOTO]),
 }
 

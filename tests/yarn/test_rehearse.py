@@ -43,7 +43,7 @@ def test_a_rehearsal_with_own_photos_and_settings_compares_the_outputs(photos: P
     assert run.returncode == 0, out
     assert "Rehearsing with 25 photos of 2 classes" in out
     assert out.count("same  quarantined_images  1 photos and reasons") == 2
-    assert out.count("1 new in 1 class") == 2  # the second runs, on the cluster and on this machine
+    assert out.count("photos  1 new in 1 class") == 2  # the second runs, on the cluster and on this machine
     assert "DIFFERENT" not in out
     assert not list((tmp_path / "home").glob("rehearsal-*"))
 
