@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 import dagster as dg
@@ -24,16 +25,18 @@ from fruits_assets.store_checks import report_store_checks
 from resources.cluster_logs import find_cluster_logs, remove_cluster_logs
 from resources.dagster_records import blank_records, count_records
 from resources.erased_texts import texts_of
-from resources.erasures import add_erasures, end_erasure, read_erasures
+from resources.erasures import Erasures, add_erasures, end_erasure, read_erasures
 from resources.photo_folders import without_erased
 from resources.runs import UNFINISHED, is_over
 from resources.s3_versions import abort_uploads, count_old_versions, remove_objects, remove_old_versions
 from resources.settings import Settings
 from resources.store_records import erase_records, find_records, written_by
 from spark_jobs.store.classes import holdings
+from spark_jobs.store.csv_rows import read_csv
 from spark_jobs.store.erase_photos import erase_photos, is_erased, stored_photos
 from spark_jobs.store.erasures import ERASURES, ErasedPhotos
 from spark_jobs.store.leases import lease_of_erasure, live_runs
+from spark_jobs.store.parquet import read_column
 from spark_jobs.store.photos import Photo, known_photos
 from spark_jobs.store.pointers import current_by_class, current_one
 from spark_jobs.store.root import Root, open_root
@@ -145,14 +148,15 @@ def finish_erasures(settings: Settings, instance: dg.DagsterInstance) -> list[Re
 def erase_returned(settings: Settings, instance: dg.DagsterInstance, *, thoroughly: bool = False) -> bool:
     """Erases photos again whose contents were erased, and that a job has read under another path or before.
 
-    It looks at the photos of the two tables of photos, and with `thoroughly` at all files of all tables.
-    Returns whether there were any.
+    It looks at the two tables of photos, and with `thoroughly` at all files of all tables and at the CSVs, of
+    which it removes the replaced ones too. Returns whether there were any photos.
     """
     store = open_root(settings.store)
     erasures = read_erasures(store, settings.erasure_key_file)
     if not erasures.version:
         return False
     if thoroughly:
+        erase_photos(store, _rows_without_photo(store, erasures), f"erase-{uuid.uuid4()}")
         rows = {row.sha256 for row in stored_photos(store)}
     else:
         rows = {sha256 for files in known_photos(store).values() for file in files for sha256 in file.hashes}
@@ -161,6 +165,20 @@ def erase_returned(settings: Settings, instance: dg.DagsterInstance, *, thorough
         found = find(settings, Selection(hashes=hashes))
         erase(settings, instance, work_of(found, remove=False, reason="It was erased before, and came back."))
     return bool(hashes)
+
+
+def _rows_without_photo(store: Root, erasures: Erasures) -> ErasedPhotos:
+    """The rows of CSVs that have the path of an erased photo, and no features: a job had read them before."""
+    features = current(store, MOBILENET_FEATURES)
+    rows: dict[str, set[str]] = {}
+    for label, version in current_by_class(store, PCA_FEATURES_CSV).items():
+        with suppress(FileNotFoundError):
+            paths = set(read_csv(store.read(version.parts[0].path)).column("path").to_pylist())
+            own = features[label] if label in features and not features[label].damage else None
+            rows[label] = {path for path in paths if erasures.has_path(path)}
+            rows[label] -= set(read_column(store, own, "path") if own else [])
+    labels = frozenset(label for label, paths in rows.items() if paths)
+    return ErasedPhotos(frozenset(chain.from_iterable(rows.values())), frozenset(), labels)
 
 
 def work_of(found: Found, *, remove: bool, reason: str) -> Work:
