@@ -20,7 +20,7 @@ import dagster as dg
 
 from fruits_assets.erasable import Found, Selection, find, listed_photos
 from fruits_assets.partitions import unregister_classes
-from fruits_assets.provenance import DATA_VERSION
+from fruits_assets.provenance import DATA_VERSION, renewed_provenance
 from fruits_assets.store_checks import report_store_checks
 from resources.cluster_logs import find_cluster_logs, remove_cluster_logs
 from resources.dagster_records import blank_records, count_records
@@ -31,6 +31,7 @@ from resources.runs import UNFINISHED, is_over
 from resources.s3_versions import abort_uploads, count_old_versions, remove_objects, remove_old_versions
 from resources.settings import Settings
 from resources.store_records import erase_records, find_records, written_by
+from spark_jobs.fit_pca import blank_contents
 from spark_jobs.store.classes import holdings
 from spark_jobs.store.csv_rows import read_csv
 from spark_jobs.store.erase_photos import erase_photos, is_erased, stored_photos
@@ -199,6 +200,7 @@ def _erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Rece
     name = add_erasures(store, settings.erasure_key_file, photos, work.states)
     _remove_source(settings, work.source)
     erased = erase_photos(store, photos, run)
+    blank_contents(store, photos.hashes)
     texts = texts_of(photos.paths, photos.hashes)
     records = erase_records(store, texts, _at_work(store, instance))
     logs = remove_cluster_logs(settings, texts)
@@ -267,6 +269,7 @@ def _remove_old_versions(store: Root, instance: dg.DagsterInstance) -> int:
 def _tell_dagster(settings: Settings, instance: dg.DagsterInstance, work: Work) -> None:
     """Tells Dagster the new data versions of the classes, and that something was erased, but not its name."""
     store, labels = open_root(settings.store), work.photos.labels
+    versions: dict[tuple[str, str], str] = {}  # by asset and class
     for table, read in _READERS.items():
         key = dg.AssetKey(table)
         for label, version in read(store, table, labels).items():
@@ -274,16 +277,20 @@ def _tell_dagster(settings: Settings, instance: dg.DagsterInstance, work: Work) 
                 dg.AssetRecordsFilter(key, asset_partitions=[label]), limit=1
             ).records
             last = records[0].asset_materialization if records else None
-            tags = {**((last and last.tags) or {}), DATA_VERSION: version.data_version}
-            if version.damage or (last and last.tags == tags):
+            tags = dict(last.tags or {}) if last else {}
+            if version.damage or tags.get(DATA_VERSION) == version.data_version:
                 continue
+            source = _SOURCES.get(table)
+            if source and version.inputs.get(source) == versions.get((source, label)):
+                tags = renewed_provenance(instance, tags)
+            versions[table, label] = version.data_version
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(
                     key,
                     partition=label,
                     description="fruits erase",
                     metadata={"images": version.rows, "bytes": version.bytes},
-                    tags=tags,
+                    tags=tags | {DATA_VERSION: version.data_version},
                 )
             )
     instance.report_runless_asset_event(
@@ -329,4 +336,6 @@ def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
+# The asset from whose rows of a class those of another asset are made.
+_SOURCES = {MOBILENET_FEATURES: RAW_IMAGES, PCA_FEATURES_CSV: MOBILENET_FEATURES}
 _READERS = {RAW_IMAGES: current, MOBILENET_FEATURES: current, PCA_FEATURES_CSV: current_by_class}

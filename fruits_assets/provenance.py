@@ -1,5 +1,7 @@
 """The versions of the inputs of a materialization, as Dagster's tags."""
 
+from collections.abc import Iterable, Mapping
+
 import dagster as dg
 
 # Dagster's own names for these tags. Its UI compares them with the current versions to mark "unsynced".
@@ -28,10 +30,16 @@ def provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
     code_version = context.assets_def.code_versions_by_key[context.asset_key]
     if code_version:
         tags[_CODE_VERSION] = code_version
-    for key in context.assets_def.dependency_keys:
+    return tags | _inputs(context.instance, context.assets_def.dependency_keys)
+
+
+def _inputs(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> dict[str, str]:
+    """The tags of inputs in their current versions."""
+    tags = {}
+    for key in keys:
         records = (
-            context.instance.fetch_materializations(key, limit=1).records
-            or context.instance.fetch_observations(key, limit=1).records
+            instance.fetch_materializations(key, limit=1).records
+            or instance.fetch_observations(key, limit=1).records
         )
         version, event = _NO_VERSION, _NO_EVENT
         if records:
@@ -41,6 +49,12 @@ def provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
         tags[_INPUT_VERSION + key.to_user_string()] = version
         tags[_INPUT_EVENT + key.to_user_string()] = event
     return tags
+
+
+def renewed_provenance(instance: dg.DagsterInstance, tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a materialization, with the current versions of the inputs that they name."""
+    names = [name.removeprefix(_INPUT_VERSION) for name in tags if name.startswith(_INPUT_VERSION)]
+    return {**tags, **_inputs(instance, map(dg.AssetKey.from_user_string, names))}
 
 
 def versions_by_class(

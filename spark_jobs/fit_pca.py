@@ -9,7 +9,8 @@ grow with the number of images.
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial, reduce
@@ -195,9 +196,7 @@ def _save(
         "fitted_on": fitted_on,
     }
     store.write(f"{directory}/{MODEL_JSON}", json.dumps(description, ensure_ascii=False).encode())
-    numbers = io.BytesIO()
-    np.save(numbers, np.sort(contents))
-    store.write(f"{directory}/{MODEL_CONTENTS}", numbers.getvalue())
+    store.write(f"{directory}/{MODEL_CONTENTS}", _saved(np.sort(contents)))
     saved = Version(
         label=None,
         directory=directory,
@@ -207,6 +206,13 @@ def _save(
     )
     publish(store, PCA_MODEL, [saved])
     return saved
+
+
+def _saved(numbers: NDArray[np.uint64]) -> bytes:
+    """The bytes of an `.npy` file."""
+    file = io.BytesIO()
+    np.save(file, numbers)
+    return file.getvalue()
 
 
 def moments_of(features: NDArray[np.float32]) -> Moments:
@@ -255,6 +261,23 @@ def _read(store: Root, groups: list[RowGroup], columns: Sequence[str]) -> Iterat
 def contents_of(hashes: Sequence[str]) -> NDArray[np.uint64]:
     """A number for each SHA-256: its first 64 bits. (n,) for n hashes."""
     return np.array([int(sha256[:16], 16) for sha256 in hashes], np.uint64)
+
+
+def blank_contents(store: Root, hashes: Collection[str]) -> int:
+    """Puts 0 in the place of the numbers of these contents in all models; returns how many there were.
+
+    The numbers of the other images, and so their count, stay as they are.
+    """
+    wanted, blanked = contents_of(list(hashes)), 0
+    for info in store.list(PCA_MODEL):
+        if info.path.endswith(f"/{MODEL_CONTENTS}"):
+            with suppress(FileNotFoundError, ValueError):  # removed meanwhile, or damaged
+                contents = np.load(io.BytesIO(store.read(info.path)), allow_pickle=False)
+                found = np.isin(contents, wanted)
+                if found.any():
+                    store.write(info.path, _saved(np.where(found, np.uint64(0), contents)))
+                    blanked += int(np.count_nonzero(found))
+    return blanked
 
 
 def _partial(store_uri: str, groups: list[RowGroup]) -> Partial:

@@ -163,6 +163,7 @@ def differences(params: IngestParams, known: KnownPhotos) -> dict[str, Differenc
 def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -> IngestReport:
     """Brings each given class of `raw_images` and `quarantined_images` up to date with its photos.
 
+    A class with too many bad photos keeps its last version, but for the photos that are gone.
     A class that another run changes meanwhile is compared again.
     """
     result = IngestReport({}, {})
@@ -214,8 +215,10 @@ def _ingest_once(
     for table in reversed(PHOTO_TABLES):
         committed = {
             label: _class_change(table, change, written[label])
+            if table != RAW_IMAGES or label not in bad
+            else _losses(store, params.version, change)
             for label, change in changes.items()
-            if label not in met and not written[label].damage and not (table == RAW_IMAGES and label in bad)
+            if label not in met and not written[label].damage
         }
         seen = {label: changes[label].seen(table) for label in committed}
         met |= change_classes(store, table, committed, lease, seen)
@@ -251,6 +254,20 @@ def _images_in(pieces: "list[_Chunk | _Rewrite]") -> int:
 def _class_change(table: str, change: Difference, written: _Written) -> ClassChange:
     gone = [file.file.path for file in change.files if file.table == table and file.path in change.stale]
     return ClassChange(written.parts[table], gone)
+
+
+def _losses(store: Root, run: str, change: Difference) -> ClassChange:
+    """The change of a class that keeps its last version: only photos that are gone leave it."""
+    added, removed = [], []
+    for file in change.files:
+        lost = {photo.path for photo in file.photos}.intersection(change.gone)
+        if file.table == RAW_IMAGES and file.part and lost:
+            removed.append(file.file.path)
+            if len(lost) < len(file.photos):
+                added.append(
+                    write_without(store, f"{RAW_IMAGES}/{run}", SCHEMAS[RAW_IMAGES], file.part, lost)
+                )
+    return ClassChange(added, removed)
 
 
 def _figures(change: Difference, written: _Written) -> ClassIngest:
@@ -313,7 +330,7 @@ def up_to_date(
     for label, change in differences(params, known).items():
         figures = _figures(change, _Written())
         kept = replace(figures, images=change.kept_images, quarantined=change.kept_quarantined)
-        if not change.to_read and is_too_bad(kept, params.max_bad_share):
+        if not (change.to_read or change.gone) and is_too_bad(kept, params.max_bad_share):
             bad[label] = kept
         elif change.is_empty:
             current[label] = figures

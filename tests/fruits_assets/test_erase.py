@@ -72,6 +72,7 @@ def traces(platform: Platform, name: str, content: bytes, features: bytes = b"")
         "path": name.encode(),
         "SHA-256": digest.encode(),
         "SHA-256 as bytes": bytes.fromhex(digest),
+        "number of the content": bytes.fromhex(digest[:16])[::-1],
         "content": content[len(content) // 2 :][:200],
         **({"features": features} if features else {}),
     }
@@ -111,12 +112,13 @@ def assert_in_order(platform: Platform) -> None:
 
 def test_no_byte_of_an_erased_photo_is_left_in_the_store_and_in_dagsters_home(platform: Platform) -> None:
     content = photo(platform, NAME)
-    run(platform)
+    run(platform, refit=True)
     features = features_of(platform, NAME)
     before = traces(platform, NAME, content, features)
     assert before["path"] >= {*TABLES, "pca_features_csv_versions"}
     assert before["SHA-256"] >= {RAW_IMAGES, MOBILENET_FEATURES}
     assert before["content"] == {RAW_IMAGES}
+    assert before["number of the content"] == {PCA_MODEL}
     assert before["features"] == {MOBILENET_FEATURES}
     # The photo is in an old version too, and in the log of a run that has failed.
     run(platform, recompute=True)
@@ -253,6 +255,20 @@ def test_neither_too_many_bad_photos_nor_too_many_lost_ones_block_an_erasure(pla
     result = fruits(platform, "erase", *names[:-1], "--yes") if len(names) > 1 else None
     assert result is None or result.exit_code == 0
     assert holdings(platform.store)["Kiwi"].images == 1
+
+
+def test_a_photo_that_is_deleted_leaves_a_class_with_too_many_bad_photos(platform: Platform) -> None:
+    (platform.photos / "Kiwi/bad.jpg").write_bytes(b"bad")
+    assert list(run(platform).failed_classes) == ["Kiwi"]
+    names = sorted(name for name in paths(platform, RAW_IMAGES) if name.startswith("Kiwi/"))
+    (platform.photos / names[0]).unlink()
+    photo(platform, "Kiwi/new.jpg")
+    (platform.photos / "Kiwi/bad too.jpg").write_bytes(b"bad")
+    for _ in range(2):
+        assert list(run(platform).failed_classes) == ["Kiwi"]
+        left = {name for name in paths(platform, RAW_IMAGES) if name.startswith("Kiwi/")}
+        assert left == set(names[1:])
+        assert_in_order(platform)
 
 
 def test_a_dry_run_and_the_answer_no_change_nothing(platform: Platform) -> None:
