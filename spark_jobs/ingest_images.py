@@ -6,7 +6,7 @@ Only photos that the store does not know in their present state are read. The fi
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -163,8 +163,8 @@ def differences(params: IngestParams, known: KnownPhotos) -> dict[str, Differenc
 def ingest_images(spark: SparkSession, params: IngestParams, report: Reporter) -> IngestReport:
     """Brings each given class of `raw_images` and `quarantined_images` up to date with its photos.
 
-    A class with too many bad photos keeps its last version, but for the photos that are gone.
-    A class that another run changes meanwhile is compared again.
+    A class with too many bad photos keeps its last version, but for the photos that are gone. A class that
+    another run changes meanwhile is compared again.
     """
     result = IngestReport({}, {})
     with prepared_store(spark, params.store, params.version, report, params.erasures) as (store, lease):
@@ -261,12 +261,13 @@ def _losses(store: Root, run: str, change: Difference) -> ClassChange:
     added, removed = [], []
     for file in change.files:
         lost = {photo.path for photo in file.photos}.intersection(change.gone)
-        if file.table == RAW_IMAGES and file.part and lost:
-            removed.append(file.file.path)
+        if file.table != RAW_IMAGES or not file.part or not lost:
+            continue
+        with suppress(FruitsError):  # a damaged file stays, and the class fails in any case
             if len(lost) < len(file.photos):
-                added.append(
-                    write_without(store, f"{RAW_IMAGES}/{run}", SCHEMAS[RAW_IMAGES], file.part, lost)
-                )
+                directory, schema = f"{RAW_IMAGES}/{run}", SCHEMAS[RAW_IMAGES]
+                added.append(write_without(store, directory, schema, file.part, lost))
+            removed.append(file.file.path)
     return ClassChange(added, removed)
 
 

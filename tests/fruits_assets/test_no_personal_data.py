@@ -1,18 +1,17 @@
 """Neither the store nor Dagster's home keeps the position, the device or the author of a photo."""
 
 import base64
-import gzip
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
 from fruits_assets.pipeline import run_pipeline
 from spark_jobs.store.schemas import RAW_IMAGES
+from tests.every_byte import every_byte, files_below
 from tests.fruits_assets.dagster_platform import IMAGES, Platform
 from tests.jobs import table
 from tests.photo_metadata import FORMATS, PLANTED, SECRET, personal_tags, picture, planted
@@ -44,19 +43,6 @@ def run(spark: SparkSession, extractor: Path, tmp_path_factory: pytest.TempPathF
     platform.close()
 
 
-def all_bytes(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """The files below a folder, each as it is, and decompressed."""
-    for path in folder.rglob("*"):
-        if not path.is_file():
-            continue
-        content = path.read_bytes()
-        yield path, content
-        if path.suffix == ".parquet" and "_delta_log" not in path.parts:
-            yield path, repr(pq.read_table(path).to_pydict()).encode("latin-1", "replace")
-        if path.suffix == ".gz":
-            yield path, gzip.decompress(content)
-
-
 def previews(platform: Platform) -> Iterator[bytes]:
     for label in LABELS:
         for text in platform.metadata(RAW_IMAGES, label).values():
@@ -81,7 +67,7 @@ def test_no_picture_of_the_store_says_anything_about_its_maker(run: Platform, tm
 def test_no_byte_of_the_store_and_of_dagsters_home_has_a_planted_word(run: Platform) -> None:
     words = {SECRET, *(value.encode() for value in PLANTED.values() if len(value) > 6)}
     for folder in (Path(run.settings.store), run.home):
-        for path, content in all_bytes(folder):
+        for path, content in every_byte(files_below(folder)):
             assert not [word for word in words if word in content], path
 
 
@@ -94,8 +80,8 @@ def test_the_planted_words_are_found_where_metadata_is_kept(
     monkeypatch.setenv("DAGSTER_HOME", str(untouched.home))
     settings = untouched.settings.model_copy(update={"keep_metadata": True})
     run_pipeline(settings, [], {})
-    found = [path for path, content in all_bytes(Path(settings.store)) if SECRET in content]
-    assert {path.relative_to(settings.store).parts[0] for path in found} == {RAW_IMAGES}
+    found = [place for place, content in every_byte(files_below(Path(settings.store))) if SECRET in content]
+    assert {Path(place).parts[0] for place in found} == {RAW_IMAGES}
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number, content in enumerate(table(settings.store, RAW_IMAGES)["content"]):
