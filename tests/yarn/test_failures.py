@@ -89,6 +89,7 @@ def test_the_next_run_cancels_the_step_of_a_killed_process(
     assert is_complete(settings["FRUITS_STORE"], FEW)
 
 
+@pytest.mark.slow
 def test_a_step_with_an_unknown_error_is_retried(
     rehearsal: RehearsalEnvironment, few_photos: str, cluster: str, tmp_path: Path
 ) -> None:
