@@ -167,7 +167,7 @@ def _erase(
                 raise click.UsageError("Give photos: PATH..., --sha256, --list, --class or --prefix.")
             found = None
         else:
-            found = find(settings, selection)
+            found = find(settings, selection, remove=source)
         if found and found.is_empty:
             echo("Nothing to erase.")
         elif found:

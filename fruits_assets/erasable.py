@@ -11,7 +11,7 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resources.erasures import Erasures, read_erasures
+from resources.erasures import read_erasures
 from resources.photo_folders import Listing, list_photos
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
@@ -43,15 +43,19 @@ class Selection:
     def is_empty(self) -> bool:
         return self == Selection()
 
-    def takes(self, photo: Photo, label: str, sha256: str | None) -> bool:
-        """Whether a photo is selected. A row of features has no modification time."""
+    def takes(self, path: str, label: str, sha256: str | None, modified: int | None) -> bool:
+        """Whether a photo is selected. `modified` is in microseconds since 1970; None is no time."""
         return (
-            photo.path in self.paths
+            path in self.paths
             or sha256 in self.hashes
             or label in self.labels
-            or photo.path.startswith(self.prefixes)
-            or (self.before is not None and 0 < photo.modified < self.before.timestamp() * 1_000_000)
+            or path.startswith(self.prefixes)
+            or (self.before is not None and modified is not None and modified < _microseconds(self.before))
         )
+
+
+def _microseconds(time: datetime) -> float:
+    return time.timestamp() * 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +77,13 @@ class Found:
 
     @property
     def is_empty(self) -> bool:
-        return not self.photos.paths
+        return not (self.photos.paths or self.photos.hashes)
 
 
-def find(settings: Settings, selection: Selection) -> Found:
+def find(settings: Settings, selection: Selection, *, remove: bool = False) -> Found:
     """The selected photos, in the store and in FRUITS_IMAGES, and all copies of them under other paths.
 
+    Files of photos that were erased before count if they are to `remove`, or if they are selected by path.
     A path or SHA-256 that neither has, and that was not erased before, raises `FruitsError`. So does a store
     that is still to convert.
     """
@@ -86,25 +91,32 @@ def find(settings: Settings, selection: Selection) -> Found:
     refuse_old_store(store)
     selection = replace(selection, paths=frozenset(_relative(settings, path) for path in selection.paths))
     rows, classes = stored_photos(store), listed_photos(settings).classes
-    listed = [(label, photo) for label, photos in classes.items() for photo in photos]
+    erasures = read_erasures(store, settings.erasure_key_file)
+    listed = [
+        (label, photo)
+        for label, photos in classes.items()
+        for photo in photos
+        if remove or photo.path in selection.paths or not erasures.has_photo(photo)
+    ]
     contents = {_known(row.photo): row.sha256 for row in rows if row.table in PHOTO_TABLES}
-    chosen = {row for row in rows if selection.takes(row.photo, row.label, row.sha256)}
+    chosen = {row for row in rows if selection.takes(row.photo.path, row.label, row.sha256, row.modified)}
     source = {
         (label, photo)
         for label, photo in listed
-        if selection.takes(photo, label, contents.get(_known(photo)))
+        if selection.takes(photo.path, label, contents.get(_known(photo)), photo.modified)
     }
     contents |= _contents(settings, [photo for _, photo in source if _known(photo) not in contents])
-    hashes = {row.sha256 for row in chosen} | {contents.get(_known(photo)) for _, photo in source}
-    hashes -= {None}
+    known = (*(row.sha256 for row in chosen), *(contents.get(_known(photo)) for _, photo in source))
+    hashes = {*filter(None, known), *filter(erasures.has_content, selection.hashes)}
     found = [row for row in rows if row in chosen or row.sha256 in hashes]
     source |= {(label, photo) for label, photo in listed if contents.get(_known(photo)) in hashes}
+    erased = filter(erasures.has_path, selection.paths)
     photos = ErasedPhotos(
-        frozenset((*(row.photo.path for row in found), *(photo.path for _, photo in source))),
-        frozenset(sha256 for sha256 in hashes if sha256),
+        frozenset((*erased, *(row.photo.path for row in found), *(photo.path for _, photo in source))),
+        frozenset(hashes),
         frozenset((*(row.label for row in found), *(label for label, _ in source))),
     )
-    _refuse_unknown(selection, photos, read_erasures(store, settings.erasure_key_file))
+    _refuse_unknown(selection, photos, classes)
     in_source = frozenset(photo for _, photo in source)
     return Found(
         photos=photos,
@@ -165,19 +177,20 @@ def _damaged(store: Root) -> dict[str, str]:
     return {label: version.damage for table in versions for label, version in table.items() if version.damage}
 
 
-def _refuse_unknown(selection: Selection, photos: ErasedPhotos, erasures: Erasures) -> None:
-    """Raises `FruitsError` where a selected path or SHA-256 is of no photo, and of no erased photo."""
+def _refuse_unknown(
+    selection: Selection, photos: ErasedPhotos, classes: Mapping[str, Sequence[Photo]]
+) -> None:
+    """Raises `FruitsError` where a part of the selection is of no photo, and of none that was erased."""
     for path in sorted(selection.paths - photos.paths):
-        if not erasures.has_path(path):
-            raise FruitsError(
-                f"There is no photo {path!r}, neither in FRUITS_IMAGES nor in the store. Give its path as in "
-                "the column path of a CSV, relative to FRUITS_IMAGES."
-            )
+        raise FruitsError(
+            f"There is no photo {path!r}, neither in FRUITS_IMAGES nor in the store. Give its path as in the "
+            "column path of a CSV, relative to FRUITS_IMAGES."
+        )
     for sha256 in sorted(selection.hashes - photos.hashes):
-        if not erasures.has_content(sha256):
-            raise FruitsError(f"There is no photo of the SHA-256 {sha256}, neither in the store nor before.")
-    for label in sorted(selection.labels - photos.labels):
+        raise FruitsError(f"There is no photo of the SHA-256 {sha256} in the store, and there was none.")
+    for label in sorted(selection.labels - photos.labels - classes.keys()):
         raise FruitsError(f"There is no class {label!r}, neither in FRUITS_IMAGES nor in the store.")
+    paths = {*photos.paths, *(photo.path for own in classes.values() for photo in own)}
     for prefix in selection.prefixes:
-        if not any(path.startswith(prefix) for path in photos.paths):
+        if not any(path.startswith(prefix) for path in paths):
             raise FruitsError(f"No path of a photo begins with {prefix!r}.")

@@ -43,7 +43,8 @@ from spark_jobs.store.versions import Part, Version, class_key, combined_version
 class StoredPhoto(NamedTuple):
     """A row of a photo in a file of a table, which is current or was replaced.
 
-    Of a row of features, only path and SHA-256 are known. A photo that could not be read has no SHA-256.
+    Of a row of features, only path and SHA-256 are known: its time is None, as in some rows of an earlier
+    release. A photo that could not be read has no SHA-256.
     """
 
     table: str
@@ -52,6 +53,7 @@ class StoredPhoto(NamedTuple):
     photo: Photo
     label: str
     sha256: str | None
+    modified: int | None
 
 
 class Erased(NamedTuple):
@@ -101,6 +103,7 @@ def _photos_in(store: Root, table: str, file: TableFile, is_current: bool) -> li
             Photo(row["path"], row.get("bytes") or 0, row.get("modified") or 0, row.get("etag") or ""),
             row["label"],
             row["sha256"],
+            row.get("modified"),
         )
         for row in rows.to_pylist()
     ]

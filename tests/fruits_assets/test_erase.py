@@ -465,3 +465,14 @@ def test_retention_erases_photos_by_their_own_time(platform: Platform) -> None:
     assert not old.exists()
     assert_in_order(platform)
     assert fruits(platform, "retention", "--older-than", "365d", "--yes").output == "Nothing to erase.\n"
+
+
+def test_retention_without_source_erases_a_photo_once(platform: Platform) -> None:
+    old = platform.photos / "Kiwi/1_100.jpg"
+    os.utime(old, times=(0, 0))
+    run(platform)
+    assert fruits(platform, "retention", "--older-than", "52w", "--yes").exit_code == 0
+    assert "Kiwi/1_100.jpg" not in paths(platform, RAW_IMAGES)
+    assert fruits(platform, "retention", "--older-than", "52w", "--yes").output == "Nothing to erase.\n"
+    assert fruits(platform, "retention", "--older-than", "52w", "--source", "--yes").exit_code == 0
+    assert not old.exists()
