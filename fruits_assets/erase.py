@@ -116,7 +116,7 @@ def traces(settings: Settings, instance: dg.DagsterInstance, photos: ErasedPhoto
 
 
 def erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Receipt:
-    """Erases photos. If it is interrupted, `unfinished` returns the work, and it can be done again.
+    """Erases photos. If it is interrupted, `finish_erasures` does it again.
 
     Raises `FruitsError` where the key to the list of erasures is missing, or a place cannot be changed.
     """
@@ -131,7 +131,7 @@ def erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Recei
 
 
 def finish_erasures(settings: Settings, instance: dg.DagsterInstance) -> list[Receipt]:
-    """Finishes the erasures that were interrupted, or could not erase a damaged class."""
+    """Does the erasures again that were interrupted, or could not erase a damaged class."""
     receipts = []
     for journal in sorted(Path(instance.root_directory, _ERASING).glob("*.json")):
         try:
