@@ -40,7 +40,7 @@ def _options(command: "click.decorators.FC") -> "click.decorators.FC":
     for option in (
         click.option("--source", is_flag=True, help="Remove their files from FRUITS_IMAGES too."),
         click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
-        click.option("--dry-run", is_flag=True, help="Only say what would be erased, and where it is."),
+        click.option("--dry-run", is_flag=True, help="Only list the photos and their places."),
         click.option(
             "--reason", default="", metavar="TEXT", help="Why, for Dagster's event and the receipt."
         ),
@@ -48,7 +48,7 @@ def _options(command: "click.decorators.FC") -> "click.decorators.FC":
             "--receipt",
             type=click.Path(dir_okay=False, path_type=Path),
             metavar="FILE",
-            help="Write what was erased where, and what stays, as JSON. It names no photo.",
+            help="Write the numbers for each place, and the things that stay, as JSON. It names no photo.",
         ),
     ):
         command = option(command)
@@ -194,7 +194,7 @@ def _photos(number: int) -> str:
 
 
 def _show(settings: "Settings", instance: "dg.DagsterInstance", found: "Found", source: bool) -> None:
-    """Prints what was found, and where."""
+    """Prints the photos and the places where they are."""
     from fruits_assets import erase as erasing
 
     photos = found.photos

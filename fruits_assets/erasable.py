@@ -1,4 +1,4 @@
-"""What `fruits erase` and `fruits retention` find of photos, and where, before they change anything."""
+"""Finds the photos that `fruits erase` and `fruits retention` take out, and their places."""
 
 import hashlib
 import os
@@ -138,7 +138,7 @@ def _relative(settings: Settings, path: str) -> str:
 
 
 def _known(photo: Photo) -> tuple[str, int, int | str]:
-    """What a photo is known by: its path and its state."""
+    """The path and the state by which a photo is known."""
     return photo.path, *photo.state
 
 

@@ -51,7 +51,7 @@ _ERASING = "erasing"
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What an erasure has to do. `source` are the files of FRUITS_IMAGES that go too."""
+    """The work of an erasure. `source` are the files of FRUITS_IMAGES that go too."""
 
     photos: ErasedPhotos
     states: Collection[Photo]
@@ -76,7 +76,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What an erasure has done: what an auditor asks for. It names no photo.
+    """The figures of an erasure, for an auditor. It names no photo.
 
     `list` is the file of the store with the keyed hashes of the photos. `left` are the files that a run at
     work still uses or writes again, and `failed` has the reason for each class that is not erased.
@@ -323,7 +323,7 @@ def _apart(settings: Settings) -> list[Path]:
 
 
 def _stays(store: Root) -> list[str]:
-    """What an erasure cannot take a photo out of, as sentences."""
+    """The places out of which an erasure cannot take a photo, as sentences."""
     if current_one(store, PCA_MODEL) is None:
         return []
     return [
