@@ -203,11 +203,10 @@ def test_requested_nodes_count_before_they_run(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"[" * 100_000, b'{"seconds": "1"}'])
-def test_a_report_that_is_none_is_named_with_its_file(store: str, content: bytes) -> None:
-    root = open_root(store)
-    root.write("emr/run/measured.json", content)
+def test_a_report_that_is_none_is_named_with_its_file(store: Root, content: bytes) -> None:
+    store.write("emr/run/measured.json", content)
     with pytest.raises(FruitsError, match=r"emr/run/measured.json is not what the step writes there: .* Run"):
-        _reported(root, "emr/run/measured.json", Measured)
+        _reported(store, "emr/run/measured.json", Measured)
 
 
 def test_dagster_hears_only_the_kinds_of_messages_that_a_step_sends() -> None:
