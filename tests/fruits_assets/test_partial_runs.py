@@ -1,11 +1,12 @@
 """Runs of one class or of a contiguous range of classes."""
 
+import math
 import shutil
 from pathlib import Path
 
 from fruits_assets.costs.run_records import RUN_RECORDS
 from spark_jobs.store.leases import held_lease
-from spark_jobs.store.parquet import PartWriter, read_row_groups
+from spark_jobs.store.parquet import PartWriter, read_row_groups, vectors_column, vectors_in
 from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON, MOBILENET_FEATURES, PCA_FEATURES_CSV, SCHEMAS
 from spark_jobs.store.tables import replace_classes
 from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, log_messages
@@ -45,19 +46,19 @@ def test_a_run_warns_and_succeeds_if_it_cannot_write_its_record(platform: Platfo
 
 
 def test_checks_name_every_failing_class_also_if_the_run_is_of_another_class(platform: Platform) -> None:
-    def falsify(label: str, **counts: int) -> None:
+    def falsify(label: str, value: float) -> None:
         [part] = current_versions(platform.store, MOBILENET_FEATURES)[label].parts
         schema = SCHEMAS[MOBILENET_FEATURES]
         writer = PartWriter(platform.store, f"{MOBILENET_FEATURES}/false", schema, part.made_with)
         for rows in read_row_groups(platform.store, part.path, range(len(part.row_groups)), schema.names):
-            writer.write(rows)
+            vectors = vectors_in(rows).copy()
+            vectors[0] = value
+            writer.write(rows.set_column(3, "features", vectors_column(vectors)))
         with held_lease(platform.store, "false") as lease:
-            replace_classes(
-                platform.store, MOBILENET_FEATURES, {label: [writer.close(**part.counts | counts)]}, lease
-            )
+            replace_classes(platform.store, MOBILENET_FEATURES, {label: [writer.close()]}, lease)
 
-    falsify("Lemon", non_finite=2)
-    falsify("Orange", constant=1)
+    falsify("Lemon", math.nan)
+    falsify("Orange", 1.5)
     assert platform.run(BY_CLASS, "Kiwi").success
     assert platform.failing_classes("finite_and_varied") == ["Lemon", "Orange"]
     assert platform.failing_classes("one_feature_per_image") == []
