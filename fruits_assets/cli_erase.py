@@ -222,7 +222,7 @@ def _show(settings: "Settings", instance: "dg.DagsterInstance", found: "Found", 
 def _report(receipt: "Receipt") -> None:
     echo(f"Erased {_photos(receipt.photos)}.")
     for sentence in receipt.stays:
-        echo(f"What stays: {sentence}")
+        echo(f"Remains: {sentence}")
     if receipt.left:
         files = named(sorted(receipt.left), _NAMED)
         echo(f"These may name the photos until the runs at work end; erase the photos again then: {files}")

@@ -375,7 +375,7 @@ def test_dagster_knows_when_by_whom_and_why_and_not_which_photo(platform: Platfo
     result = fruits(
         platform, "erase", "Kiwi/0_100.jpg", "--yes", "--reason", "Request 17", "--receipt", str(receipt)
     )
-    assert "What stays: The PCA model is fitted on sums over all photos" in result.output
+    assert "Remains: The PCA model is fitted on sums over all photos" in result.output
     assert "fruits run --refit" in result.output
     [record] = platform.instance.fetch_observations(dg.AssetKey(RAW_IMAGES), limit=1).records
     event = record.asset_observation
