@@ -20,6 +20,7 @@ import dagster as dg
 
 from fruits_assets.erasable import Found, Selection, find, listed_photos
 from fruits_assets.partitions import unregister_classes
+from fruits_assets.photo_changes import changed_photos, photo_changes
 from fruits_assets.provenance import DATA_VERSION, renewed_provenance
 from fruits_assets.store_checks import report_store_checks
 from resources.cluster_logs import find_cluster_logs, remove_cluster_logs
@@ -269,6 +270,10 @@ def _remove_old_versions(store: Root, instance: dg.DagsterInstance) -> int:
 def _tell_dagster(settings: Settings, instance: dg.DagsterInstance, work: Work) -> None:
     """Tells Dagster the new data versions of the classes, and that something was erased, but not its name."""
     store, labels = open_root(settings.store), work.photos.labels
+    listing = without_erased(settings, listed_photos(settings))
+    for observation in changed_photos(instance, listing, labels):
+        instance.report_runless_asset_event(observation)
+    up_to_date = photo_changes(settings, store, listing, labels, known_photos(store, labels)).done
     versions: dict[tuple[str, str], str] = {}  # by asset and class
     for table, read in _READERS.items():
         key = dg.AssetKey(table)
@@ -280,8 +285,10 @@ def _tell_dagster(settings: Settings, instance: dg.DagsterInstance, work: Work) 
             tags = dict(last.tags or {}) if last else {}
             if version.damage or tags.get(DATA_VERSION) == version.data_version:
                 continue
-            source = _SOURCES.get(table)
-            if source and version.inputs.get(source) == versions.get((source, label)):
+            follows = label in up_to_date  # the class is what its source makes of it
+            if source := _SOURCES.get(table):
+                follows = version.inputs.get(source) == versions.get((source, label))
+            if follows:
                 tags = renewed_provenance(instance, tags)
             versions[table, label] = version.data_version
             instance.report_runless_asset_event(
@@ -307,7 +314,6 @@ def _tell_dagster(settings: Settings, instance: dg.DagsterInstance, work: Work) 
             },
         )
     )
-    listing = without_erased(settings, listed_photos(settings))
     unregister_classes(instance, labels - listing.classes.keys() - holdings(store).keys())
     report_store_checks(instance, settings)
 

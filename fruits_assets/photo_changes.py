@@ -1,9 +1,12 @@
 """How the photos have changed since they were ingested, and whether classes may lose photos for it."""
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import dagster as dg
+
+from fruits_assets.provenance import DATA_VERSION, versions_by_class
 from resources.photo_folders import Listing
 from resources.photo_names import companion
 from resources.settings import Settings
@@ -11,6 +14,7 @@ from spark_jobs.ingest_images import ClassIngest, IngestParams, up_to_date
 from spark_jobs.store.photos import PHOTO_TABLES, Difference, KnownPhotos, image_versions
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root
+from spark_jobs.store.schemas import FRUIT_PHOTOS
 from spark_jobs.store.tables import rows_by_class
 
 # The share of the photos of a class, or of the store, that may vanish at once.
@@ -83,6 +87,28 @@ def photo_changes(
         done={**done, **kept},
         failed=failed,
     )
+
+
+def changed_photos(
+    instance: dg.DagsterInstance, listing: Listing, labels: Iterable[str]
+) -> list[dg.AssetObservation]:
+    """An observation of each of these classes whose photos differ from those that Dagster has seen last."""
+    key = dg.AssetKey(FRUIT_PHOTOS)
+    seen = versions_by_class(instance, key, dg.DagsterEventType.ASSET_OBSERVATION)
+    versions = {label: listing.version(label) for label in labels if label in listing.classes}
+    return [
+        dg.AssetObservation(
+            key,
+            partition=label,
+            metadata={
+                "images": len(listing.classes[label]),
+                "bytes": sum(photo.bytes for photo in listing.classes[label]),
+            },
+            tags={DATA_VERSION: version},
+        )
+        for label, version in versions.items()
+        if seen.get(label) != version
+    ]
 
 
 def _vanished(store: Root, listing: Listing, changed: Mapping[str, Difference]) -> dict[str, str]:

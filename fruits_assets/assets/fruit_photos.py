@@ -1,14 +1,14 @@
 """`fruit_photos`: the user's folders of photos, which Dagster observes and does not change."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from fruits_assets.decorators import GROUP, OWNERS, errors_end_the_step
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
-from fruits_assets.provenance import DATA_VERSION, versions_by_class
+from fruits_assets.photo_changes import changed_photos
 from resources.photo_folders import Listing, PhotoFolders
 from resources.photo_names import alike, only_divisions
 from resources.settings import Settings
@@ -106,27 +106,6 @@ def fruit_photos(
             ),
         ],
     )
-
-
-def changed_photos(
-    instance: dg.DagsterInstance, listing: Listing, labels: Iterable[str]
-) -> list[dg.AssetObservation]:
-    """An observation of each of these classes whose photos differ from those that Dagster has seen last."""
-    seen = versions_by_class(instance, _KEY, dg.DagsterEventType.ASSET_OBSERVATION)
-    versions = {label: listing.version(label) for label in labels if label in listing.classes}
-    return [
-        dg.AssetObservation(
-            _KEY,
-            partition=label,
-            metadata={
-                "images": len(listing.classes[label]),
-                "bytes": sum(photo.bytes for photo in listing.classes[label]),
-            },
-            tags={DATA_VERSION: version},
-        )
-        for label, version in versions.items()
-        if seen.get(label) != version
-    ]
 
 
 def _log_listing(context: dg.AssetExecutionContext, listing: Listing) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from fruits_assets.assets.fruit_photos import changed_photos, fruit_photos
+from fruits_assets.assets.fruit_photos import fruit_photos
 from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
 from fruits_assets.free_space import check_free_space
-from fruits_assets.photo_changes import photo_changes
+from fruits_assets.photo_changes import changed_photos, photo_changes
 from fruits_assets.plots import embed_preview
 from spark_jobs.ingest_images import ClassIngest, IngestParams, ingest_images
 from spark_jobs.store.photos import Double, doubles, known_photos

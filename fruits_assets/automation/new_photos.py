@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 
 from fruits_assets.all_assets import UpToDateConfig
-from fruits_assets.assets.fruit_photos import changed_photos
 from fruits_assets.by_class import failed_classes
 from fruits_assets.jobs import BRING_UP_TO_DATE, EVERYTHING_AGAIN, OBSERVE_PHOTOS, REFIT_MODEL
+from fruits_assets.photo_changes import changed_photos
 from fruits_assets.store_checks import CSVS_FOLLOW_PHOTOS
 from resources.photo_folders import Listing, list_photos, without_erased
 from resources.runs import classes_tag

@@ -390,6 +390,8 @@ def test_dagster_knows_when_by_whom_and_why_and_not_which_photo(platform: Platfo
     assert (told["csv_rows"], told["reason"], told["failed"]) == (1, "Request 17", {})
     assert "0_100" not in receipt.read_text()
     assert platform.out_of_sync() == ["feature_quality", PCA_MODEL]
+    assert platform.observe().success
+    assert platform.out_of_sync() == ["feature_quality", PCA_MODEL]
 
 
 def test_a_photo_that_nobody_has_is_named(platform: Platform) -> None:
