@@ -117,6 +117,10 @@ def _log_listing(context: dg.AssetExecutionContext, listing: Listing) -> None:
     if listing.companions:
         kinds = ", ".join(f"{kind} ({number:,})" for kind, number in sorted(listing.companions.items()))
         context.log.info(f"Skipped files that lie beside photos: {kinds}.")
+    if listing.erased:
+        context.log.info(
+            f"Left out: {counted(listing.erased, 'photo', 'photos')} that fruits erase has erased."
+        )
     several = [f"{label}: {number} folders" for label, number in listing.several_folders.items()]
     if several:
         context.log.info(f"Classes of several folders: {len(several)} ({named(several, SHOWN)}).")

@@ -34,7 +34,7 @@ from spark_jobs.store.schemas import (
 from spark_jobs.store.tables import current
 from tests.every_byte import every_byte, files_below
 from tests.fruits_assets.commands import fruits
-from tests.fruits_assets.dagster_platform import CLASSES, IMAGES, Platform
+from tests.fruits_assets.dagster_platform import CLASSES, IMAGES, Platform, log_messages
 
 TABLES = [RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV]
 REMAINING = [label for label in CLASSES if label != "Kiwi"]
@@ -174,6 +174,8 @@ def test_an_erased_photo_is_neither_new_nor_pending_for_any_later_run(platform: 
         ("would take", "nothing"),
     ]
     assert run(platform, recompute=True).failed_classes == {}
+    observation = platform.observe()
+    assert "Left out: 1 photo that fruits erase has erased." in log_messages(platform, observation)
     assert platform.run(
         ["raw_images"], "Kiwi", config={"raw_images": {"config": {"recompute": True}}}
     ).success
