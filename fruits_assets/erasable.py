@@ -16,8 +16,7 @@ from resources.photo_folders import Listing, list_photos
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.classes import TABLES, refuse_old_store
-from spark_jobs.store.csv_rows import read_csv
-from spark_jobs.store.erase_photos import stored_photos
+from spark_jobs.store.erase_photos import rows_of_csvs, stored_photos
 from spark_jobs.store.erasures import ErasedPhotos
 from spark_jobs.store.photos import PHOTO_TABLES, Photo
 from spark_jobs.store.pointers import current_by_class
@@ -164,12 +163,10 @@ def _contents(settings: Settings, photos: Sequence[Photo]) -> dict[tuple[str, in
 
 
 def _csv_rows(store: Root, photos: ErasedPhotos) -> int:
-    rows = 0
-    for version in current_by_class(store, PCA_FEATURES_CSV, photos.labels).values():
-        with suppress(FileNotFoundError):
-            paths = read_csv(store.read(version.parts[0].path)).column("path")
-            rows += int(pc.sum(pc.is_in(paths, pa.array(photos.paths, pa.string()))).as_py() or 0)
-    return rows
+    erased = pa.array(photos.paths, pa.string())
+    csvs = rows_of_csvs(store, current_by_class(store, PCA_FEATURES_CSV, photos.labels))
+    found = (pc.sum(pc.is_in(csv.column("path"), erased)).as_py() for csv in csvs.values())
+    return sum(number or 0 for number in found)
 
 
 def _damaged(store: Root) -> dict[str, str]:

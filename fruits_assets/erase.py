@@ -34,8 +34,7 @@ from resources.settings import Settings
 from resources.store_records import erase_records, find_records, written_by
 from spark_jobs.fit_pca import blank_contents
 from spark_jobs.store.classes import holdings
-from spark_jobs.store.csv_rows import read_csv
-from spark_jobs.store.erase_photos import erase_photos, is_erased, stored_photos
+from spark_jobs.store.erase_photos import erase_photos, is_erased, rows_of_csvs, stored_photos
 from spark_jobs.store.erasures import ERASURES, ErasedPhotos
 from spark_jobs.store.leases import lease_of_erasure, live_runs
 from spark_jobs.store.parquet import read_column
@@ -125,10 +124,7 @@ def erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Recei
     journal.parent.mkdir(mode=0o700, exist_ok=True)
     with open(os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(work.to_json())
-    receipt = _erase(settings, instance, work)
-    if not receipt.failed:
-        journal.unlink()
-    return receipt
+    return _finish(settings, instance, work, journal)
 
 
 def finish_erasures(settings: Settings, instance: dg.DagsterInstance) -> list[Receipt]:
@@ -140,10 +136,7 @@ def finish_erasures(settings: Settings, instance: dg.DagsterInstance) -> list[Re
         except (ValueError, TypeError, KeyError):
             journal.unlink()  # the erasure was interrupted before it had begun
             continue
-        receipt = _erase(settings, instance, work)
-        receipts.append(receipt)
-        if not receipt.failed:
-            journal.unlink()
+        receipts.append(_finish(settings, instance, work, journal))
     return receipts
 
 
@@ -173,12 +166,10 @@ def _rows_without_photo(store: Root, erasures: Erasures) -> ErasedPhotos:
     """The rows of CSVs that have the path of an erased photo, and no features: a job had read them before."""
     features = current(store, MOBILENET_FEATURES)
     rows: dict[str, set[str]] = {}
-    for label, version in current_by_class(store, PCA_FEATURES_CSV).items():
-        with suppress(FileNotFoundError):
-            paths = set(read_csv(store.read(version.parts[0].path)).column("path").to_pylist())
-            own = features[label] if label in features and not features[label].damage else None
-            rows[label] = {path for path in paths if erasures.has_path(path)}
-            rows[label] -= set(read_column(store, own, "path") if own else [])
+    for label, csv in rows_of_csvs(store, current_by_class(store, PCA_FEATURES_CSV)).items():
+        own = features[label] if label in features and not features[label].damage else None
+        rows[label] = {path for path in csv.column("path").to_pylist() if erasures.has_path(path)}
+        rows[label] -= set(read_column(store, own, "path") if own else [])
     labels = frozenset(label for label, paths in rows.items() if paths)
     return ErasedPhotos(frozenset(chain.from_iterable(rows.values())), frozenset(), labels)
 
@@ -193,6 +184,14 @@ def work_of(found: Found, *, remove: bool, reason: str) -> Work:
         by=f"{getpass.getuser()}@{socket.gethostname()}",
         reason=reason,
     )
+
+
+def _finish(settings: Settings, instance: dg.DagsterInstance, work: Work, journal: Path) -> Receipt:
+    """Erases photos, and removes the file with the work. The work stays where a class is damaged."""
+    receipt = _erase(settings, instance, work)
+    if not receipt.failed:
+        journal.unlink()
+    return receipt
 
 
 def _erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Receipt:
@@ -237,7 +236,7 @@ def _erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Rece
 
 
 def _brought_back(store: Root, photos: ErasedPhotos) -> bool:
-    return any(row.is_current and is_erased(row, photos) for row in stored_photos(store))
+    return any(is_erased(row, photos) for row in stored_photos(store, replaced=False))
 
 
 def _at_work(store: Root, instance: dg.DagsterInstance) -> set[str]:

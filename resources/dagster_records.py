@@ -1,8 +1,8 @@
 """Takes erased photos out of Dagster's own records: its databases, the captured logs, all files of its home.
 
 Each record stays, and what names or shows a photo in it is replaced. Afterwards no free page of SQLite, no
-WAL file and no dead row of PostgreSQL holds the old text. What a database server keeps by itself, as its own
-WAL, its log and its backups, stays.
+WAL file and no dead row of PostgreSQL holds the old text. The own WAL of a database server, its log and its
+backups stay.
 """
 
 import json
@@ -74,12 +74,12 @@ def blank_records(
 
     `texts` are of `erased_texts.texts_of`. `previews` are the classes {asset: labels} whose events lose their
     metadata entry `preview`. Files below a folder of `apart`, such as a store or photos in the home, stay as
-    they are. A process may use the databases and append to the files meanwhile; what it writes about a photo
-    after that stays, so the caller blanks again when it has ended.
+    they are. A process may use the databases and append to the files meanwhile. If it names a photo after
+    that, the name stays, so the caller blanks again when the process has ended.
 
     Raises `FruitsError` for a database that another process keeps busy for 30 seconds, and for a file or a
-    database that cannot be read or changed. What was blanked until then is blanked, and a second call does
-    the rest.
+    database that cannot be read or changed. The records before that are blanked, and a second call does the
+    rest.
     """
     return _records(instance, _Erased.of(texts, previews), apart, write=True)
 

@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 from resources.emr.code import CODE, STEPS
 from resources.erased_texts import Texts, blanked, found_in
 from resources.spark_events import EVENT_LOGS
+from spark_jobs.store.erasures import ERASURES
 from spark_jobs.store.leases import LIFETIME
 from spark_jobs.store.pointers import folder_of
 from spark_jobs.store.root import Root, concurrently
@@ -32,7 +33,7 @@ from spark_jobs.store.schemas import (
 _NO_RECORDS = frozenset(
     {
         *(RAW_IMAGES, QUARANTINED_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV, folder_of(PCA_FEATURES_CSV)),
-        *(PCA_MODEL, FEATURE_EXTRACTOR, "leases", "erasures"),
+        *(PCA_MODEL, FEATURE_EXTRACTOR, "leases", ERASURES),
     }
 )
 # The end of the name of an event log that Spark still writes.

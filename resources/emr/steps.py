@@ -193,7 +193,10 @@ class EmrSteps(JobRunner):
 
 
 def _reported(store: Root, path: str, kind: type[T]) -> T:
-    """What a step wrote. Raises `FruitsError` where it is not of its type: any node may write there."""
+    """The report or the measurements of a step, which any node may write.
+
+    Raises `FruitsError` where they are not of their type.
+    """
     try:
         return from_json(kind, store.read(path))
     except (TypeError, ValueError, RecursionError) as error:

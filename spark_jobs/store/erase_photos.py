@@ -6,7 +6,7 @@ Nothing brings them back: earlier versions of the tables end here. It needs no S
 import hashlib
 import posixpath
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -64,28 +64,47 @@ class Erased(NamedTuple):
     failed: Mapping[str, str]  # class: reason why a file of it could not be written anew
 
 
-def stored_photos(store: Root) -> list[StoredPhoto]:
-    """The photos in all files of the tables, also in files that commits have replaced or that none names.
+def stored_photos(store: Root, *, replaced: bool = True) -> list[StoredPhoto]:
+    """The photos in the current files of the tables, and in files that commits have `replaced` or none names.
 
     A file that is no Parquet file, because a run is still writing it, has no photos.
     """
-    found = concurrently(lambda table: _photos_of(store, table), TABLES)
-    return [photo for photos in found for photo in photos]
+
+    def photos_of(table: str) -> list[StoredPhoto]:
+        files = current_files(store, table) or []
+        old = _replaced_files(store, table, files) if replaced else []
+        return [*_photos_in(store, table, files, True), *_photos_in(store, table, old, False)]
+
+    return [photo for photos in concurrently(photos_of, TABLES) for photo in photos]
 
 
-def _photos_of(store: Root, table: str) -> list[StoredPhoto]:
-    present = {file.path: file for file in current_files(store, table) or ()}
-    listed = {
-        info.path.removeprefix(f"{table}/"): info.size
-        for info in store.list(table)
-        if info.path.endswith(".parquet") and not info.path.startswith(f"{table}/{LOG}/")
+def _replaced_files(store: Root, table: str, present: Iterable[TableFile]) -> list[TableFile]:
+    """The Parquet files below a table that are none of its present files."""
+    paths = {file.path for file in present}
+    listed = ((info.path.removeprefix(f"{table}/"), info.size) for info in store.list(table))
+    return [
+        TableFile(path, "", 0, size)
+        for path, size in listed
+        if path.endswith(".parquet") and not path.startswith(f"{LOG}/") and path not in paths
+    ]
+
+
+def rows_of_csvs(store: Root, versions: Mapping[str, Version]) -> dict[str, pa.Table]:
+    """The rows of versions of CSVs, by class, without classes whose file was lost."""
+    content = store.read_present(version.parts[0].path for version in versions.values())
+    return {
+        label: read_csv(content[version.parts[0].path])
+        for label, version in versions.items()
+        if version.parts[0].path in content
     }
-    files = [present.get(path) or TableFile(path, "", 0, size) for path, size in listed.items()]
-    read = concurrently(lambda file: _photos_in(store, table, file, file.path in present), files)
+
+
+def _photos_in(store: Root, table: str, files: Sequence[TableFile], is_current: bool) -> list[StoredPhoto]:
+    read = concurrently(lambda file: _photos_of(store, table, file, is_current), files)
     return [photo for photos in read for photo in photos]
 
 
-def _photos_in(store: Root, table: str, file: TableFile, is_current: bool) -> list[StoredPhoto]:
+def _photos_of(store: Root, table: str, file: TableFile, is_current: bool) -> list[StoredPhoto]:
     columns = ("label", *(name for name in PHOTO_COLUMNS if name in SCHEMAS[table].names))
     try:
         check_inside(store, table, f"{table}/{file.path}")
@@ -143,12 +162,10 @@ def _erase_rows(
 
     def attempt(_: Iterable[str]) -> set[str]:
         nonlocal erased
-        files: dict[str, list[TableFile]] = defaultdict(list)
-        for file in current_files(store, table) or ():
-            files[file.label].append(file)
+        files = current_files(store, table) or []
         rows: dict[TableFile, set[str]] = defaultdict(set)
-        for row in _photos_of(store, table):
-            if row.is_current and is_erased(row, photos):
+        for row in _photos_in(store, table, files, True):
+            if is_erased(row, photos):
                 rows[row.file].add(row.photo.path)
         changes: dict[str, ClassChange] = {}
         for label in {file.label for file in rows}:
@@ -160,7 +177,7 @@ def _erase_rows(
                 continue
             added = [part for part in new if part]
             changes[label] = ClassChange(added, [file.path for file in own])
-        seen = {label: [file.path for file in files[label]] for label in changes}
+        seen = {label: [file.path for file in files if file.label == label] for label in changes}
         met = change_classes(store, table, changes, lease, seen) if changes else set()
         for file, paths in rows.items():
             if file.label in changes.keys() - met:
@@ -198,18 +215,15 @@ def _erase_csv_rows(
     old = current_by_class(store, PCA_FEATURES_CSV, photos.labels)
     directory = new_directory(PCA_FEATURES_CSV, run)
     erased, new, empty, replaced = 0, [], [], []
-    for label, version in old.items():
-        try:
-            rows = read_csv(store.read(version.parts[0].path))
-        except FileNotFoundError:
-            continue  # the check `copies_match` tells it, and the next run writes it again
+    for label, rows in rows_of_csvs(store, old).items():  # the check `copies_match` tells of a lost file
         left = rows.filter(pc.invert(pc.is_in(rows.column("path"), pa.array(photos.paths, pa.string()))))
         if left.num_rows == rows.num_rows:
             continue
         erased += rows.num_rows - left.num_rows
-        replaced.append(version.directory)
+        replaced.append(old[label].directory)
         if left.num_rows:
-            new.append(_csv_version(store, directory, version, left, before.get(label), features.get(label)))
+            own = before.get(label), features.get(label)
+            new.append(_csv_version(store, directory, old[label], left, *own))
         else:
             empty.append(label)
     publish(store, PCA_FEATURES_CSV, new)
