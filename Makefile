@@ -108,7 +108,7 @@ bench-full: setup
 
 # ROW=kills runs one row. A call that was cut goes on after its last finished round.
 faults: setup
-	@python -m benchmarks.faults $(ROW)
+	@python -m benchmarks.faults --page docs/reliability.md $(ROW)
 
 lint: setup
 	ruff check .

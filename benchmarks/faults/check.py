@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -98,10 +98,34 @@ def _is_projection(store: Root, csv: pd.DataFrame, features: Version, model: Ver
     )
 
 
-def differences(uri: str, expected: str) -> list[str]:
-    """Where the outputs of a store differ from those of an undisturbed run on the same photos."""
-    found = [f"stale copy of the CSV of {label}" for label in stale_copies(open_root(uri))]
-    for output in (RAW_IMAGES, QUARANTINED_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV):
+def behind(uri: str) -> list[str]:
+    """The classes whose CSV, or its copy, does not follow from their features and the model of today."""
+    store = open_root(uri)
+    features, model = current(store, MOBILENET_FEATURES), current_one(store, PCA_MODEL)
+    csvs = current_by_class(store, PCA_FEATURES_CSV)
+    inputs = {
+        label: {MOBILENET_FEATURES: version.data_version, PCA_MODEL: model and model.data_version}
+        for label, version in features.items()
+    }
+    late = [
+        label
+        for label in sorted(csvs.keys() | features)
+        if label not in csvs or csvs[label].inputs != inputs.get(label)
+    ]
+    return [
+        *(f"CSV, {label}: not of the current features and model" for label in late),
+        *(f"stale copy of the CSV of {label}" for label in stale_copies(store)),
+    ]
+
+
+def differences(
+    uri: str,
+    expected: str,
+    outputs: Sequence[str] = (RAW_IMAGES, QUARANTINED_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV),
+) -> list[str]:
+    """Where outputs of a store differ from those of an undisturbed run on the same photos."""
+    found = []
+    for output in outputs:
         rows, wanted = (
             read_pandas(store, output).sort_values("path").reset_index(drop=True) for store in (uri, expected)
         )

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.check import torn
+from benchmarks.faults.findings import Finding
 from benchmarks.faults.jobs import versions
+from benchmarks.faults.kills import jobs_command
 from benchmarks.faults.workplace import Workplace, kill_all, start
 
 IMAGE_BYTES = 400_000_000
@@ -22,24 +24,28 @@ JOBS = 4
 PAUSES = (0.0, 1.0)
 
 
-def power_cut(place: Workplace, number: int, command: list[str]) -> dict[str, Any]:
+def power_cut(place: Workplace, number: int) -> Finding:
     """The content of the disk after a cut. One run of the four jobs serves eight rounds."""
     moment = number % (JOBS * len(PAUSES))
-    if moment == 0:
-        _run_and_copy(place, command)
     image = place.folder / f"moment-{moment}.img"
+    if not image.exists():
+        photos = place.photos(12, 8)
+        _run_and_copy(place, jobs_command(place, photos, place.folder / "disk" / "store"))
     said: dict[str, Any] = json.loads(image.with_suffix(".json").read_text())
     mounted = place.folder / "after"
     with _mounted(image, mounted):
         found, kept = torn(str(mounted / "store")), versions(str(mounted / "store"))
-    lost = [
-        f"{output}, {label}"
-        for output, classes in said["versions"].items()
-        for label, version in classes.items()
-        if kept.get(output, {}).get(label) != version
-    ]
     image.unlink()
-    return {"job": said["job"], "seconds after": said["pause"], "torn": found, "lost": lost}
+    return Finding(
+        fault=f"a power cut {said['pause']:.0f} s after the job {said['job']}",
+        torn=found,
+        wrong=[
+            f"lost: {output}, {label}"
+            for output, classes in said["versions"].items()
+            for label, version in classes.items()
+            if kept.get(output, {}).get(label) != version
+        ],
+    )
 
 
 def _run_and_copy(place: Workplace, command: list[str]) -> None:

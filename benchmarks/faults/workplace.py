@@ -1,24 +1,62 @@
 """Photos, stores and processes for the rows of the table of faults."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
+from PIL import Image
 
 from benchmarks.bench import DAGSTER_YAML
+from benchmarks.faults.check import behind, differences, torn
 from benchmarks.photo_sets import equal_classes
 from benchmarks.processes import environment, run
 from fruits_assets.samples import copy_samples
 
 FRUITS = Path(sys.executable).with_name("fruits")
+
+# Longer than any run of a round. A run that takes longer hangs.
+PATIENCE_SECONDS = 900
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit status, and its output on the terminal."""
+
+    status: int
+    output: str
+
+    @property
+    def sentence(self) -> str:
+        """The last message of `fruits`, or of each class that failed; empty after a good end or a kill."""
+        lines = self.output.splitlines()
+        begin = next((n for n in reversed(range(len(lines))) if lines[n].startswith("fruits run: ")), None)
+        if begin is not None:
+            return "\n".join(lines[begin:])
+        return "\n".join(line.strip() for line in lines if line.strip().startswith("failed "))
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Where a command that failed gave no sentence, or a trace of a program beside it."""
+        if self.status == 0 or self.status == -signal.SIGKILL:
+            return []
+        trace = next((line for line in self.output.splitlines() if _TRACE.search(line)), None)
+        return [
+            *([] if self.sentence else [f"no sentence: {self.output[-500:]}"]),
+            *([f"a trace: {trace.strip()}"] if trace else []),
+        ]
+
+
+# The first line of a Python trace, and a line of a Java trace.
+_TRACE = re.compile(r"Traceback \(most recent call last\)|^\s+at [\w.$]+\(")
 
 
 class Workplace:
@@ -49,23 +87,55 @@ class Workplace:
             Path(f"{root}.new").rename(root)
         return root
 
+    def changed_photos(self, photos: Path) -> Path:
+        """A copy of the photos, in which the first photo of each class is another picture."""
+        root = photos.with_name(f"{photos.name}-changed")
+        if not root.exists():
+            new = Path(f"{root}.new")
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.copytree(photos, new)
+            for folder in sorted(path for path in new.iterdir() if path.is_dir()):
+                first = sorted(folder.iterdir())[0]
+                with Image.open(first) as picture:
+                    picture.transpose(Image.Transpose.ROTATE_180).save(first)
+            new.rename(root)
+        return root
+
     def finished_store(self, photos: Path, name: str = "finished") -> Path:
         """The store of an undisturbed `fruits run` on photos."""
-        store = self.folder / name
-        if not store.exists():
+        return self._made(name, lambda new: self._undisturbed(photos, new, f"{name}-home"))
+
+    def store_after(self, photos: Path, *arguments: str) -> Path:
+        """The finished store of `photos`, after an undisturbed run with arguments on its changed photos."""
+
+        def make(new: Path) -> None:
+            shutil.copytree(self.finished_store(photos), new)
+            self._undisturbed(self.changed_photos(photos), new, "after-home", *arguments)
+
+        return self._made("-".join(["after", photos.name, *arguments]).replace(" ", "_"), make)
+
+    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A folder that appears only when it is whole."""
+        folder = self.folder / name
+        if not folder.exists():
             new = self.folder / f"{name}.new"
             shutil.rmtree(new, ignore_errors=True)
-            fruits_run(photos, new, self.home(f"{name}-home")).check_returncode()
-            new.rename(store)
-        return store
+            make(new)
+            new.rename(folder)
+        return folder
+
+    def _undisturbed(self, photos: Path, store: Path, home: str, *arguments: str) -> None:
+        ended = fruits_run(photos, store, self.home(home), *arguments)
+        if ended.status:
+            raise RuntimeError(f"the undisturbed run failed: {ended.output[-2000:]}")
 
     def seconds_of_a_run(self, photos: Path) -> float:
-        """The seconds that `fruits run` takes on photos in a store that has all outputs."""
+        """The seconds that `fruits run` takes on changed photos."""
         file = self.folder / "seconds.txt"
         if not file.exists():
             store = self.copied(self.finished_store(photos), "timed")
             begun = time.monotonic()
-            fruits_run(photos, store, self.home("timed-home")).check_returncode()
+            self._undisturbed(self.changed_photos(photos), store, "timed-home")
             file.write_text(str(time.monotonic() - begun))
         return float(file.read_text())
 
@@ -99,16 +169,36 @@ def start(command: list[str], **variables: str | Path) -> "subprocess.Popen[str]
     )
 
 
-def start_fruits_run(photos: Path, store: Path, home: Path, *arguments: str) -> "subprocess.Popen[str]":
-    variables = {"FRUITS_IMAGES": photos, "FRUITS_STORE": store, "DAGSTER_HOME": home}
-    return start([str(FRUITS), "run", *arguments], **variables)
+def start_fruits_run(
+    photos: Path | str, store: Path | str, home: Path, *arguments: str, **variables: str
+) -> "subprocess.Popen[str]":
+    given = {"FRUITS_IMAGES": photos, "FRUITS_STORE": store, "DAGSTER_HOME": home}
+    return start([str(FRUITS), "run", *arguments], **given, **variables)
 
 
-def fruits_run(photos: Path, store: Path, home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def ended(process: "subprocess.Popen[str]") -> Ended:
+    """Waits for the end of a process. Kills a process that hangs."""
+    try:
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        kill_all(process)
+        output, _ = process.communicate()
+        return Ended(process.returncode, f"{output}\nfruits run: hung for {PATIENCE_SECONDS} s")
+    return Ended(process.returncode, output)
+
+
+def fruits_run(photos: Path | str, store: Path | str, home: Path, *arguments: str, **variables: str) -> Ended:
     """Runs `fruits run` to its end."""
-    process = start_fruits_run(photos, store, home, *arguments)
-    out, _ = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, out)
+    return ended(start_fruits_run(photos, store, home, *arguments, **variables))
+
+
+def rerun(
+    photos: Path, store: Path, home: Path, expected: Path, *arguments: str, **variables: str
+) -> list[str]:
+    """Runs `fruits run` again; returns all that then differs from the store of an undisturbed run."""
+    again = fruits_run(photos, store, home, *arguments, **variables)
+    failed = [f"the rerun ended with status {again.status}: {again.sentence}"] if again.status else []
+    return [*failed, *torn(str(store)), *behind(str(store)), *differences(str(store), str(expected))]
 
 
 def kill_all(process: "subprocess.Popen[Any]") -> None:
