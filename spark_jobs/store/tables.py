@@ -199,7 +199,7 @@ def _check_columns(store: Root, table: str, opened: "DeltaTable") -> None:
 
 
 class _Known(NamedTuple):
-    """A table that this process has opened, and the entry of the log that was then the last."""
+    """A table that this process has read, and the entry of the log that was then the last."""
 
     opened: "DeltaTable"
     entry: str
@@ -220,7 +220,7 @@ def _latest(store: Root, table: str) -> Iterator["DeltaTable | None"]:
 
     A process opens a table once, and then reads new commits alone: opening it takes 15 requests one after
     another, from a checkpoint on S3. A table that was removed and created anew is opened again, and so is a
-    table whose earlier versions were ended.
+    table that was replaced by a copy, and a table whose earlier versions were ended.
     """
     from deltalake.exceptions import DeltaError
 
@@ -232,11 +232,16 @@ def _latest(store: Root, table: str) -> Iterator["DeltaTable | None"]:
             with suppress(DeltaError):
                 known.opened.update_incremental()
                 _check_columns(store, table, known.opened)
-                _known[key] = known
+                moved = known.entry != log_entry(table, known.opened.version())
+                _known[key] = _last_known(store, table, known.opened) if moved else known
         if key not in _known and (opened := open_table(store, table)):
-            entry = log_entry(table, opened.version())
-            _known[key] = _Known(opened, entry, _written(store, entry))
+            _known[key] = _last_known(store, table, opened)
         yield _known[key].opened if key in _known else None
+
+
+def _last_known(store: Root, table: str, opened: "DeltaTable") -> _Known:
+    entry = log_entry(table, opened.version())
+    return _Known(opened, entry, _written(store, entry))
 
 
 def _written(store: Root, path: str) -> tuple[datetime, int]:

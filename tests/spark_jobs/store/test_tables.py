@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,19 @@ def test_a_commit_replaces_its_classes_and_no_other_class(root: Root) -> None:
     assert rows_of(root) == {"Banana": 1, "Kiwi": 1}
     assert current(root, TABLE)["Banana"].parts == [kept]
     assert sorted(row["path"] for row in plain_rows(root)) == ["a", "c"]
+
+
+def test_a_table_that_was_replaced_by_a_copy_is_read_anew(root: Root, tmp_path: Path) -> None:
+    other = open_root(str(tmp_path / "other"))
+    commit_class(root, "Kiwi", ["1.jpg"])
+    assert rows_of(root) == {"Kiwi": 1}
+    shutil.copytree(root.uri, other.uri)  # keeps the times of the files, as backups do
+    commit_class(root, "Kiwi", ["1.jpg", "2.jpg"])
+    assert rows_of(root) == {"Kiwi": 2}
+    commit_class(other, "Banana", ["1.jpg"])
+    shutil.rmtree(root.uri)
+    shutil.copytree(other.uri, root.uri)
+    assert rows_of(root) == {"Banana": 1, "Kiwi": 1}
 
 
 def test_a_class_without_files_leaves_the_table(root: Root) -> None:
