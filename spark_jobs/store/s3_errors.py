@@ -126,7 +126,9 @@ def s3_errors_explained() -> Iterator[None]:
     try:
         yield
     except (OSError, Py4JJavaError) as error:
-        raise explained(str(error)) or error from error
+        if fault := explained(str(error)):
+            raise fault from error
+        raise
 
 
 def explained(text: str) -> FruitsError | None:

@@ -1,5 +1,6 @@
 """`Root` on disk: each write is whole or has no effect."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -42,6 +43,21 @@ def test_a_failed_write_leaves_no_temporary_file(store: str) -> None:
     with pytest.raises(IsADirectoryError):
         open_root(store).write("a folder", b"content")
     assert [path.name for path in Path(store).iterdir()] == ["a folder"]
+
+
+@pytest.mark.parametrize("name", ["write", "fsync"])
+def test_a_failed_write_or_fsync_names_the_file(
+    store: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    root = open_root(store)
+    root.write("kept", b"content")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")  # without a name, as the system calls raise it
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match=rf"Input/output error: '{store}/kept'"):
+        root.write("kept", b"content") if name == "write" else root.sync("kept")
 
 
 def test_many_files_are_read_in_the_given_order_without_files_that_are_gone(store: str) -> None:
