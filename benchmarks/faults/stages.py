@@ -34,13 +34,13 @@ class DisturbedRun:
     def __init__(
         self, place: Workplace, stage: str, setting: str, disk: Path, program: Sequence[str] = ()
     ) -> None:
-        photos, self.stage, self._program = place.photos(5, 16), stage, program
+        photos, self.stage, self._program = place.usual_photos, stage, program
         self.expected, self.photos = place.store_after(photos, *_ARGUMENTS), place.changed_photos(photos)
         self.folder = disk / setting.lower()
         on_disk = str(self.folder.relative_to(place.folder))
         if setting == PHOTOS:
             self.photos = place.copied(self.photos, on_disk)
-        store = place.finished_store(place.photos(5, 16))
+        store = place.finished_store(photos)
         self.store = place.copied(store, on_disk if setting == STORE else "store")
         self.folder.mkdir(exist_ok=True)
         self.home = place.home(on_disk if setting == HOME else "home")
