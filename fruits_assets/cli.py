@@ -85,7 +85,7 @@ def samples(folder: Path, images: int) -> None:
 @click.option(
     "--accept-removals",
     is_flag=True,
-    help="Let photos go, even if most photos of a class or of the store have vanished.",
+    help="Let photos go, even if most photos of a class or of the store, or the store itself, have vanished.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what the run would do.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")

@@ -38,7 +38,8 @@ _WORDS = {
 }
 # Words of errors that a disk may have caused, whose kind they do not tell.
 _PERHAPS = (
-    "Spark did not start|disk I/O error|unable to open database file|attempt to write a readonly database"
+    "disk I/O error|unable to open database file|attempt to write a readonly database|"
+    "Spark did not start|Spark's Java process ended"
 )
 # SQLite has failed for want of room only where there is less.
 _LEAST_BYTES = 1_000_000
@@ -56,8 +57,8 @@ _ELSEWHERE = "or name a folder on another disk, and run again. Each class keeps 
 def disk_errors_explained(settings: Settings | None) -> Iterator[None]:
     """Turns an error that a disk has caused into a `FruitsError` with the folder, the cause and the remedy.
 
-    Also where nothing has failed, it raises `FruitsError` if a folder is not the same any more as at the
-    begin: its disk was unmounted, and what was written since is elsewhere. Other errors pass unchanged.
+    Also where nothing has failed, it raises `FruitsError` if a folder is not the same as at the
+    beginning: its disk was unmounted, and what was written since is elsewhere. Other errors pass unchanged.
     """
     begun = {place: _identity(place) for place in _places(settings)}
     try:
@@ -90,13 +91,13 @@ def _identity(place: Place) -> tuple[int, int] | None:
 
 
 def _gone(begun: Mapping[Place, tuple[int, int] | None]) -> FruitsError | None:
-    """The error of the first folder that is missing or another one now, given the identities at the begin."""
+    """The error of the first folder that is missing or another folder now, given what it was at the beginning."""
     for place, identity in begun.items():
         if identity is not None and _identity(place) != identity:
             return FruitsError(
-                f"{place.named} is not the folder any more that it was at the begin: its disk was unmounted, "
-                "or the folder was moved or removed. Mount the disk or put the folder back, and run again. "
-                "Each class keeps its last whole version there."
+                f"{place.named} is not the same folder as when the command began: its disk was unmounted, or "
+                "the folder was moved or removed. Mount the disk or put the folder back, and run again. Each "
+                "class keeps its last whole version there."
             )
     return None
 

@@ -51,6 +51,8 @@ def refused(place: Workplace, number: int) -> Finding:
     new_image(image, SMALL_BYTES)
     with of_image(image, disk):
         run = DisturbedRun(place, stage, setting, disk, _OBEYS_MODES if how == NOT_PERMITTED else ())
+        if (how, setting, stage) == (UNMOUNTED, STORE, START):
+            run.end(lambda: None)  # Dagster's home knows the store
         subprocess.run(["sync", "--file-system", disk], check=True)
         ended, seconds = run.end(lambda: _take(how, disk, run.folder))
         _give_back(how, image, disk, run.folder)

@@ -138,7 +138,11 @@ def told_by_spark(refusal: int) -> Exception:
     )
 
 
-TELLERS = [told_by_the_system, told_by_sqlite, told_by_a_task, told_by_spark]
+def told_by_the_end_of_the_jvm(refusal: int) -> Exception:
+    return FruitsError("Spark's Java process ended with status 53. spark.log in DAGSTER_HOME may tell more.")
+
+
+TELLERS = [told_by_the_system, told_by_sqlite, told_by_a_task, told_by_spark, told_by_the_end_of_the_jvm]
 
 
 @pytest.mark.parametrize("told", TELLERS)
@@ -212,7 +216,9 @@ def test_a_folder_that_goes_in_the_middle_is_named_also_where_nothing_has_failed
         folder if setting == name else tmp_path / name for name in ("FRUITS_IMAGES", "FRUITS_STORE")
     )
     settings = Settings(images=str(images), store=str(store))
-    named = pytest.raises(FruitsError, match=rf"^{setting}={folder} is not the folder .* was unmounted, or")
+    named = pytest.raises(
+        FruitsError, match=rf"^{setting}={folder} is not the same folder as .* was unmounted, or"
+    )
     with named, disk_errors_explained(settings):
         lose(folder)
         if error:
