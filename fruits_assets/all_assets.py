@@ -184,9 +184,9 @@ class _Run:
         known = said[STORE_PATH].value if STORE_PATH in said else None
         if known == self.store.uri_of(RAW_IMAGES) and current_files(self.store, RAW_IMAGES) is None:
             raise FruitsError(
-                f"FRUITS_STORE={self.settings.store} has no photos, and Dagster knows of photos in it: its disk "
-                "is not mounted, or the folder was moved or removed. Mount the disk or put the folder back, "
-                "and run again. To begin a new store there: fruits run --accept-removals"
+                f"FRUITS_STORE={self.settings.store} has no photos, and Dagster knows of photos in it: its "
+                "disk is not mounted, or the folder was moved or removed. Mount the disk or put the folder "
+                "back, and run again. To begin a new store there: fruits run --accept-removals"
             )
 
     def _plan(self) -> RunPlan:

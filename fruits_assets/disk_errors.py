@@ -91,7 +91,7 @@ def _identity(place: Place) -> tuple[int, int] | None:
 
 
 def _gone(begun: Mapping[Place, tuple[int, int] | None]) -> FruitsError | None:
-    """The error of the first folder that is missing or another folder now, given what it was at the beginning."""
+    """The error of the first folder that is missing or another one now; `begun` is what they were."""
     for place, identity in begun.items():
         if identity is not None and _identity(place) != identity:
             return FruitsError(

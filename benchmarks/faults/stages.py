@@ -57,24 +57,10 @@ class DisturbedRun:
         folders = {PHOTOS: self.photos, STORE: self.store, HOME: self.home}
         watched = Watched(start(command, **folders, **self.temporary))
         if self.stage != START:
-            watched.wait(self._begins(watched.lines))
+            watched.wait(begins(self.stage, self.store, watched.lines))
             begun = time.monotonic()
             disturb()
         return watched.end(), time.monotonic() - begun
-
-    def _begins(self, lines: Sequence[str]) -> Callable[[], bool]:
-        """Whether the stage has begun: its job has taken the lease of the run, or the log says it."""
-        if self.stage == EXTRACTOR:
-            return lambda: any(f" {FEATURE_EXTRACTOR}: Converting" in line for line in lines)
-        leases, held = 0, False
-
-        def job_begins() -> bool:
-            nonlocal leases, held
-            before, held = held, any(path.name[0] != "." for path in (self.store / "leases").glob("*"))
-            leases += held and not before
-            return leases > _JOBS.index(self.stage)
-
-        return job_begins
 
     def finding(self, fault: str, ended: Ended, seconds: float, named: str) -> Finding:
         """What holds in the store, in the message of the run, and after another run.
@@ -98,3 +84,21 @@ class DisturbedRun:
             wrong=wrong,
             figures={"failed": ended.status != 0, "seconds to the end": round(seconds, 1)},
         )
+
+
+def begins(stage: str, store: Path, lines: Sequence[str]) -> Callable[[], bool]:
+    """A function that tells whether a stage of a run has begun; it must be called all the time.
+
+    The job of a stage has taken the lease of the run in the store; of the extractor, the log tells it.
+    """
+    if stage == EXTRACTOR:
+        return lambda: any(f" {FEATURE_EXTRACTOR}: Converting" in line for line in lines)
+    leases, held = 0, False
+
+    def has_begun() -> bool:
+        nonlocal leases, held
+        before, held = held, any(path.name[0] != "." for path in (store / "leases").glob("*"))
+        leases += held and not before
+        return leases > _JOBS.index(stage)
+
+    return has_begun
