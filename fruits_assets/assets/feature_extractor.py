@@ -122,10 +122,9 @@ def _convert(weights: Weights, out: Path) -> tuple[bytes, bytes, float]:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise dg.Failure(
-            f"The conversion of the feature extractor failed: {last_line}",
-            metadata={"stderr": result.stderr[-4000:]},
-            allow_retries=False,
+        # Dagster's UI shows the cause below the message.
+        raise FruitsError(f"The conversion of the feature extractor failed: {last_line}") from RuntimeError(
+            result.stderr[-4000:]
         )
     difference = json.loads((out / CONVERSION_JSON).read_text())["max_abs_difference"]
     return (out / MODEL_XML).read_bytes(), (out / MODEL_BIN).read_bytes(), difference

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
+import dagster as dg
 import pytest
 
-from fruits_assets.assets.feature_extractor import whole_extractor
+from fruits_assets.assets.feature_extractor import feature_extractor, whole_extractor
+from resources.settings import Settings
 from spark_jobs.inference import MODEL_BIN, MODEL_XML
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root
@@ -56,3 +59,20 @@ def test_a_run_converts_a_damaged_extractor_again(untouched: Platform) -> None:
     flip_a_bit_of_the_weights(untouched.store)
     assert untouched.run(["feature_extractor"]).success
     assert whole_extractor(untouched.store)
+
+
+def test_a_disk_that_becomes_full_in_the_conversion_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for setting in ("DAGSTER_HOME", "SPARK_LOCAL_DIRS"):
+        monkeypatch.setenv(setting, str(tmp_path / setting))
+    monkeypatch.setattr("fruits_assets.disk_errors.disk", lambda path: (0, 0))
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\necho 'OSError: [Errno 28] No space left on device' >&2\nexit 1\n")
+    failing.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(failing))
+    context = dg.build_asset_context(run_tags={})
+    settings = Settings(images="/photos", store=str(tmp_path / "store"), weights="random")
+    with pytest.raises(dg.Failure) as raised:
+        feature_extractor(context, settings=settings)
+    assert str(raised.value.description).startswith(f"DAGSTER_HOME={tmp_path / 'DAGSTER_HOME'} is full: ")
