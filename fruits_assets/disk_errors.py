@@ -57,8 +57,8 @@ _ELSEWHERE = "or name a folder on another disk, and run again. Each class keeps 
 def disk_errors_explained(settings: Settings | None) -> Iterator[None]:
     """Turns an error that a disk has caused into a `FruitsError` with the folder, the cause and the remedy.
 
-    Also where nothing has failed, it raises `FruitsError` if a folder is not the same as at the
-    beginning: its disk was unmounted, and what was written since is elsewhere. Other errors pass unchanged.
+    Also where nothing has failed, it raises `FruitsError` if a folder is not the same as at the beginning:
+    its disk was unmounted, and what was written since is elsewhere. Other errors pass unchanged.
     """
     begun = {place: _identity(place) for place in _places(settings)}
     try:
@@ -115,7 +115,7 @@ def fault_of_disk(settings: Settings | None, error: Exception) -> FruitsError | 
     if any(place.named in str(error) for place in tried):
         return None  # it has a sentence already
     faults = {place: kind for place in tried if (kind := _fault(place, told))}
-    named = [place for place in tried if place.path in text]
+    named = sorted((place for place in tried if place.path in text), key=lambda place: -len(place.path))
     if place := next((place for place in named if place in faults), next(iter(faults), None)):
         return _refused(place, faults[place], error)
     if told == FULL and tried:
@@ -125,7 +125,7 @@ def fault_of_disk(settings: Settings | None, error: Exception) -> FruitsError | 
             f"{least:,.0f} MB free. Make room, {_ELSEWHERE}"
         )
     if told and named:
-        return _refused(named[-1], told, error)
+        return _refused(named[0], told, error)
     if told and isinstance(error, OSError) and error.filename:
         return FruitsError(f"{error.filename}: {error.strerror}. {_REMEDIES[told]}, or name another place.")
     return None
@@ -174,11 +174,13 @@ def _free(place: Place) -> int:
 
 
 def _refused(place: Place, kind: str, error: Exception) -> FruitsError:
-    reason = str(error).partition("\n")[0]
+    """The sentence of a fault, with the words of the error if they tell the file or folder."""
+    told = next((text for text in _texts(error) if re.search(_WORDS[kind], text, re.IGNORECASE)), "")
+    reason = f" ({told.splitlines()[0]})" if told else ""
     causes = {
         FULL: f" is full: {_free(place) / 1e6:,.1f} MB are free",
         READ_ONLY: " is read-only, which an error of its disk may have caused",
-        DENIED: f": the system denies the user {os.geteuid()} a file or folder there ({reason})",
-        FAILING: f": the disk fails ({reason})",
+        DENIED: f": the system denies the user {os.geteuid()} a file or folder there{reason}",
+        FAILING: f": the disk fails{reason}",
     }
     return FruitsError(f"{place.named}{causes[kind]}. {_REMEDIES[kind]}, {_ELSEWHERE}")
