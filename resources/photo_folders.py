@@ -160,10 +160,10 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
         else:
             classes[label].append(photo)
     listing.companions = dict(companions)
-    if reason := listing.skipped.get(""):
+    if "" in listing.skipped:
         raise FruitsError(
-            f"FRUITS_IMAGES={uri} {reason}. Check its rights and its disk, or set it to the folder that holds "
-            "one folder of photos for each fruit class."
+            f"FRUITS_IMAGES={uri} {listing.skipped['']}. Check its rights and its disk, or set it to the folder "
+            "that holds one folder of photos for each fruit class."
         )
     if not classes and not may_be_empty:
         skipped = f"{counted(len(listing.skipped), 'entry was', 'entries were')} skipped, "
