@@ -162,8 +162,8 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
     listing.companions = dict(companions)
     if "" in listing.skipped:
         raise FruitsError(
-            f"FRUITS_IMAGES={uri} {listing.skipped['']}. Check its rights and its disk, or set it to the folder "
-            "that holds one folder of photos for each fruit class."
+            f"FRUITS_IMAGES={uri} {listing.skipped['']}. Check its rights and its disk, or set it to the "
+            "folder that holds one folder of photos for each fruit class."
         )
     if not classes and not may_be_empty:
         skipped = f"{counted(len(listing.skipped), 'entry was', 'entries were')} skipped, "
