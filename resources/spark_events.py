@@ -1,14 +1,23 @@
 """Spark's event logs, which the store keeps and Spark's History Server shows."""
 
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
-from spark_jobs.store.root import Root, open_root
+from spark_jobs.store.root import Root, concurrently, open_root
 
 EVENT_LOGS = "spark-events"
 HOST, PORT = "127.0.0.1", 18080
 
 # Spark's History Server skips files whose names begin with a dot.
 KEEP_FILE = ".keep"
+
+# The end of the name of an event log that Spark still writes, or that a killed process has left.
+UNFINISHED = ".inprogress"
+
+# The days for which an event log is kept. The lifecycle rule of the stack's bucket has the same number.
+KEEP_DAYS = 90
+# Spark writes to the log of a living run more often: at the end of each stage, and when 8 KB are full.
+_UNFINISHED_DAYS = 1
 
 # How often the History Server looks for new events on S3; by default, it lists and reads them every 10 s.
 ON_S3 = {"spark.history.fs.update.interval": "60s"}
@@ -26,13 +35,27 @@ def event_log_config(store_uri: str) -> dict[str, str]:
     }
 
 
-def make_event_log_folder(store: Root) -> None:
-    """Creates the folder of event logs, without which Spark does not start.
+def make_event_log_folder(store: Root) -> datetime:
+    """Creates the folder of event logs, without which Spark does not start; returns the time of the store.
 
     It writes a file into the folder. To create an S3 folder, pyarrow makes calls that the policy of the
     person who runs Dagster does not allow.
     """
-    store.write(f"{EVENT_LOGS}/{KEEP_FILE}", b"")
+    path = f"{EVENT_LOGS}/{KEEP_FILE}"
+    store.write(path, b"")
+    time: datetime = store.fs.get_file_info(path).mtime
+    return time
+
+
+def remove_old_event_logs(store: Root, now: datetime) -> int:
+    """Removes event logs after 90 days, and those of killed runs after one day; returns their number."""
+
+    def keep(path: str) -> timedelta:
+        return timedelta(days=_UNFINISHED_DAYS if path.endswith(UNFINISHED) else KEEP_DAYS)
+
+    old = [info.path for info in store.list(EVENT_LOGS) if info.mtime < now - keep(info.path)]
+    concurrently(store.remove_file, old)
+    return len(old)
 
 
 def history_url(application_id: str) -> str:
