@@ -51,7 +51,9 @@ def serve(store_uri: str, port: int) -> NoReturn:
         "spark.history.fs.cleaner.maxAge": f"{KEEP_DAYS}d",
         # The server runs no Python and needs little memory.
         "spark.driver.memory": "512m",
-        "spark.driver.extraJavaOptions": shlex.join([*trust_options(), f"-Djava.io.tmpdir={use_scratch_folder()}"]),
+        "spark.driver.extraJavaOptions": shlex.join(
+            [*trust_options(), f"-Djava.io.tmpdir={use_scratch_folder()}"]
+        ),
         **({} if store.is_local else {**s3_config(), **s3_class_path(), **ON_S3}),
     }
     home = _find_spark_home()

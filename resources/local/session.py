@@ -147,7 +147,7 @@ def _begin_event_logs(store: Root) -> None:
 
 
 def _in_scratch_folders() -> str:
-    """Directs the temporary files of Python, its workers and Spark's blocks to scratch folders of this process.
+    """Directs temporary files of Python, its workers and Spark to scratch folders of this process.
 
     It returns the option that does so for Java, in whose temporary folder Spark puts its blocks by default.
     """

@@ -11,7 +11,7 @@ import pytest
 
 from resources import scratch
 from spark_jobs.errors import FruitsError
-from tests.support import REPOSITORY, wait_for, without_roots_powers
+from tests.support import REPOSITORY, wait_for
 
 # Uses a scratch folder, tells its name, and ends when a line comes.
 USES = "from resources.scratch import *; import os, sys\nprint(use_scratch_folder(), flush=True)\n"
@@ -82,7 +82,9 @@ def test_the_folder_of_a_killed_process_goes_with_the_next_and_no_other_folder_d
     (left / "spark-1" / "block").write_text("data")
     killed.kill()
     killed.communicate()
-    others = [temporary / name for name in ("fruits-photos", f"fruits-{os.getuid()}-photos of mine", "spark-2")]
+    others = [
+        temporary / name for name in ("fruits-photos", f"fruits-{os.getuid()}-photos of mine", "spark-2")
+    ]
     for other in others:
         other.mkdir()
     assert left.exists()
