@@ -228,7 +228,7 @@ class Settings(StoreSettings):
         description="Seconds between two looks at the photos; 30 on disk and 900 on S3 if unset.",
     )
     keep_run_days: float = Field(
-        90, gt=0, description="Days after which Dagster's daemon removes an old run's logs."
+        90, gt=0, description="Days after which the logs of a run's steps are removed."
     )
     ui_url: str = Field(
         "http://127.0.0.1:3000", pattern=r"^https?://", description="Address of Dagster's UI, for links."

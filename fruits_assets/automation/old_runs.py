@@ -30,8 +30,8 @@ def old_runs(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=EVERY_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Removes the logs of runs that ended more than FRUITS_KEEP_RUN_DAYS ago, and those of these runs "
-            "that have changed nothing: observations without changes, failed runs."
+            "Removes logs of steps and locks that are older than FRUITS_KEEP_RUN_DAYS, and the runs that ended "
+            "before and have changed nothing: observations without changes, failed runs."
         ),
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
