@@ -30,7 +30,7 @@ def old_runs(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=EVERY_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Removes logs of steps and locks that are older than FRUITS_KEEP_RUN_DAYS, and the runs that ended "
+            "Removes logs of steps and locks that are older than FRUITS_KEEP_RUN_DAYS, and runs that ended "
             "before and have changed nothing: observations without changes, failed runs."
         ),
     )
