@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from urllib.parse import quote
 
+import pyarrow.fs as pafs
+
 from spark_jobs.store.root import Root, concurrently, open_root
 
 EVENT_LOGS = "spark-events"
@@ -35,25 +37,23 @@ def event_log_config(store_uri: str) -> dict[str, str]:
     }
 
 
-def make_event_log_folder(store: Root) -> datetime:
-    """Creates the folder of event logs, without which Spark does not start; returns the time of the store.
+def make_event_log_folder(store: Root) -> None:
+    """Creates the folder of event logs, without which Spark does not start.
 
     It writes a file into the folder. To create an S3 folder, pyarrow makes calls that the policy of the
     person who runs Dagster does not allow.
     """
-    path = f"{EVENT_LOGS}/{KEEP_FILE}"
-    store.write(path, b"")
-    time: datetime = store.fs.get_file_info(path).mtime
-    return time
+    store.write(f"{EVENT_LOGS}/{KEEP_FILE}", b"")
 
 
 def remove_old_event_logs(store: Root, now: datetime) -> int:
     """Removes event logs after 90 days, and those of killed runs after one day; returns their number."""
 
-    def keep(path: str) -> timedelta:
-        return timedelta(days=_UNFINISHED_DAYS if path.endswith(UNFINISHED) else KEEP_DAYS)
+    def is_old(log: pafs.FileInfo) -> bool:
+        days = _UNFINISHED_DAYS if log.path.endswith(UNFINISHED) else KEEP_DAYS
+        return log.base_name != KEEP_FILE and log.mtime < now - timedelta(days=days)
 
-    old = [info.path for info in store.list(EVENT_LOGS) if info.mtime < now - keep(info.path)]
+    old = [log.path for log in store.list(EVENT_LOGS) if is_old(log)]
     concurrently(store.remove_file, old)
     return len(old)
 

@@ -19,7 +19,13 @@ from resources.local.jars import S3A, jars
 from resources.local.java import java_home, trust_options
 from resources.scratch import scratch_folder, use_scratch_folder
 from resources.settings import Settings
-from resources.spark_events import event_log_config, make_event_log_folder, remove_old_event_logs
+from resources.spark_events import (
+    EVENT_LOGS,
+    KEEP_FILE,
+    event_log_config,
+    make_event_log_folder,
+    remove_old_event_logs,
+)
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root, open_root, s3_endpoint
 
@@ -140,8 +146,9 @@ def _begin_event_logs(store: Root) -> None:
 
     Where the store refuses a removal, the next run tries again. A store of EMR has a lifecycle rule for it.
     """
-    now = make_event_log_folder(store)
+    make_event_log_folder(store)
     with suppress(OSError):
+        now = store.fs.get_file_info(f"{EVENT_LOGS}/{KEEP_FILE}").mtime  # by the clock of the store
         remove_old_event_logs(store, now)
         store.remove_unfinished(now - _DAY)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from resources.spark_events import EVENT_LOGS, KEEP_FILE, make_event_log_folder, remove_old_event_logs
+from resources.spark_events import EVENT_LOGS, KEEP_FILE, remove_old_event_logs
 from spark_jobs.store.root import open_root
 
 # Names as Spark 3.5 gives them, here and on a cluster, and the days since Spark last wrote to them.
@@ -30,7 +30,7 @@ def add_logs(store: str, days: Mapping[str, float]) -> None:
 
 def test_logs_go_after_90_days_and_unfinished_logs_after_a_day(store: str) -> None:
     add_logs(store, LOGS)
-    assert remove_old_event_logs(open_root(store), make_event_log_folder(open_root(store))) == 3
+    assert remove_old_event_logs(open_root(store), datetime.now(UTC)) == 3
     left = {path.name for path in (Path(store) / EVENT_LOGS).iterdir()}
     assert left == {"local-1796092860167.zstd", "local-1796092860168.zstd.inprogress", KEEP_FILE}
 
