@@ -51,7 +51,7 @@ def remove_old_event_logs(store: Root, now: datetime) -> int:
 
     def is_old(log: pafs.FileInfo) -> bool:
         days = _UNFINISHED_DAYS if log.path.endswith(UNFINISHED) else KEEP_DAYS
-        return log.base_name != KEEP_FILE and log.mtime < now - timedelta(days=days)
+        return bool(log.base_name != KEEP_FILE and log.mtime < now - timedelta(days=days))
 
     old = [log.path for log in store.list(EVENT_LOGS) if is_old(log)]
     concurrently(store.remove_file, old)
