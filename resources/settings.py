@@ -234,7 +234,7 @@ class Settings(StoreSettings):
         description="Seconds between two looks at the photos; 30 on disk and 900 on S3 if unset.",
     )
     keep_run_days: float = Field(
-        90, gt=0, description="Days after which Dagster's daemon removes an old run's logs."
+        90, gt=0, description="Days after which the logs of a run's steps are removed."
     )
     alert_slack: Annotated[SecretStr, AfterValidator(_webhook)] | None = Field(
         None, description="Incoming webhook of Slack, https://..., for alerts."

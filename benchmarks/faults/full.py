@@ -24,4 +24,4 @@ def full_disk(place: Workplace, number: int) -> Finding:
         ended, seconds = run.end(lambda: take_inodes(disk) if lacks_files else fill(disk))
         make_room(disk)
         full = "no room for another file" if lacks_files else "no room"
-        return run.finding(f"{full} in {setting}: {stage}", ended, seconds, f"{setting}={run.folder}")
+        return run.finding(f"{full} in {setting}: {stage}", ended, seconds)

@@ -56,7 +56,7 @@ def refused(place: Workplace, number: int) -> Finding:
         subprocess.run(["sync", "--file-system", disk], check=True)
         ended, seconds = run.end(lambda: _take(how, disk, run.folder))
         _give_back(how, image, disk, run.folder)
-        return run.finding(f"{setting} {how}: {stage}", ended, seconds, f"{setting}={run.folder}")
+        return run.finding(f"{setting} {how}: {stage}", ended, seconds)
 
 
 def _take(how: str, disk: Path, folder: Path) -> None:

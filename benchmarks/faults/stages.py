@@ -1,6 +1,5 @@
 """A `fruits run` that a round disturbs as one of its stages begins, and what must hold afterwards."""
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -62,19 +61,16 @@ class DisturbedRun:
             disturb()
         return watched.end(), time.monotonic() - begun
 
-    def finding(self, fault: str, ended: Ended, seconds: float, named: str) -> Finding:
-        """What holds in the store, in the message of the run, and after another run.
-
-        `named` is the place that the message must name.
-        """
+    def finding(self, fault: str, ended: Ended, seconds: float) -> Finding:
+        """What holds in the store, in the message of the run, and after another run."""
         seen, wrong = torn(str(self.store)), list(ended.unreadable)
         if ended.status == 0:
             different = differences(str(self.store), str(self.expected))
             wrong += [f"the run ended with status 0: {difference}" for difference in different]
         else:
             wrong += [f"status {ended.status}"] if ended.status != 1 else []
-            if named not in re.sub(r"\s+", " ", ended.sentence):
-                wrong.append(f"the message does not name {named}")
+            if f"={self.folder}" not in ended.sentence:
+                wrong.append(f"the message does not name {self.folder} with its setting")
         return Finding(
             fault=fault,
             status=ended.status,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import dagster as dg
 import uvicorn
@@ -19,6 +18,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
 
 from fruits_assets.ui.webserver import Webserver
+from resources.scratch import use_scratch_folder
 from spark_jobs.errors import FruitsError
 
 # What `dagster dev` gives to its web server.
@@ -69,11 +69,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 def _code_location(instance: dg.DagsterInstance) -> Iterator[Path]:
     """Runs the code location in a process; yields the file by which Dagster's other processes find it."""
     target = ModuleTarget("fruits_assets.definitions", None, None, "fruits")
-    with (
-        TemporaryDirectory(prefix="fruits-ui-") as folder,
-        ProxyServerManager(instance, target, code_server_log_level="warning") as code,
-    ):
-        workspace = Path(folder) / "workspace.yaml"
+    workspace = use_scratch_folder() / "workspace.yaml"
+    with ProxyServerManager(instance, target, code_server_log_level="warning") as code:
         # JSON is YAML too.
         workspace.write_text(json.dumps({"load_from": [*code.get_code_server_specs()]}))
         yield workspace

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,3 +102,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dagster's home and Spark's local folder are not on the small disk."""
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path / "spark"))
+
+
+def name_folder(monkeypatch: pytest.MonkeyPatch, setting: str, folder: Path) -> None:
+    """Sets a setting to a folder."""
+    monkeypatch.setenv(setting, str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # Python reads TMPDIR once

@@ -19,9 +19,9 @@ from fruits_assets.disk_errors import disk_errors_explained
 from fruits_assets.terminal import Command
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
-from tests.fruits_assets.conftest import SMALL_DISK_BYTES
+from tests.fruits_assets.conftest import SMALL_DISK_BYTES, name_folder
 
-SETTINGS = ["DAGSTER_HOME", "SPARK_LOCAL_DIRS", "FRUITS_STORE"]
+SETTINGS = ["DAGSTER_HOME", "SPARK_LOCAL_DIRS", "TMPDIR", "FRUITS_STORE"]
 
 
 def write_by_pyarrow() -> None:
@@ -61,12 +61,28 @@ def test_a_disk_that_becomes_full_is_named_with_the_remedy(
     write: Callable[[], None],
 ) -> None:
     store = small_disk if setting == "FRUITS_STORE" else tmp_path / "store"
-    monkeypatch.setenv(setting, str(small_disk))
+    name_folder(monkeypatch, setting, small_disk)
     settings = Settings(images="/photos", store=str(store))
     (small_disk / "other").write_bytes(bytes(SMALL_DISK_BYTES - 8192))
     named = pytest.raises(FruitsError, match=rf"^{setting}={small_disk} is full: 0.0 MB are free. Make room")
     with named, disk_errors_explained(settings):
         write()
+
+
+@pytest.mark.parametrize("setting", ["SPARK_LOCAL_DIRS", "TMPDIR"])
+def test_the_folder_that_the_user_named_is_named_also_while_spark_runs(
+    small_disk: Path, elsewhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    scratch = small_disk / f"fruits-{os.getuid()}-abcd1234"  # as Spark's session sets it
+    scratch.mkdir()
+    name_folder(monkeypatch, setting, scratch)
+    assert tempfile.gettempdir()
+    (small_disk / "other").write_bytes(bytes(SMALL_DISK_BYTES - 8192))
+    with (
+        pytest.raises(FruitsError, match=rf"^{setting}={small_disk} is full"),
+        disk_errors_explained(Settings(images="/photos", store=str(tmp_path / "store"))),
+    ):
+        write_by_pyarrow()
 
 
 def test_a_full_disk_elsewhere_blames_no_folder_of_this_machine(elsewhere: None, tmp_path: Path) -> None:
@@ -158,7 +174,7 @@ def test_a_folder_that_refuses_new_files_is_named_with_the_remedy(
 ) -> None:
     folder = tmp_path / "refusing"
     folder.mkdir()
-    monkeypatch.setenv(setting, str(folder))
+    name_folder(monkeypatch, setting, folder)
     store = folder if setting == "FRUITS_STORE" else tmp_path / "store"
     refuse(folder)
     sentence = (

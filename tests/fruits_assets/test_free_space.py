@@ -8,6 +8,7 @@ from fruits_assets.free_space import check_free_space
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import Photo
+from tests.fruits_assets.conftest import name_folder
 
 
 def kiwis(photos: int) -> dict[str, list[Photo]]:
@@ -22,12 +23,13 @@ def test_a_store_without_room_for_the_photos_is_named(small_disk: Path, elsewher
         check_free_space(settings, kiwis(100))
 
 
-@pytest.mark.parametrize("setting", ["DAGSTER_HOME", "SPARK_LOCAL_DIRS"])
+@pytest.mark.parametrize("setting", ["DAGSTER_HOME", "SPARK_LOCAL_DIRS", "TMPDIR"])
 def test_other_places_without_room_are_named(
     small_disk: Path, elsewhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     settings = Settings(images="/photos", store=str(tmp_path / "store"))
-    monkeypatch.setenv(setting, str(small_disk / "folder"))
+    (small_disk / "folder").mkdir()
+    name_folder(monkeypatch, setting, small_disk / "folder")
     check_free_space(settings, kiwis(1))
     (small_disk / "file").write_bytes(bytes(15_500_000))
     with pytest.raises(FruitsError, match=rf"^{setting}={small_disk}/folder: . MB are free"):
