@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from py4j.java_gateway import JavaGateway
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf, SparkContext, java_gateway
 from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
@@ -41,6 +42,9 @@ _MOMENT_SECONDS = 1.0
 _DAY = timedelta(days=1)
 
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+# What Java writes where a program fails.
+_FAILED = b'Exception in thread "main"'
+
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -203,12 +207,38 @@ def _logged_jvm(conf: SparkConf, log: Path) -> JavaGateway:
     with log.open("ab") as output:
         begin = output.tell()
         try:
-            return launch_gateway(conf, {"stdout": output, "stderr": subprocess.STDOUT})
+            with _failed_start_ends(log, begin):
+                return launch_gateway(conf, {"stdout": output, "stderr": subprocess.STDOUT})
         except PySparkRuntimeError:
             reason = _reason(log.read_bytes()[begin:])
             raise FruitsError(
                 f"Spark did not start: {reason}. The details are at the end of {log}."
             ) from None
+
+
+@contextmanager
+def _failed_start_ends(log: Path, begin: int) -> Iterator[None]:
+    """Lets PySpark see that the JVM which it starts has failed. `log` has its output from `begin` on.
+
+    PySpark asks the process for its status until that is not 0 or until the JVM has written a file. A JVM
+    whose main thread has failed lives on, for example where the disk has no room for that file.
+    """
+
+    class Jvm(subprocess.Popen[bytes]):
+        def poll(self) -> int | None:
+            status = super().poll()
+            with log.open("rb") as output:
+                output.seek(begin)
+                if status is None and _FAILED in output.read():
+                    os.kill(self.pid, signal.SIGKILL)
+                    status = self.wait()
+            return status
+
+    java_gateway.Popen = Jvm  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        java_gateway.Popen = subprocess.Popen  # type: ignore[misc]
 
 
 def _reason(output: bytes) -> str:

@@ -61,6 +61,22 @@ def test_spark_writes_to_its_log_in_dagster_home_else_to_stderr(tmp_path: Path, 
     assert list((tmp_path / "store #1" / "spark-events").glob("local-*"))
 
 
+def test_a_jvm_whose_main_thread_has_failed_is_ended_with_its_reason(tmp_path: Path) -> None:
+    program = tmp_path / "spark" / "bin" / "spark-submit"
+    program.parent.mkdir(parents=True)
+    # As Spark's PythonGatewayServer writes where its folder has no room: another thread keeps the JVM alive.
+    reason = (
+        'Exception in thread "main" java.nio.file.FileSystemException: /tmp/x.info: No space left on device'
+    )
+    program.write_text(f"#!/bin/sh\necho '{reason}'\nprintf '\\tat Files.createFile\\n'\nexec sleep 600\n")
+    program.chmod(0o700)
+    begun = time.monotonic()
+    finished = start(tmp_path, DAGSTER_HOME=str(tmp_path), SPARK_HOME=str(program.parents[1]))
+    assert finished.returncode == 1
+    assert f"FruitsError: Spark did not start: {reason}. The details are at the end of" in finished.stderr
+    assert time.monotonic() - begun < 60
+
+
 def test_a_jvm_that_does_not_start_is_refused_with_its_reason(tmp_path: Path) -> None:
     finished = start(tmp_path, "-XX:+UseSerialGC", "-XX:+UseG1GC", DAGSTER_HOME=str(tmp_path))
     error = finished.stderr.splitlines()[-1]
