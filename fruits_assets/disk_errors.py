@@ -39,7 +39,7 @@ _WORDS = {
 # Words of errors that a disk may have caused, whose kind they do not tell.
 _PERHAPS = (
     "disk I/O error|unable to open database file|attempt to write a readonly database|"
-    "Spark did not start|Spark's Java process ended"
+    "Spark did not start|Spark's Java process ended|conversion of the feature extractor failed"
 )
 # SQLite has failed for want of room only where there is less.
 _LEAST_BYTES = 1_000_000

@@ -158,7 +158,18 @@ def told_by_the_end_of_the_jvm(refusal: int) -> Exception:
     return FruitsError("Spark's Java process ended with status 53. spark.log in DAGSTER_HOME may tell more.")
 
 
-TELLERS = [told_by_the_system, told_by_sqlite, told_by_a_task, told_by_spark, told_by_the_end_of_the_jvm]
+def told_by_openvino(refusal: int) -> Exception:
+    return FruitsError("The conversion of the feature extractor failed: Can't open xml file: model.xml")
+
+
+TELLERS = [
+    told_by_the_system,
+    told_by_sqlite,
+    told_by_a_task,
+    told_by_spark,
+    told_by_the_end_of_the_jvm,
+    told_by_openvino,
+]
 
 
 @pytest.mark.parametrize("told", TELLERS)
