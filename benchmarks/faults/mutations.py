@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from benchmarks.faults.bombs import chunk, encoded, tiff
 from spark_jobs.photos import jpeg
@@ -89,6 +89,8 @@ def _saved(image: Image.Image, format: str, **options: Any) -> bytes:
         # Pillow 13.0 crashes as it writes an AVIF of several pictures that are turned.
         turned = format != "AVIF" or "save_all" not in options
         options["exif"] = _exif(6 if turned else 1).tobytes()
+    if format in ("JPEG", "PNG", "WEBP", "AVIF"):
+        options["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return encoded(image, format, **options)
 
 
@@ -200,7 +202,7 @@ def mutations(samples: Sequence[Path], seed: int, number: int) -> Iterator[tuple
         content = first(_Case(originals[name], list(originals.values()), dice))
         if dice.random() < 0.5:
             content = repaired(content)
-        while dice.random() < 0.3:
+        while content and dice.random() < 0.3:
             content = dice.choice(_OF_BYTES)(_Case(content, (), dice))
         stem, _, extension = name.partition(".")
         yield f"{index:04}-{stem}-{first.__name__.strip('_')}.{extension}", content
@@ -368,7 +370,7 @@ def repaired(content: bytes) -> bytes:
         for part in _chunks(content):
             kept[part.end - 4 : part.end] = zlib.crc32(content[part.start + 4 : part.end - 4]).to_bytes(4, "big")
         return bytes(kept)
-    if content[:4] == _RIFF:
+    if content[:4] == _RIFF and len(content) > 8:
         return content[:4] + struct.pack("<I", len(content) - 8) + content[8:]
     return content
 
