@@ -1,4 +1,4 @@
-"""Small files that take much time or memory, and the largest photos of each kind that are photos all the same."""
+"""Small files that take much time or memory, and the largest photos of each kind."""
 
 import io
 import struct

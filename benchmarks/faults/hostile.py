@@ -1,6 +1,5 @@
 """Hostile files beside good photos: mutations of photos in all formats, and bombs."""
 
-import io
 import re
 import shutil
 import threading
@@ -43,8 +42,8 @@ def samples() -> list[Path]:
 def hostile_files(place: Workplace, number: int) -> Finding:
     """Runs over good photos with hostile files in the same folders.
 
-    Each hostile file is accepted or has a reason, and no accepted file keeps its metadata. Good photos get the
-    features that they have without hostile files beside them.
+    Each hostile file is accepted or has a reason, and no accepted file keeps its metadata. Good photos get
+    the features that they have without hostile files beside them.
     """
     good = place.photos(_CLASSES, _GOOD)
     finished = place.finished_store(good)
@@ -115,7 +114,9 @@ def _contents(store: Path) -> dict[str, bytes]:
     return dict(zip(rows["path"], rows["content"], strict=True))
 
 
-def _missing(hostile: Mapping[str, bytes], bad: Mapping[str, str], kept: Mapping[str, bytes]) -> Iterator[str]:
+def _missing(
+    hostile: Mapping[str, bytes], bad: Mapping[str, str], kept: Mapping[str, bytes]
+) -> Iterator[str]:
     """Files that are in no table or in both, and bombs that were accepted."""
     for path in hostile:
         if (path in bad) == (path in kept):
@@ -159,8 +160,8 @@ def _kept_metadata(kept: Mapping[str, bytes], hostile: Mapping[str, bytes]) -> I
 def keeps_metadata(stored: bytes) -> bool:
     """Whether the marker is in stored bytes, and is no part of the picture.
 
-    A shift of the data makes any text part of an uncompressed or a damaged picture. Other text there would give
-    other pixels, while no pixel depends on metadata.
+    A shift of the data makes any text part of an uncompressed or a damaged picture. Other text there would
+    give other pixels, while no pixel depends on metadata.
     """
     if MARKER not in stored:
         return False
@@ -177,8 +178,8 @@ def _pixels(content: bytes) -> bytes | None:
 class Workers:
     """What was seen of Spark's workers and of their decoders, by the id of a process.
 
-    `memory` has the peaks of a worker and of each of its decoders, in bytes. `longest` is the longest time that
-    a decoder was busy without a pause, in seconds.
+    `memory` has the peaks of a worker and of each of its decoders, in bytes. `longest` is the longest time
+    that a decoder was busy without a pause, in seconds.
     """
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ The bytes come from strangers, so the rules are strict:
 | any other format (SVG, EPS, HTML, text)  | refused; formats that run an interpreter are never tried        |
 | empty, truncated, damaged                | refused; every pixel is decoded here, so no later step fails    |
 | a JPEG that lacks only its end marker    | read                                                            |
+| other data where a JPEG's end marker was | refused; they may be metadata                                   |
 | over `max_pixels`, or a side over 65535  | refused from the header, before a pixel is decoded              |
 | more memory than `max_pixels` allows     | refused from the header: see `_memory`                          |
 | a JPEG of more than 100 scans            | refused; each scan costs as much time as a whole picture        |
@@ -234,9 +235,9 @@ def _register_heif() -> None:
 def _ended(content: bytes, scaled: bool) -> Image.Image:
     """A JPEG whose end marker is missing. Raises `BadImage` where more than the marker is missing.
 
-    If bits of the picture were missing, its pixels would depend on the bits that follow. If they do not depend
-    on the last bits that are there, these are no part of the picture: then its end marker is damaged, and
-    anything may follow.
+    If bits of the picture were missing, its pixels would depend on the bits that follow. If they do not
+    depend on the last bits that are there, these are no part of the picture: then its end marker is damaged,
+    and anything may follow.
     """
     if not lacks_only_its_end(content):
         raise BadImage("truncated or damaged: the end of a JPEG of several scans is missing")

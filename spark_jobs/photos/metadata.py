@@ -27,9 +27,10 @@ _MOST_CHUNKS = 100_000
 # A position in XMP, which is XML.
 _POSITION_IN_XMP = b"GPSLatitude"
 
-# How EXIF and XMP begin. Data of a picture are like this by chance in one of a billion photos.
-_EXIF = b"Exif\0\0"
-_ORIENTATION = _EXIF + exif_of_orientation(1)[:-8]  # without the number
+# How EXIF and XMP begin. The data of a picture have none of these bytes by chance. Where bytes of a file are
+# lost, metadata can move to where the picture was.
+_EXIF = (b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08")
+_ORIENTATION = exif_of_orientation(1)[:-8]  # without the number
 _XMP = (b"<x:xmpmeta", b"http://ns.adobe.com/xap/")
 
 
@@ -55,7 +56,8 @@ def without_metadata(content: bytes) -> Clean:
         # Python's words for a number that leads out of the file help nobody.
         cause = "a part of the file is not where the file says"
         raise BadImage(f"its metadata cannot be removed with certainty: {cause}") from error
-    if clean.count(_EXIF) > clean.count(_ORIENTATION) or any(start in clean for start in _XMP):
+    allowed = clean.count(_ORIENTATION) + clean.startswith(_EXIF)
+    if sum(map(clean.count, _EXIF)) > allowed or any(start in clean for start in _XMP):
         raise BadImage("its metadata cannot be removed with certainty: they are in the data of its picture")
     in_xmp = _POSITION_IN_XMP in content and _POSITION_IN_XMP not in clean
     return Clean(clean, had_position or in_xmp)
@@ -258,7 +260,7 @@ def _riff_chunks(content: bytes, position: int, end: int) -> Iterator[tuple[byte
 
 
 def _check_no_chunk_in(data: bytes) -> None:
-    """Raises `ValueError` where the data of a picture end with a chunk of metadata, which a decoder ignores."""
+    """Raises `ValueError` where a picture's data end with a chunk of metadata, which a decoder ignores."""
     for kind in (b"EXIF", b"XMP "):
         place = data.find(kind)
         while place >= 0:

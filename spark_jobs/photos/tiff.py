@@ -20,7 +20,7 @@ _KEPT = {
     *(301, 317, 318, 319, 320, 322, 323, 324, 325, 332, 334, 338, 339, 340, 341, 347),
     *(512, 513, 514, 529, 530, 531, 532, _PROFILE),
 }
-# Tags of lists: of strips and tiles, of samples, of colours, of tables of a JPEG. All others have a few numbers.
+# Tags of lists: of strips and tiles, samples, colours, tables of a JPEG. All others have a few numbers.
 _LISTS = {*(258, 273, 279, 280, 281, 301, 320, 324, 325, 338, 339, 340, 341, 347, _PROFILE)}
 _FEW_BYTES = 48
 _TEXT = 2
@@ -139,7 +139,9 @@ def _written(order: str, entries: dict[int, _Entry], offsets_tag: int, pieces: l
     for piece in pieces:
         offsets.append(position)
         position += len(piece) + len(piece) % 2
-    entries[offsets_tag] = entries[offsets_tag]._replace(data=struct.pack(f"{order}{len(offsets)}I", *offsets))
+    entries[offsets_tag] = entries[offsets_tag]._replace(
+        data=struct.pack(f"{order}{len(offsets)}I", *offsets)
+    )
     directory = b"".join(
         struct.pack(f"{order}HHI", tag, entry.kind, entry.number)
         + (struct.pack(f"{order}I", starts[tag]) if tag in starts else entry.data.ljust(4, b"\0"))
