@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from resources.scratch import outside_scratch
 from resources.settings import Settings
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
@@ -106,8 +107,13 @@ def _needs(settings: Settings, classes: Mapping[str, Sequence[Photo]]) -> list[_
         content = sum(photo.bytes for photo in photos)
         needs.append(_Need("FRUITS_STORE", settings.store, _FIXED_BYTES + content + len(photos) * row))
     if settings.env == "local":
-        folders = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir())
-        needs += [_Need("SPARK_LOCAL_DIRS", folder, _SPARK_BYTES) for folder in folders.split(",")]
+        # Spark's native libraries go to the first, and its blocks too unless it names another folder.
+        folders = {"TMPDIR": tempfile.gettempdir(), "SPARK_LOCAL_DIRS": os.environ.get("SPARK_LOCAL_DIRS")}
+        needs += [
+            _Need(setting, str(outside_scratch(folder)), _SPARK_BYTES)
+            for setting, named in folders.items()
+            for folder in (named.split(",") if named else [])
+        ]
     return needs
 
 

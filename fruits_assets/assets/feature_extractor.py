@@ -13,6 +13,7 @@ import dagster as dg
 from fruits_assets.decorators import pipeline_asset
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
 from fruits_assets.model.weights import Weights, find_weights
+from resources.scratch import scratch_folder
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
@@ -52,7 +53,7 @@ def feature_extractor(
     current = whole_extractor(store)
     if current is None or current.data_version != data_version:
         context.log.info(f"Converting MobileNetV2 with the weights {weights.name!r} to OpenVINO IR")
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory(dir=scratch_folder()) as folder:
             xml, weights_bin, max_difference = _convert(weights, Path(folder))
         directory = f"{new_directory(FEATURE_EXTRACTOR, context.run.run_id)}/model"
         store.write(f"{directory}/{MODEL_XML}", xml)

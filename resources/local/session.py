@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 from py4j.java_gateway import JavaGateway
@@ -16,10 +17,17 @@ from pyspark.sql import SparkSession
 
 from resources.local.jars import S3A, jars
 from resources.local.java import java_home, trust_options
+from resources.scratch import scratch_folder, use_scratch_folder
 from resources.settings import Settings
-from resources.spark_events import event_log_config, make_event_log_folder
+from resources.spark_events import (
+    EVENT_LOGS,
+    KEEP_FILE,
+    event_log_config,
+    make_event_log_folder,
+    remove_old_event_logs,
+)
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import open_root, s3_endpoint
+from spark_jobs.store.root import Root, open_root, s3_endpoint
 
 # The jobs do their work in Python. A JVM that compiles little starts and ends sooner.
 QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -29,6 +37,10 @@ S3_CLIENT = "spark.hadoop.fs.s3.impl"
 
 _MOMENT_SECONDS = 1.0
 
+# No write of a file takes so long.
+_DAY = timedelta(days=1)
+
+_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -63,7 +75,7 @@ def session_config(
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # Spark splits the value as a shell does, so a quoted option may contain spaces.
-        "spark.driver.extraJavaOptions": shlex.join(
+        _JAVA_OPTIONS: shlex.join(
             [f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}", *java_options, *trust_options()]
         ),
         # Each task of the PCA returns 13 MB of partial sums.
@@ -111,7 +123,8 @@ def s3_class_path() -> dict[str, str]:
 def prepare_spark(config: Mapping[str, str], store: str) -> None:
     """Does what must precede a session with this configuration: environment, event log folder and JVM.
 
-    Raises `FruitsError` where Spark's JVM does not start, and the errors of `s3_class_path`.
+    Raises `FruitsError` where Spark's JVM does not start, and the errors of `s3_class_path` and
+    `scratch_folder`.
     """
     os.environ["JAVA_HOME"] = str(java_home())
     # Without it, Spark looks for another address of this machine and warns about the one that it finds.
@@ -119,10 +132,12 @@ def prepare_spark(config: Mapping[str, str], store: str) -> None:
     # Executors must run this interpreter, whichever `python3` is on the PATH.
     os.environ["PYSPARK_PYTHON"] = sys.executable
     if "spark.eventLog.dir" in config:
-        make_event_log_folder(open_root(store))
+        _begin_event_logs(open_root(store))
     if SparkContext._gateway is None:
         class_path = s3_class_path() if S3_CLIENT in config else {}
-        conf = SparkConf(loadDefaults=False).setAll([*config.items(), *class_path.items()])
+        options = " ".join(filter(None, [config.get(_JAVA_OPTIONS), _in_scratch_folders()]))
+        all_config = {**config, **class_path, _JAVA_OPTIONS: options}
+        conf = SparkConf(loadDefaults=False).setAll([*all_config.items()])
         home = os.environ.get("DAGSTER_HOME")
         gateway = _logged_jvm(conf, Path(home) / "spark.log") if home else launch_gateway(conf)
         SparkContext._ensure_initialized(gateway=gateway, conf=conf)
@@ -154,6 +169,29 @@ def _status_of_jvm() -> int | None:
         # The connections of a process close a moment before it has ended.
         return process.wait(_MOMENT_SECONDS) if process else None
     return None
+
+
+def _begin_event_logs(store: Root) -> None:
+    """Makes the folder of event logs, and removes from the store what killed runs have left beside its data.
+
+    Where the store refuses a removal, the next run tries again. A store of EMR has a lifecycle rule for it.
+    """
+    make_event_log_folder(store)
+    with suppress(OSError):
+        now = store.fs.get_file_info(f"{EVENT_LOGS}/{KEEP_FILE}").mtime  # by the clock of the store
+        remove_old_event_logs(store, now)
+        store.remove_unfinished(now - _DAY)
+
+
+def _in_scratch_folders() -> str:
+    """Directs temporary files of Python, its workers and Spark to scratch folders of this process.
+
+    It returns the option that does so for Java, in whose temporary folder Spark puts its blocks by default.
+    """
+    folder = use_scratch_folder()
+    if folders := os.environ.get("SPARK_LOCAL_DIRS"):
+        os.environ["SPARK_LOCAL_DIRS"] = ",".join(str(scratch_folder(each)) for each in folders.split(","))
+    return shlex.join([f"-Djava.io.tmpdir={folder}"])
 
 
 def _logged_jvm(conf: SparkConf, log: Path) -> JavaGateway:

@@ -1,11 +1,13 @@
 """One interface to a root of files on local disk or on S3."""
 
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +28,9 @@ S3_ATTEMPTS = 8
 DEFAULT_REGION = "eu-west-3"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# The name of a file on disk that `Root.write` has still to rename.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
@@ -153,6 +158,20 @@ class Root:
             temporary.unlink(missing_ok=True)
             raise
 
+    def remove_unfinished(self, before: datetime) -> int:
+        """Removes what writes have left that were killed before a moment; returns the number of files.
+
+        On S3, a write that does not end leaves nothing.
+        """
+        removed = 0
+        for folder, _, names in os.walk(self.uri) if self.is_local else ():
+            for path in (Path(folder) / name for name in names if is_unfinished(name)):
+                with suppress(FileNotFoundError):  # another run removes it too
+                    if path.stat().st_mtime < before.timestamp():
+                        path.unlink()
+                        removed += 1
+        return removed
+
     def write_many(self, contents: Iterable[tuple[str, bytes]]) -> None:
         """`write` for several files, concurrently."""
         written = dict(contents)
@@ -243,6 +262,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_unfinished(path: str) -> bool:
+    """Whether a path is that of a file on disk that `Root.write` has still to rename, or has left."""
+    return bool(_TEMPORARY.fullmatch(path.rpartition("/")[2]))
 
 
 def plain_s3_uri(uri: str) -> str:

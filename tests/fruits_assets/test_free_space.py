@@ -4,6 +4,7 @@ import errno
 import os
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,12 +58,18 @@ def test_a_store_without_room_for_the_photos_is_named(small_disk: Path, elsewher
         check_free_space(settings, kiwis(100))
 
 
-@pytest.mark.parametrize("setting", ["DAGSTER_HOME", "SPARK_LOCAL_DIRS"])
+def name_folder(monkeypatch: pytest.MonkeyPatch, setting: str, folder: Path) -> None:
+    monkeypatch.setenv(setting, str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # Python reads TMPDIR once
+
+
+@pytest.mark.parametrize("setting", ["DAGSTER_HOME", "SPARK_LOCAL_DIRS", "TMPDIR"])
 def test_other_places_without_room_are_named(
     small_disk: Path, elsewhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     settings = Settings(images="/photos", store=str(tmp_path / "store"))
-    monkeypatch.setenv(setting, str(small_disk / "folder"))
+    (small_disk / "folder").mkdir()
+    name_folder(monkeypatch, setting, small_disk / "folder")
     check_free_space(settings, kiwis(1))
     (small_disk / "file").write_bytes(bytes(15_500_000))
     with pytest.raises(FruitsError, match=rf"^{setting}={small_disk}/folder: . MB are free"):
@@ -112,7 +119,7 @@ WRITES = [write_by_pyarrow, write_to_sqlite, write_in_a_task, write_a_journal_to
 
 
 @pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("setting", ["DAGSTER_HOME", "SPARK_LOCAL_DIRS", "FRUITS_STORE"])
+@pytest.mark.parametrize("setting", ["DAGSTER_HOME", "SPARK_LOCAL_DIRS", "TMPDIR", "FRUITS_STORE"])
 def test_a_disk_that_becomes_full_is_named_with_the_remedy(
     small_disk: Path,
     elsewhere: None,
@@ -122,12 +129,28 @@ def test_a_disk_that_becomes_full_is_named_with_the_remedy(
     write: Callable[[], None],
 ) -> None:
     store = small_disk if setting == "FRUITS_STORE" else tmp_path / "store"
-    monkeypatch.setenv(setting, str(small_disk))
+    name_folder(monkeypatch, setting, small_disk)
     settings = Settings(images="/photos", store=str(store))
     (small_disk / "other").write_bytes(bytes(SIZE - 8192))
     named = pytest.raises(FruitsError, match=rf"^{setting}={small_disk} is full: 0.0 MB are free. Make room")
     with named, full_disk_explained(settings):
         write()
+
+
+@pytest.mark.parametrize("setting", ["SPARK_LOCAL_DIRS", "TMPDIR"])
+def test_the_folder_that_the_user_named_is_named_also_while_spark_runs(
+    small_disk: Path, elsewhere: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    scratch = small_disk / f"fruits-{os.getuid()}-abcd1234"  # as Spark's session sets it
+    scratch.mkdir()
+    name_folder(monkeypatch, setting, scratch)
+    assert tempfile.gettempdir()
+    (small_disk / "other").write_bytes(bytes(SIZE - 8192))
+    with (
+        pytest.raises(FruitsError, match=rf"^{setting}={small_disk} is full"),
+        full_disk_explained(Settings(images="/photos", store=str(tmp_path / "store"))),
+    ):
+        write_by_pyarrow()
 
 
 def test_a_full_disk_elsewhere_blames_no_folder_of_this_machine(elsewhere: None, tmp_path: Path) -> None:

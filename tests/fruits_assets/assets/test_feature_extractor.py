@@ -1,7 +1,9 @@
 """The current extractor is used again as long as it is whole."""
 
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +54,15 @@ def test_a_damaged_extractor_is_not_used_again(untouched: Platform, damage: Call
     assert whole_extractor(untouched.store) is None
 
 
-def test_a_run_converts_a_damaged_extractor_again(untouched: Platform) -> None:
+def test_a_run_converts_a_damaged_extractor_again_and_leaves_no_temporary_files(
+    untouched: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # Python reads TMPDIR once
     flip_a_bit_of_the_weights(untouched.store)
     assert untouched.run(["feature_extractor"]).success
     assert whole_extractor(untouched.store)
+    [scratch] = temporary.iterdir()  # of this process, which goes on
+    assert [path.name for path in scratch.iterdir()] == [".lock"]
