@@ -28,8 +28,8 @@ ROWS = {
     ),
     "hostile": FaultRow(
         "500 hostile files lie beside good photos",
-        "no crash, no hang; each file is accepted without its metadata or has a reason; good photos keep their "
-        "features; memory is bounded",
+        "no crash, no hang; each file is accepted without its metadata or has a reason; good photos "
+        "keep their features; memory is bounded",
         5,
         hostile_files,
     ),
