@@ -25,6 +25,8 @@ _EVENT_BYTES = 62_000
 _HOME_BYTES = 2_000_000
 # Spark keeps blocks in memory, and writes little more than its native libraries.
 _SPARK_BYTES = 5_000_000
+# A run makes more files than this in each folder, and a step that fails removes some of them.
+_LEAST_FILES = 20
 
 
 class Place(NamedTuple):
@@ -84,11 +86,12 @@ def places(settings: Settings, classes: Mapping[str, Sequence[Photo]]) -> list[P
 def disk(path: str) -> tuple[int, int]:
     """The device of a path, or of the nearest folder above it that exists, and its free bytes.
 
-    A file system that can hold no further file has no free bytes. Some file systems do not limit the number.
+    A file system that can hold few further files has no free bytes. Some file systems do not limit the number.
     """
     existing = existing_folder(path)
     files = os.statvfs(existing)
-    free = shutil.disk_usage(existing).free if files.f_favail or not files.f_files else 0
+    lacks_files = files.f_files and files.f_favail < _LEAST_FILES
+    free = 0 if lacks_files else shutil.disk_usage(existing).free
     return os.stat(existing).st_dev, free
 
 

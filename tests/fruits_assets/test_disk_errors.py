@@ -107,6 +107,18 @@ def test_a_disk_without_room_for_another_file_is_full(
         (small_disk / "another").touch()
 
 
+def test_a_disk_is_full_also_after_a_failed_step_has_removed_its_last_files(
+    small_disk: Path, elsewhere: None
+) -> None:
+    settings = Settings(images="/photos", store=str(small_disk))
+    if not os.path.ismount(small_disk):
+        pytest.skip("no file system can be mounted")
+    subprocess.run(["mount", "-o", "remount,nr_inodes=12", str(small_disk)], check=True)
+    named = pytest.raises(FruitsError, match=rf"^FRUITS_STORE={small_disk} is full")
+    with named, disk_errors_explained(settings):
+        raise told_by_openvino(errno.ENOSPC)
+
+
 def system_error(number: int) -> OSError:
     return OSError(number, os.strerror(number), "part.parquet")
 
