@@ -86,7 +86,7 @@ def places(settings: Settings, classes: Mapping[str, Sequence[Photo]]) -> list[P
 def disk(path: str) -> tuple[int, int]:
     """The device of a path, or of the nearest folder above it that exists, and its free bytes.
 
-    A file system that can hold few further files has no free bytes. Some file systems do not limit the number.
+    A file system with room for few further files has no free bytes. Some file systems limit no number.
     """
     existing = existing_folder(path)
     files = os.statvfs(existing)
