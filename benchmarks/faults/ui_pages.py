@@ -123,6 +123,7 @@ def _live(keys: list[Any]) -> list[Query]:
 
 def load(ui: DagsterUi, queries: Sequence[Query]) -> Loaded:
     """Sends the queries of a page as a browser does: some at once."""
+    _web_app()  # it is read once, which takes seconds
     begun = time.monotonic()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         answers = list(pool.map(lambda query: _answer(ui, query), queries))
