@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.events import AssetMaterializationPlannedData
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEventBatchMetadata
 from pydantic import Field
 
 from fruits_assets.assets.feature_extractor import feature_extractor
@@ -242,13 +242,15 @@ class _Run:
         Dagster marks a partition as failed that a failed run had planned, and did not materialize.
         """
         self.failed |= classes
-        for label in classes:
+        for number, label in enumerate(classes, start=1):
             planned = dg.DagsterEvent.build_asset_materialization_planned_event(
                 self.context.job_name,
                 OP,
                 AssetMaterializationPlannedData(asset.key, partition=label, partitions_subset=None),
             )
-            self.context.instance.report_dagster_event(planned, self.context.run_id)
+            # One transaction stores many events.
+            batch = DagsterEventBatchMetadata(f"{self.context.run_id}-failed", number == len(classes))
+            self.context.instance.report_dagster_event(planned, self.context.run_id, batch_metadata=batch)
 
     def _events(
         self,

@@ -19,6 +19,9 @@ EVERY_SECONDS = 3600
 # The runs at which one tick looks: a sensor has a minute, and each run takes some milliseconds.
 _AT_ONCE = 500
 
+# The events of a run that are read at once. A run over all classes has thousands, of which the first tells.
+_EVENTS = 10
+
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
@@ -92,7 +95,14 @@ def remove_old_runs(
 def _has_results(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Whether a run has a materialization, or an observation of a class."""
     kinds = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION}
-    return any(
-        entry.asset_materialization or (entry.asset_observation and entry.asset_observation.partition)
-        for entry in instance.all_logs(run_id, of_type=kinds)
-    )
+    cursor, has_more = None, True
+    while has_more:
+        page = instance.get_records_for_run(run_id, cursor, of_type=kinds, limit=_EVENTS)
+        entries = [record.event_log_entry for record in page.records]
+        if any(
+            entry.asset_materialization or (entry.asset_observation and entry.asset_observation.partition)
+            for entry in entries
+        ):
+            return True
+        cursor, has_more = page.cursor, page.has_more
+    return False
