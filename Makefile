@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 # A target whose recipe fails is removed: a half-written file would count as made.
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-run demo run rehearse-emr ui history test test-random test-emr test-slow test-all bench bench-full faults lint lock clean
+.PHONY: help setup setup-run demo run rehearse-emr ui history notebook test test-random test-emr test-slow test-all bench bench-full faults lint lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +22,7 @@ help:
 	@echo "make run           run the whole pipeline on FRUITS_IMAGES"
 	@echo "make ui            start Dagster's UI on http://127.0.0.1:3000"
 	@echo "make history       start Spark's History Server on http://127.0.0.1:18080"
+	@echo "make notebook      open the example notebooks in JupyterLab"
 	@echo "make rehearse-emr  run the pipeline on an EMR cluster that this machine simulates"
 	@echo
 	@echo "make setup         install everything that development needs into .venv"
@@ -85,6 +86,13 @@ ui: setup-run
 history: setup-run
 	$(if $(OWN_ROOTS),,$(DEMO_ENV)) fruits history
 
+.venv/notebook: .venv/run requirements-notebook.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements-notebook.lock
+	@touch .venv/notebook
+
+notebook: .venv/notebook .env
+	$(if $(OWN_ROOTS),,$(DEMO_ENV)) jupyter lab docs
+
 test: setup
 	pytest
 
@@ -119,8 +127,8 @@ lint: setup
 	cfn-lint --regions eu-west-3 -- emr_bootstrap/template.yaml
 	hadolint Dockerfile
 
-# requirements-dev.lock has the run-time packages and those of the extra `dev`. The other locks take their
-# versions from it. The lock of the nodes has the hashes of the wheels for all platforms. It is resolved for x86-64,
+# requirements-dev.lock has the run-time packages and those of the extra `dev`. The other locks take
+# their versions from it. The lock of the nodes has the hashes of the wheels for all platforms. It is resolved for x86-64,
 # because uv refuses the name of OpenVINO's wheel for aarch64 (resources/emr/wheels.py).
 UPGRADE := --upgrade
 COMPILE = uv pip compile --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet $(UPGRADE)
@@ -129,6 +137,8 @@ UNIVERSAL := --universal --python-version 3.11
 lock:
 	$(COMPILE) $(UNIVERSAL) --extra dev pyproject.toml -o requirements-dev.lock
 	$(COMPILE) $(UNIVERSAL) --constraint requirements-dev.lock pyproject.toml -o requirements.lock
+	$(COMPILE) $(UNIVERSAL) --constraint requirements-dev.lock --extra notebook pyproject.toml \
+		-o requirements-notebook.lock
 	printf 'uv\nsetuptools\n' | $(COMPILE) $(UNIVERSAL) --no-annotate --constraint requirements-dev.lock - \
 		-o requirements-build.lock
 	$(COMPILE) --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate \

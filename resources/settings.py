@@ -93,6 +93,7 @@ def _mailbox(value: SecretStr) -> SecretStr:
 
 
 InstanceType = Annotated[str, AfterValidator(_instance_type)]
+EmrApplication = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 AwsAccount = Annotated[str, Field(pattern=r"^\d{12}$")]
 StorageRoot = Annotated[str, AfterValidator(_root)]
 Kind = TypeVar("Kind", bound="AccountSettings")
@@ -277,6 +278,11 @@ class Settings(StoreSettings):
     )
     emr_tags: Annotated[dict[str, str], NoDecode, BeforeValidator(_tags)] = Field(
         {}, description="More tags for clusters, name=value, separated by commas."
+    )
+    emr_applications: Annotated[list[EmrApplication], NoDecode, BeforeValidator(_words)] = Field(
+        [],
+        description="More applications for clusters, separated by commas: JupyterEnterpriseGateway is for "
+        "notebooks of EMR Studio.",
     )
     emr_key_name: str | None = Field(None, description="An EC2 key pair for SSH; Session Manager needs none.")
 

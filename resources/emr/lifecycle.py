@@ -204,7 +204,7 @@ def cluster_request(settings: Settings, stack: Stack, owner: str) -> dict[str, A
     request: dict[str, Any] = {
         "Name": _name(owner),
         "ReleaseLabel": settings.emr_release,
-        "Applications": [{"Name": "Spark"}],
+        "Applications": [{"Name": name} for name in ("Spark", *settings.emr_applications)],
         "LogUri": logs,
         "ServiceRole": stack.service_role,
         "JobFlowRole": stack.instance_profile,

@@ -70,6 +70,7 @@ def requests() -> dict[str, Any]:
         emr_idle_minutes=30,
         emr_logs="s3://fruits-bucket/logs/team/",
         emr_tags={"team": "data"},
+        emr_applications=["JupyterEnterpriseGateway"],
         emr_key_name="jane",
     )
     online = STACK._replace(wheelhouse_uri=None)
