@@ -161,13 +161,15 @@ def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, list[str]]:
 
 
 def _cost(instance: dg.DagsterInstance, run_id: str) -> float:
-    """The estimated cost of a run in USD. The events of all classes of an asset tell the same cost."""
-    costs: dict[dg.AssetKey, float] = {}
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
-        event = entry.asset_materialization
-        if event and isinstance(cost := event.metadata.get("estimated_cost_usd"), dg.FloatMetadataValue):
-            costs[event.asset_key] = cost.value or 0.0
-    return sum(costs.values())
+    """The estimated cost of a run in USD. One event of each job tells it."""
+    kinds = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION}
+    cost = 0.0
+    for entry in instance.all_logs(run_id, of_type=kinds):
+        event = entry.asset_materialization or entry.asset_observation
+        told = event.metadata.get("estimated_cost_usd") if event else None
+        if isinstance(told, dg.FloatMetadataValue):
+            cost += told.value or 0.0
+    return cost
 
 
 def _name(run: dg.DagsterRun) -> str:

@@ -292,7 +292,7 @@ def test_the_model_stays_and_the_run_says_what_has_come_since(platform: Platform
     assert not check.passed
     assert str(check.description) == summary.since_fit
     assert check.metadata["new_images"].value == 1
-    assert 0 < float(str(check.metadata["kept_variance"].value)) < 1
+    assert 0 < float(str(check.metadata["kept_variance_percent"].value)) < 100
     assert run().since_fit == summary.since_fit
 
 

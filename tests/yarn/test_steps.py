@@ -95,9 +95,9 @@ def test_metadata_give_cluster_and_cost_of_a_step_and_no_secret(
     rehearsal: RehearsalEnvironment, stores_and_home: tuple[str, str, Path]
 ) -> None:
     with instance_of(stores_and_home[2]) as instance:
-        [record] = instance.fetch_materializations(dg.AssetKey("mobilenet_features"), limit=1).records
-        assert record.asset_materialization is not None
-        entries = record.asset_materialization.metadata.items()
+        [record] = instance.fetch_observations(dg.AssetKey("mobilenet_features"), limit=1).records
+        assert record.asset_observation is not None
+        entries = record.asset_observation.metadata.items()
     metadata: dict[str, Any] = {name: entry.value for name, entry in entries}
     assert metadata["emr_cluster"] == rehearsal.cluster
     assert metadata["nodes"] == 2 and metadata["cores"] == 8
