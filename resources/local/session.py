@@ -18,7 +18,7 @@ from resources.local.java import java_home, trust_options
 from resources.settings import Settings
 from resources.spark_events import event_log_config, make_event_log_folder
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import open_root, s3_endpoint
+from spark_jobs.store.root import named_region, open_root, s3_endpoint
 
 # The jobs do their work in Python. A JVM that compiles little starts and ends sooner.
 QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -87,6 +87,8 @@ def s3_config() -> dict[str, str]:
     if endpoint:
         config |= {
             "spark.hadoop.fs.s3a.endpoint": endpoint,
+            # S3A would sign for us-east-1, and a server of another region refuses that.
+            "spark.hadoop.fs.s3a.endpoint.region": named_region(),
             "spark.hadoop.fs.s3a.path.style.access": "true",
             "spark.hadoop.fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https")).lower(),
         }

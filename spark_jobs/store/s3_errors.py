@@ -111,8 +111,12 @@ _FAULTS = (
     (r"", REFUSED, "S3 refuses the request ({reason})", "Check the credentials and the name"),
 )
 
-# Parts of a text that hold names, which may look like a code: `500.jpg`, `AccessDenied/1.jpg`.
+# The texts of an answer without a code: of pyarrow, and of Hadoop with version 1 and 2 of AWS's SDK.
+_WITHOUT_CODE = r"No response body|Error Code: 40[03] |null \(Service: S3, Status Code: 40[03]"
+
+# Parts of a text that may look like a code: names, as in `500.jpg` and `AccessDenied/1.jpg`, and Java's lines.
 _NAMES = (
+    (r"^\s+at [\w.$/<>]+\([^)]*\)$", ""),
     (r"(?:key '.*?' in )?bucket '[^']*'", ""),
     (r"When reading s3://.*: AWS Error", "AWS Error"),
     (r"(?:https?|s3a?)://\S+", ""),
@@ -142,12 +146,12 @@ def fault_of(text: str) -> Fault | None:
     if not re.search("AWS Error|S3 error|AmazonS3|S3A|necessary privileges", text):
         return None
     bucket, key = _place(text)
-    if "No response body" in text and bucket and not re.search(r"\(HTTP status 50|is located in", text):
+    if re.search(_WITHOUT_CODE, text) and bucket and not re.search(r"\(HTTP status 50|is located in", text):
         text = _asked_again(bucket) or text
     where = "s3://" + "/".join(part for part in (bucket, key) if part) if bucket else "S3"
     said = text
     for names, instead in _NAMES:
-        said = re.sub(names, instead, said, flags=re.DOTALL)
+        said = re.sub(names, instead, said, flags=re.DOTALL | re.MULTILINE)
     kind, cause, remedy = next(rest for pattern, *rest in _FAULTS if re.search(pattern, said))
     if kind == "region":
         remedy = remedy.format(region=_region(text, bucket))
@@ -190,7 +194,7 @@ def _place(text: str) -> tuple[str, str]:
         return named["bucket"], named["key"] or ""
     if named := re.match(r"When reading s3://(?P<bucket>[^/]+)/(?P<key>.*): AWS Error", text, re.DOTALL):
         return named["bucket"], named["key"]
-    if named := re.search(r"s3a://(?P<bucket>[^/\s:]+)/?(?P<key>[^\s:]*)", text):
+    if named := re.search(r"s3a?://(?P<bucket>[^/\s:]+)/?(?P<key>[^\s:]*)", text):
         return named["bucket"], named["key"]
     if request := re.search(r"https?://(?P<host>[^/\s]+)/(?P<path>[^\s?]*)", text):
         if virtual := re.match(r"(.+)\.s3[.-]", request["host"]):

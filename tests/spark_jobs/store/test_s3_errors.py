@@ -8,14 +8,7 @@ from pathlib import Path
 import pytest
 from py4j.protocol import Py4JJavaError
 
-from spark_jobs.errors import FruitsError
-from spark_jobs.photos.read_photos import read_photo
-from spark_jobs.store.photos import Photo
-from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
-from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
-from spark_jobs.store.tables import open_table
-from spark_jobs.tasks import _task_error
-from tests.s3_proxy import (
+from benchmarks.faults.s3_proxy import (
     ARCHIVED,
     DENIED,
     EXPIRED,
@@ -27,6 +20,13 @@ from tests.s3_proxy import (
     Refusal,
     s3_proxy,
 )
+from spark_jobs.errors import FruitsError
+from spark_jobs.photos.read_photos import read_photo
+from spark_jobs.store.photos import Photo
+from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
+from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
+from spark_jobs.store.tables import open_table
+from spark_jobs.tasks import _task_error
 from tests.s3_server import s3_bucket
 
 
