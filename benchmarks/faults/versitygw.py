@@ -62,16 +62,22 @@ def built(folder: Path) -> Path:
 
     Raises `FruitsError` where Go is missing, is too old, or cannot build it.
     """
-    program = folder / "versitygw"
+    pinned = (_MODULE / "go.mod").read_text()
+    [needed], [version] = (
+        re.findall(pattern, pinned, re.MULTILINE) for pattern in (r"^go (\S+)$", r"versity/versitygw (v\S+)")
+    )
+    program = folder / f"versitygw-{version}"
     if program.exists():
         return program
-    needed = re.findall("^go (.+)", (_MODULE / "go.mod").read_text(), re.MULTILINE)[0]
-    install = f"Install Go {needed} or later from go.dev, so that `go version` tells it"
+    install = (
+        f"Install Go {needed} or later from https://go.dev/dl and put `go` on the PATH; packages of Linux "
+        "distributions may be older."
+    )
     if not shutil.which("go"):
         raise FruitsError(
-            f"The faults of S3 need an S3 server, which Go builds, and there is no `go`. {install}."
+            f"The faults of S3 need an S3 server, and Go, which builds it, is missing. {install}"
         )
-    new = folder / "versitygw.new"
+    new = folder / f"{program.name}.new"
     process = subprocess.run(
         # Paths of this machine in the program would make it another one on each machine.
         ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o", str(new), _PACKAGE],
@@ -83,7 +89,8 @@ def built(folder: Path) -> Path:
         check=False,
     )
     if process.returncode:
-        raise FruitsError(f"Go cannot build versitygw: {process.stderr.strip()[-500:]}\n{install}.")
+        said = process.stderr.strip()[-500:]
+        raise FruitsError(f"Go cannot build versitygw. If it is too old: {install} Go says: {said}")
     new.rename(program)
     return program
 

@@ -114,7 +114,7 @@ _FAULTS = (
 # The texts of an answer without a code: of pyarrow, and of Hadoop with version 1 and 2 of AWS's SDK.
 _WITHOUT_CODE = r"No response body|Error Code: 40[03] |null \(Service: S3, Status Code: 40[03]"
 
-# Parts of a text that may look like a code: names, as in `500.jpg` and `AccessDenied/1.jpg`, and Java's lines.
+# Parts of a text that may look like a code: names (`500.jpg`, `AccessDenied/1.jpg`), and lines of Java.
 _NAMES = (
     (r"^\s+at [\w.$/<>]+\([^)]*\)$", ""),
     (r"(?:key '.*?' in )?bucket '[^']*'", ""),

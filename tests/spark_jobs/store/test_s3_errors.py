@@ -221,15 +221,36 @@ def test_the_refusal_of_one_object_says_the_words_of_s3(
                 read_patiently(open_root(uri), "small.jpg")
 
 
-def test_an_error_of_sparks_connector_is_explained() -> None:
-    text = (
+# What Spark raised when a server refused a HEAD request, whose answer has no code: with Hadoop 3.3 and version 1
+# of AWS's SDK, and with Hadoop 3.4 and version 2. A line of Java has a number that looks like a status.
+OF_HADOOP = {
+    "version 1": (
+        "An error occurred while calling None.org.apache.spark.api.java.JavaSparkContext.\n"
+        ": org.apache.hadoop.fs.s3a.AWSBadRequestException: getFileStatus on s3://fruits/store/spark-events: "
+        "com.amazonaws.services.s3.model.AmazonS3Exception: Bad Request (Service: Amazon S3; Status Code: "
+        "400; Error Code: 400 Bad Request; Request ID: 1; S3 Extended Request ID: 1=; Proxy: null)\n"
+        "\tat java.base/java.lang.reflect.Constructor.newInstanceWithCaller(Constructor.java:500)\n"
+        "\tat org.apache.spark.SparkContext.<init>(SparkContext.scala:632)\n"
+    ),
+    "version 2": (
         "An error occurred while calling o55.load.\n: java.nio.file.AccessDeniedException: "
         "s3a://fruits/store/500: getFileStatus on s3a://fruits/store/500: software.amazon.awssdk.services.s3"
         ".model.S3Exception: null (Service: S3, Status Code: 403, Request ID: 1):null\n"
         "\tat org.apache.hadoop.fs.s3a.S3AUtils.translateException(S3AUtils.java:265)"
-    )
-    error = explained(text)
-    assert str(error).startswith("s3://fruits/store/500: AWS denies the access. Allow it in a policy")
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", SENTENCES, ids=lambda refusal: refusal.code)
+@pytest.mark.parametrize("sdk", OF_HADOOP)
+def test_a_refusal_that_spark_was_not_told_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, sdk: str, refusal: Refusal
+) -> None:
+    with s3_proxy(lambda *_: refusal) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        error = explained(OF_HADOOP[sdk])
+    assert str(error).startswith(f"s3://fruits/store/{'500' if '2' in sdk else 'spark-events'}: ")
+    assert SENTENCES[refusal] in str(error)
 
 
 def test_an_error_of_the_disk_is_no_fault_of_s3() -> None:
