@@ -221,8 +221,8 @@ def test_the_refusal_of_one_object_says_the_words_of_s3(
                 read_patiently(open_root(uri), "small.jpg")
 
 
-# What Spark raised when a server refused a HEAD request, whose answer has no code: with Hadoop 3.3 and version 1
-# of AWS's SDK, and with Hadoop 3.4 and version 2. A line of Java has a number that looks like a status.
+# What Spark raised when a server refused a HEAD request, whose answer has no code: with Hadoop 3.3 and
+# version 1 of AWS's SDK, and with Hadoop 3.4 and version 2. A line of Java has a number like a status.
 OF_HADOOP = {
     "version 1": (
         "An error occurred while calling None.org.apache.spark.api.java.JavaSparkContext.\n"
