@@ -1,7 +1,7 @@
 """`fruits run`: brings every asset up to date with the photos, in one process, and does no more."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -170,6 +170,7 @@ def run_pipeline(
                     )
                     with _failures_told(runs, failed):
                         failed |= _bring_up_to_date(settings, runs, plan, config)
+                    failed |= _lost(store, plan.classes.difference(failed))
                 since = "" if plan.fit or model is None else _since_fit(runs, store, plan, model)
         without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
         checks = runs.failed_checks if runs else []
@@ -195,6 +196,15 @@ def _bring_up_to_date(
         return {}
     check_free_space(settings, {label: change.to_read for label, change in plan.photos.changed.items()})
     return runs.bring_up_to_date(config, plan)
+
+
+def _lost(store: Root, done: Iterable[str]) -> dict[str, str]:
+    """The classes that were done, and whose CSV is not in the store at the end of the run."""
+    csvs = current_by_class(store, PCA_FEATURES_CSV)
+    reason = (
+        f"{store.uri} does not have its CSV. Was the folder removed, or its disk? Put it back, and run again"
+    )
+    return {label: reason for label in sorted(done) if label not in csvs}
 
 
 def _since_fit(runs: Runs | None, store: Root, plan: RunPlan, model: Version) -> str:

@@ -8,7 +8,7 @@ round. The exit status is 1 if something did not hold in a round.
 
 import json
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +19,11 @@ from benchmarks.faults.workplace import Workplace
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
+    parser = ArgumentParser(
+        prog="python -m benchmarks.faults",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"by default all: {', '.join(ROWS)}")
     parser.add_argument("--out", type=Path, default=Path(".faults"), help="the folder of results and stores")
     parser.add_argument("--page", type=Path, help="a page of the documentation that gets the tables")

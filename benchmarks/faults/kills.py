@@ -42,7 +42,7 @@ def killed_run(place: Workplace, number: int) -> Finding:
     """
     victim, moment, turn = VICTIMS[number % 4], number // 4 % 3, number // 12
     dice = random.Random(number)
-    photos = place.photos(5, 16)
+    photos = place.usual_photos
     arguments = ("--refit",) if turn % 2 else ()
     expected = place.store_after(photos, *arguments)
     changed, seconds = place.changed_photos(photos), place.seconds_of_a_run(photos)
@@ -112,7 +112,8 @@ class Watched:
             kill_all(self.process)
             self.lines.append(f"fruits run: hung for {PATIENCE_SECONDS} s")
         self._reader.join()
-        return Ended(self.process.wait(), "".join(self.lines))
+        self.process.communicate()  # closes its pipes
+        return Ended(self.process.returncode, "".join(self.lines))
 
 
 def _files(store: Path) -> set[tuple[str, int]]:

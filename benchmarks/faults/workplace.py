@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,93 +50,100 @@ class Ended(NamedTuple):
         trace = next((line for line in self.output.splitlines() if _TRACE.search(line)), None)
         return [
             *([] if self.sentence else [f"no sentence: {self.output[-500:]}"]),
+            *([f"a program's error: {self.sentence}"] if _ERROR.search(self.sentence) else []),
             *([f"a trace: {trace.strip()}"] if trace else []),
         ]
 
 
+# The names that programs give to their errors, where a sentence should begin.
+_ERROR = re.compile(r"^(fruits run|failed +[^:]+): ([\w.]*(Error|Exception)\b|An error occurred while)")
 # The first line of a Python trace, and a line of a Java trace.
 _TRACE = re.compile(r"Traceback \(most recent call last\)|^\s+at [\w.$]+\(")
 
 
 class Workplace:
-    """The folder of a row, whose content is prepared once and kept for the next call."""
+    """The folder of a row. Photos and undisturbed stores are beside it, made once for all rows and calls."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._common = folder, folder.parent / "common"
         folder.mkdir(parents=True, exist_ok=True)
+        self._common.mkdir(exist_ok=True)
 
-    @cached_property
+    @property
     def ir(self) -> Path:
         """The converted extractor."""
-        ir = self.folder / "ir"
-        if not ir.exists():
-            program = [sys.executable, "-m", "fruits_assets.model.convert", "--weights", "embedded"]
-            run([*program, "--out", f"{ir}.new"])
-            Path(f"{ir}.new").rename(ir)
-        return ir
+        program = [sys.executable, "-m", "fruits_assets.model.convert", "--weights", "embedded"]
+        return self._made("ir", lambda new: [run([*program, "--out", str(new)])])
+
+    @property
+    def usual_photos(self) -> Path:
+        """5 classes of 16 photos each, and a file that is no photo."""
+
+        def make(new: Path) -> None:
+            shutil.copytree(self.photos(5, 16), new)
+            (new / "class 0000" / "bad.jpg").write_text("no photo")
+
+        return self._made("photos", make)
 
     def photos(self, classes: int, images: int) -> Path:
         """A root of `classes` classes of `images` photos."""
-        root = self.folder / f"photos-{classes}-{images}"
-        if not root.exists():
-            copy_samples(self.folder / "samples")
-            shutil.rmtree(f"{root}.new", ignore_errors=True)
-            Path(f"{root}.new").mkdir()
-            equal_classes(self.folder / "samples", classes, images, Path(f"{root}.new"))
-            Path(f"{root}.new").rename(root)
-        return root
+
+        def make(new: Path) -> None:
+            new.mkdir()
+            equal_classes(self._made("samples", copy_samples), classes, images, new)
+
+        return self._made(f"photos-{classes}-{images}", make)
 
     def changed_photos(self, photos: Path) -> Path:
         """A copy of the photos, in which the first photo of each class is another picture."""
-        root = photos.with_name(f"{photos.name}-changed")
-        if not root.exists():
-            new = Path(f"{root}.new")
-            shutil.rmtree(new, ignore_errors=True)
+
+        def make(new: Path) -> None:
             shutil.copytree(photos, new)
             for folder in sorted(path for path in new.iterdir() if path.is_dir()):
                 first = sorted(folder.iterdir())[0]
                 with Image.open(first) as picture:
                     picture.transpose(Image.Transpose.ROTATE_180).save(first)
-            new.rename(root)
-        return root
 
-    def finished_store(self, photos: Path, name: str = "finished") -> Path:
+        return self._made(f"{photos.name}-changed", make)
+
+    def finished_store(self, photos: Path) -> Path:
         """The store of an undisturbed `fruits run` on photos."""
-        return self._made(name, lambda new: self._undisturbed(photos, new, f"{name}-home"))
+        return self._made(f"finished-{photos.name}", lambda new: self._undisturbed(photos, new))
 
     def store_after(self, photos: Path, *arguments: str) -> Path:
         """The finished store of `photos`, after an undisturbed run with arguments on its changed photos."""
 
         def make(new: Path) -> None:
             shutil.copytree(self.finished_store(photos), new)
-            self._undisturbed(self.changed_photos(photos), new, "after-home", *arguments)
+            self._undisturbed(self.changed_photos(photos), new, *arguments)
 
         return self._made("-".join(["after", photos.name, *arguments]).replace(" ", "_"), make)
 
-    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
-        """A folder that appears only when it is whole."""
-        folder = self.folder / name
-        if not folder.exists():
-            new = self.folder / f"{name}.new"
-            shutil.rmtree(new, ignore_errors=True)
-            make(new)
-            new.rename(folder)
-        return folder
-
-    def _undisturbed(self, photos: Path, store: Path, home: str, *arguments: str) -> None:
-        ended = fruits_run(photos, store, self.home(home), *arguments)
-        if ended.status:
-            raise RuntimeError(f"the undisturbed run failed: {ended.output[-2000:]}")
-
     def seconds_of_a_run(self, photos: Path) -> float:
         """The seconds that `fruits run` takes on changed photos."""
-        file = self.folder / "seconds.txt"
-        if not file.exists():
+
+        def make(new: Path) -> None:
             store = self.copied(self.finished_store(photos), "timed")
             begun = time.monotonic()
-            self._undisturbed(self.changed_photos(photos), store, "timed-home")
-            file.write_text(str(time.monotonic() - begun))
-        return float(file.read_text())
+            self._undisturbed(self.changed_photos(photos), store)
+            new.write_text(str(time.monotonic() - begun))
+
+        return float(self._made(f"seconds-{photos.name}.txt", make).read_text())
+
+    def _made(self, name: str, make: Callable[[Path], object]) -> Path:
+        """A file or a folder that all rows share. It has its name only when it is whole."""
+        path = self._common / name
+        if not path.exists():
+            new = path.with_name(f"new {name}")
+            shutil.rmtree(new, ignore_errors=True)
+            make(new)
+            new.rename(path)
+        return path
+
+    def _undisturbed(self, photos: Path, store: Path, *arguments: str) -> None:
+        end = fruits_run(photos, store, self.home("undisturbed home"), *arguments)
+        if end.status:
+            raise RuntimeError(f"the undisturbed run failed: {end.output[-2000:]}")
 
     def copied(self, store: Path, name: str) -> Path:
         """A new copy of a store."""

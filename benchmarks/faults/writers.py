@@ -44,7 +44,7 @@ PAIRS = (
 def two_writers(place: Workplace, number: int) -> Finding:
     """Two runs at once on changed photos. A third run follows."""
     pair = PAIRS[number % len(PAIRS)]
-    photos = place.photos(5, 16)
+    photos = place.usual_photos
     changed, expected = place.changed_photos(photos), place.store_after(photos)
     store = place.copied(place.finished_store(photos), "store")
     homes = [place.home("home"), place.home("home" if pair.shared else "other home")]

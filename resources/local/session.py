@@ -4,7 +4,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from py4j.java_gateway import JavaGateway
@@ -25,6 +26,8 @@ QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 # The setting that names the class which reads `s3://`.
 S3_CLIENT = "spark.hadoop.fs.s3.impl"
+
+_MOMENT_SECONDS = 1.0
 
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
@@ -125,6 +128,34 @@ def prepare_spark(config: Mapping[str, str], store: str) -> None:
         home = os.environ.get("DAGSTER_HOME")
         gateway = _logged_jvm(conf, Path(home) / "spark.log") if home else launch_gateway(conf)
         SparkContext._ensure_initialized(gateway=gateway, conf=conf)
+
+
+@contextmanager
+def end_of_jvm_explained() -> Iterator[None]:
+    """Turns an error into a sentence if Spark's JVM, the Java process of this process, has ended.
+
+    py4j's own errors tell of a refused connection or, as text, of a recursion.
+    """
+    try:
+        yield
+    except Exception:
+        status = _status_of_jvm()
+        if status is None:
+            raise
+        ended = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        raise FruitsError(
+            f"Spark's Java process {ended}. Linux kills a process with signal 9 where memory runs out: then "
+            "set fewer FRUITS_SPARK_CORES, or end other programs. spark.log in DAGSTER_HOME may tell more."
+        ) from None
+
+
+def _status_of_jvm() -> int | None:
+    """The exit status of the JVM, or the negative number of a signal; None while it lives."""
+    process: subprocess.Popen[bytes] | None = getattr(SparkContext._gateway, "proc", None)
+    with suppress(subprocess.TimeoutExpired):
+        # The connections of a process close a moment before it has ended.
+        return process.wait(_MOMENT_SECONDS) if process else None
+    return None
 
 
 def _logged_jvm(conf: SparkConf, log: Path) -> JavaGateway:

@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from resources.job_runner import Execution, JobRun, JobRunner
 from resources.local.java import java
-from resources.local.session import prepare_spark, session_config, start_session
+from resources.local.session import end_of_jvm_explained, prepare_spark, session_config, start_session
 from resources.settings import Settings
 from spark_jobs.wire import Job, Params, Report, run_measured
 
@@ -42,12 +42,15 @@ class LocalSpark(JobRunner):
     def run(
         self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
     ) -> JobRun[Report]:
-        # Asking PySpark for a session that exists takes 0.7 s: it sets all of its options again.
-        spark = _begun[-1].result() if _begun else self._session()
-        if context.run.run_id not in _told:
-            _told.add(context.run.run_id)
-            context.log.info(f"Spark runs on {java().described}")
-        report, measured = run_measured(spark, job, params, lambda progress: context.log.info(str(progress)))
+        with end_of_jvm_explained():
+            # Asking PySpark for a session that exists takes 0.7 s: it sets all of its options again.
+            spark = _begun[-1].result() if _begun else self._session()
+            if context.run.run_id not in _told:
+                _told.add(context.run.run_id)
+                context.log.info(f"Spark runs on {java().described}")
+            report, measured = run_measured(
+                spark, job, params, lambda progress: context.log.info(str(progress))
+            )
         execution = Execution(
             engine=f"Spark {spark.version} on this machine, {spark.sparkContext.master}",
             nodes=1,

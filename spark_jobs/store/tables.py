@@ -219,8 +219,8 @@ def _latest(store: Root, table: str) -> Iterator["DeltaTable | None"]:
     """A table as `open_table` returns it. No other thread has it meanwhile.
 
     A process opens a table once, and then reads new commits alone: opening it takes 15 requests one after
-    another, from a checkpoint on S3. A table that was removed and created anew is opened again, and so is a
-    table whose earlier versions were ended.
+    another, from a checkpoint on S3. A table that was removed and created anew is opened again. So is a table
+    whose earlier versions were ended, and a table that a backup has brought back to an earlier version.
     """
     from deltalake.exceptions import DeltaError
 
@@ -232,11 +232,15 @@ def _latest(store: Root, table: str) -> Iterator["DeltaTable | None"]:
             with suppress(DeltaError):
                 known.opened.update_incremental()
                 _check_columns(store, table, known.opened)
-                _known[key] = known
+                entry = log_entry(table, known.opened.version())
+                _known[key] = known if entry == known.entry else _known_now(store, known.opened, entry)
         if key not in _known and (opened := open_table(store, table)):
-            entry = log_entry(table, opened.version())
-            _known[key] = _Known(opened, entry, _written(store, entry))
+            _known[key] = _known_now(store, opened, log_entry(table, opened.version()))
         yield _known[key].opened if key in _known else None
+
+
+def _known_now(store: Root, opened: "DeltaTable", entry: str) -> _Known:
+    return _Known(opened, entry, _written(store, entry))
 
 
 def _written(store: Root, path: str) -> tuple[datetime, int]:

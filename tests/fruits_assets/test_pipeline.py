@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from fruits_assets.dagster_runs import Runs
 from fruits_assets.partitions import known_classes, register_classes
 from fruits_assets.pipeline import run_pipeline
 from resources.run_locks import held_lock
@@ -90,6 +91,24 @@ def test_nothing_is_replaced_if_every_class_is_bad(platform: Platform, run_platf
     lines = run_platform()
     assert len(lines["failed"]) == len(CLASSES)
     assert current_pointers(platform) == before
+
+
+def test_classes_whose_csvs_are_gone_at_the_end_of_a_run_have_failed(
+    platform: Platform, run_platform: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Runs.bring_up_to_date
+
+    def lose_the_store_at_the_end(*arguments: Any) -> dict[str, str]:
+        failed = finish(*arguments)
+        shutil.rmtree(platform.settings.store)
+        return failed
+
+    monkeypatch.setattr(Runs, "bring_up_to_date", lose_the_store_at_the_end)
+    add_photo(platform, "Kiwi")
+    lines = run_platform()
+    assert lines["classes"] == [f"0 done, {len(CLASSES)} failed"]
+    assert len(lines["failed"]) == len(CLASSES)
+    assert all(f"{platform.settings.store} does not have its CSV" in line for line in lines["failed"])
 
 
 def test_a_run_of_some_classes_replaces_them_and_keeps_the_model(

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -270,6 +271,20 @@ def test_after_many_commits_a_reader_starts_from_a_checkpoint(root: Root) -> Non
     for path in set(log.glob("*.json")) - set(later):
         path.unlink()
     assert [row["path"] for row in plain_rows(root)] == [str(3 * CHECKPOINT_INTERVAL + 4)]
+
+
+def test_a_table_that_a_backup_has_brought_back_is_read_as_it_is(root: Root, tmp_path: Path) -> None:
+    commit_class(root, "Kiwi", ["a"])
+    backup = open_root(str(tmp_path / "backup"))
+    shutil.copytree(root.uri, backup.uri)
+    assert list(current(root, TABLE)) == ["Kiwi"]
+    commit_class(root, "Lemon", ["a"])
+    assert list(current(root, TABLE)) == ["Kiwi", "Lemon"]
+    # After the return to the earlier version, another machine has committed.
+    commit_class(backup, "Orange", ["a"])
+    shutil.rmtree(root.uri)
+    shutil.copytree(backup.uri, root.uri)
+    assert list(current(root, TABLE)) == ["Kiwi", "Orange"]
 
 
 def test_old_entries_of_the_log_go_and_each_version_of_the_kept_time_can_be_read(root: Root) -> None:
