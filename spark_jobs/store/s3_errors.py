@@ -130,7 +130,10 @@ def s3_errors_explained() -> Iterator[None]:
     try:
         yield
     except (OSError, Py4JJavaError) as error:
-        raise explained(str(error)) or error from error
+        fault = explained(str(error))
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def explained(text: str) -> FruitsError | None:
@@ -143,7 +146,7 @@ def explained(text: str) -> FruitsError | None:
 
 def fault_of(text: str) -> Fault | None:
     """The fault of S3 that the text of an error describes, or None if it describes none."""
-    if not re.search("AWS Error|S3 error|AmazonS3|S3A|necessary privileges", text):
+    if not re.search("AWS Error|S3 error|AmazonS3|S3A|necessary privileges|<Code>NoSuchBucket", text):
         return None
     bucket, key = _place(text)
     if re.search(_WITHOUT_CODE, text) and bucket and not re.search(r"\(HTTP status 50|is located in", text):

@@ -15,6 +15,7 @@ from fruits_assets.free_space import check_free_space, full_disk_explained
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.photos import Photo
+from spark_jobs.store.s3_errors import s3_errors_explained
 
 SIZE = 16 * 1024**2
 
@@ -152,8 +153,13 @@ def test_a_disk_without_room_for_another_file_is_full(
         (small_disk / "another").touch()
 
 
-@pytest.mark.parametrize("error", [ValueError("no photo"), sqlite3.OperationalError("disk I/O error")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no photo"), sqlite3.OperationalError("disk I/O error"), OSError("a folder is missing")],
+)
 def test_another_error_passes_unchanged(elsewhere: None, tmp_path: Path, error: Exception) -> None:
     settings = Settings(images="/photos", store=str(tmp_path))
-    with pytest.raises(type(error), match=str(error)), full_disk_explained(settings):
+    # Both stand around each asset. An error that is raised from itself would be its own cause without end.
+    explained = full_disk_explained(settings), s3_errors_explained()
+    with pytest.raises(type(error), match=str(error)), explained[0], explained[1]:
         raise error

@@ -22,10 +22,12 @@ from benchmarks.faults.s3_proxy import (
 )
 from spark_jobs.errors import FruitsError
 from spark_jobs.photos.read_photos import read_photo
+from spark_jobs.store.leases import Lease
 from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
 from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
-from spark_jobs.store.tables import open_table
+from spark_jobs.store.schemas import RAW_IMAGES
+from spark_jobs.store.tables import open_table, replace_classes
 from spark_jobs.tasks import _task_error
 from tests.s3_server import s3_bucket
 
@@ -94,6 +96,24 @@ def test_a_write_to_a_missing_bucket_names_the_bucket(monkeypatch: pytest.Monkey
             s3_errors_explained(),
         ):
             root.write("file", b"content")
+
+
+def test_a_commit_to_a_bucket_that_vanished_names_the_bucket(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # NoSuchBucket has the status of a missing object, of which deltalake tells:
+    # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+    def no_writes(method: str, path: str, key: str) -> Refusal | None:
+        return NO_BUCKET if method == "PUT" else None
+
+    with s3_bucket(tmp_path) as uri, s3_proxy(no_writes, s3_endpoint()) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        open_root.cache_clear()
+        root = open_root(f"{uri}/store")
+        with pytest.raises(FruitsError) as raised, s3_errors_explained():
+            replace_classes(root, RAW_IMAGES, {"Kiwi": []}, Lease(root, "run", ""))
+    assert "s3://fruits/store/raw_images/_delta_log/" in str(raised.value)
+    assert "the bucket does not exist. Correct its name in FRUITS_IMAGES or FRUITS_STORE" in str(raised.value)
 
 
 def test_an_archived_object_is_named_with_the_command_that_restores_it(
