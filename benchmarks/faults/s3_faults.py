@@ -34,45 +34,46 @@ STALL_SECONDS = 60.0
 LATENCY_SECONDS = 0.2
 BYTES_PER_SECOND = 1e6
 
-_PHOTOS, _CHANGED = "photos", "photos-changed"
+# Names in the bucket.
+STORE, _PHOTOS, _CHANGED = "store", "photos", "photos-changed"
 _WRITES = ("PUT", "POST", "DELETE")
 # A fault in the middle of a run begins with the first write of a stage.
 _STAGES = (RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV)
 
 
 class Disturbance(NamedTuple):
-    """A disturbance: its name, the judge of the requests to the store of a prefix, and the run.
+    """A disturbance: its name, a new judge of the requests of a run, and the run.
 
     A first run has an empty store. Another run has a finished store, and a changed photo in each class.
     """
 
     fault: str
-    judge: Callable[[str], Judge]
+    judge: Callable[[], Judge]
     is_first: bool = False
 
 
-def _random(seed: int, *verdicts: Verdict) -> Callable[[str], Judge]:
-    """Disturbs 5 % of the requests, each in one of some ways."""
+def _random(seed: int, *verdicts: Verdict) -> Callable[[], Judge]:
+    """Disturbs a share of the requests, each in one of some ways."""
 
-    def judge(store: str) -> Judge:
+    def judge() -> Judge:
         dice = random.Random(seed)
         return lambda *_: dice.choice(verdicts) if dice.random() < SHARE else None
 
     return judge
 
 
-def _always(verdict: Verdict) -> Callable[[str], Judge]:
-    return lambda _: lambda *_: verdict
+def _always(verdict: Verdict) -> Callable[[], Judge]:
+    return lambda: lambda *_: verdict
 
 
-def _from(stage: str, verdict: Callable[[str, float], Verdict]) -> Callable[[str], Judge]:
+def _from(stage: str, verdict: Callable[[str, float], Verdict]) -> Callable[[], Judge]:
     """Disturbs requests from a stage on, by their method and the seconds since the fault began."""
 
-    def judge(store: str) -> Judge:
+    def judge() -> Judge:
         begun: list[float] = []
 
         def judged(method: str, path: str, key: str) -> Verdict:
-            if not begun and method in _WRITES and path.startswith(f"/{BUCKET}/{store}/{stage}"):
+            if not begun and method in _WRITES and path.startswith(f"/{BUCKET}/{STORE}/{stage}"):
                 begun.append(time.monotonic())
             return verdict(method, time.monotonic() - begun[0]) if begun else None
 
@@ -85,7 +86,7 @@ def _stall(method: str, seconds: float) -> Verdict:
     return Delay(STALL_SECONDS - seconds) if seconds < STALL_SECONDS else None
 
 
-def _lost_commits(store: str) -> Judge:
+def _lost_commits() -> Judge:
     """Loses the first answer to each commit of a table."""
     lost: set[str] = set()
 
@@ -136,23 +137,22 @@ def s3_fault(place: Workplace, number: int) -> Finding:
     disturbance = DISTURBANCES[number]
     with running(built(place.folder), place.folder / "s3") as bucket:
         site = _Site(place, bucket)
-        store = "store"
-        shutil.rmtree(bucket.folder / store, ignore_errors=True)
         finished, changed = site.finished(), site.finished_after_changes()
+        store = bucket.folder / STORE
+        shutil.rmtree(store, ignore_errors=True)
         if disturbance.is_first:
             photos, expected = _PHOTOS, finished
-            (bucket.folder / store).mkdir()
+            store.mkdir()
         else:
             photos, expected = _CHANGED, changed
-            shutil.copytree(finished, bucket.folder / store)
-        disturbed = bucket.folder / store
-        counts = _Counts(disturbance.judge(store))
+            shutil.copytree(finished, store)
+        counts = _Counts(disturbance.judge())
         begun = time.monotonic()
-        with s3_proxy(counts.judge, bucket.address) as address, reading(disturbed) as sightings:
-            end = site.run(photos, store, "home", address)
-        seconds, requests, faults = time.monotonic() - begun, counts.requests, counts.faults
-        seen = torn(str(disturbed))
-        again = site.run(photos, store, "home")
+        with s3_proxy(counts.judge, bucket.address) as address, reading(store) as sightings:
+            end = site.run(photos, STORE, "home", address)
+        seconds = time.monotonic() - begun
+        seen = torn(str(store))
+        again = site.run(photos, STORE, "home")
         return Finding(
             fault=disturbance.fault,
             status=end.status,
@@ -161,15 +161,15 @@ def s3_fault(place: Workplace, number: int) -> Finding:
             torn=[*sightings.torn, *seen],
             rerun=[
                 *([f"the rerun ended with status {again.status}: {again.sentence}"] if again.status else []),
-                *torn(str(disturbed)),
-                *behind(str(disturbed)),
-                *differences(str(disturbed), str(expected)),
+                *torn(str(store)),
+                *behind(str(store)),
+                *differences(str(store), str(expected)),
             ],
-            wrong=[*end.unreadable, *([] if faults else ["no request was disturbed"])],
+            wrong=[*end.unreadable, *([] if counts.faults else ["no request was disturbed"])],
             figures={
                 "seconds": round(seconds),
-                "requests": requests,
-                "disturbed requests": faults,
+                "requests": counts.requests,
+                "disturbed requests": counts.faults,
             },
         )
 

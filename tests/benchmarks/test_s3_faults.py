@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.faults.s3_faults import DISTURBANCES
+from benchmarks.faults.s3_faults import DISTURBANCES, STORE
 from benchmarks.faults.s3_proxy import SLOW_DOWN, Cut, Delay, Pace, Verdict, s3_proxy
 from benchmarks.faults.versitygw import BUCKET, Bucket, built, running
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.schemas import MOBILENET_FEATURES
+from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES
 
 
 @contextmanager
@@ -118,8 +118,8 @@ def test_a_fault_of_a_stage_begins_with_its_first_write() -> None:
         for disturbance in DISTURBANCES
         if disturbance.fault == f"all writes are denied, from the first write to {MOBILENET_FEATURES} on"
     ]
-    judge = lasting.judge("store")
-    raw, features = f"/{BUCKET}/store/raw_images/a", f"/{BUCKET}/store/{MOBILENET_FEATURES}/a"
+    judge = lasting.judge()
+    raw, features = (f"/{BUCKET}/{STORE}/{table}/a" for table in (RAW_IMAGES, MOBILENET_FEATURES))
     assert judge("PUT", raw, "") is None
     assert judge("GET", features, "") is None
     assert judge("PUT", features, "") is not None
@@ -129,7 +129,7 @@ def test_a_fault_of_a_stage_begins_with_its_first_write() -> None:
 
 def test_equal_rounds_disturb_the_same_requests() -> None:
     assert len({disturbance.fault for disturbance in DISTURBANCES}) < len(DISTURBANCES)
-    first, again = (DISTURBANCES[0].judge("store") for _ in range(2))
+    first, again = (DISTURBANCES[0].judge() for _ in range(2))
     verdicts = [first("GET", "/", "") for _ in range(2000)]
     assert verdicts == [again("GET", "/", "") for _ in range(2000)]
     assert 50 <= sum(verdict is not None for verdict in verdicts) <= 150
