@@ -17,6 +17,7 @@ from benchmarks.faults.s3_proxy import (
     SLOW_DOWN,
     UNKNOWN_KEY,
     WRONG_SECRET,
+    Cut,
     Refusal,
     s3_proxy,
 )
@@ -27,9 +28,10 @@ from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
 from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
 from spark_jobs.store.schemas import RAW_IMAGES
-from spark_jobs.store.tables import open_table, replace_classes
+from spark_jobs.store.tables import open_table, replace_classes, set_table_property, table_property
 from spark_jobs.tasks import _task_error
 from tests.s3_server import s3_bucket
+from tests.spark_jobs.store.written import TABLE, commit_class, rows_of
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +116,34 @@ def test_a_commit_to_a_bucket_that_vanished_names_the_bucket(
             replace_classes(root, RAW_IMAGES, {"Kiwi": []}, Lease(root, "run", ""))
     assert "s3://fruits/store/raw_images/_delta_log/" in str(raised.value)
     assert "the bucket does not exist. Correct its name in FRUITS_IMAGES or FRUITS_STORE" in str(raised.value)
+
+
+@pytest.mark.parametrize("cut", Cut)
+def test_a_commit_whose_connection_breaks_is_made_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cut: Cut
+) -> None:
+    """It breaks before S3 has made the commit, or before its answer."""
+    broken: set[str] = set()
+
+    def break_first(method: str, path: str, key: str) -> Cut | None:
+        if method != "PUT" or "/_delta_log/" not in path or path in broken:
+            return None
+        broken.add(path)
+        return cut
+
+    monkeypatch.setattr("spark_jobs.store.tables.time.sleep", lambda _: None)
+    with s3_bucket(tmp_path) as uri, s3_proxy(break_first, s3_endpoint()) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        open_root.cache_clear()
+        root = open_root(f"{uri}/store")
+        commit_class(root, "Kiwi", ["1.jpg"])
+        commit_class(root, "Kiwi", ["1.jpg", "2.jpg"])
+        set_table_property(root, TABLE, "fruits.test", "value")
+        assert rows_of(root) == {"Kiwi": 2}
+        assert table_property(root, TABLE, "fruits.test") == "value"
+        log = [f"{TABLE}/_delta_log/{version:020}.json" for version in range(4)]
+        assert sorted(info.path for info in root.list(f"{TABLE}/_delta_log")) == log
+        assert broken == {f"/fruits/store/{entry}" for entry in log}
 
 
 def test_an_archived_object_is_named_with_the_command_that_restores_it(
