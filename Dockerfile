@@ -3,8 +3,7 @@
 # Runs the pipeline on your own photos, and keeps the outputs in the volume `fruits`:
 #   docker run --rm -v /data/photos:/photos:ro -e FRUITS_IMAGES=/photos -v fruits:/data fruits fruits run
 # Starts Dagster's UI on http://127.0.0.1:3000:
-#   docker run --rm -v fruits:/data -p 127.0.0.1:3000:3000 fruits \
-#       dagster dev --host 0.0.0.0 --module-name fruits_assets.definitions
+#   docker run --rm -v fruits:/data -p 127.0.0.1:3000:3000 fruits fruits ui --host 0.0.0.0
 
 FROM python:3.11-slim AS build
 ENV VIRTUAL_ENV=/opt/fruits PATH=/opt/fruits/bin:$PATH

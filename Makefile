@@ -80,7 +80,7 @@ rehearse-emr: setup
 	python -m rehearsal.rehearse $(if $(SHARED_PHOTOS),--photos $(SHARED_PHOTOS))
 
 ui: setup-run
-	$(if $(OWN_ROOTS),,$(DEMO_ENV)) dagster dev --host 127.0.0.1 --port $${PORT:-3000}
+	$(if $(OWN_ROOTS),,$(DEMO_ENV)) fruits ui --port $${PORT:-3000}
 
 history: setup-run
 	$(if $(OWN_ROOTS),,$(DEMO_ENV)) fruits history

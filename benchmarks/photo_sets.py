@@ -88,7 +88,7 @@ def equal_classes(root: Path, classes: int, images: int, folder: Path) -> Path:
 def variant(photo: Path, number: int) -> bytes:
     """A photo mirrored, turned and encoded anew, as a JPEG; variant 0 is the photo itself.
 
-    Each number below 400 gives another content: the platform computes equal contents once.
+    Each number below 625 gives another content: the platform computes equal contents once.
     """
     if not number:
         return photo.read_bytes()

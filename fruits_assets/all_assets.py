@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.events import AssetMaterializationPlannedData
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEventBatchMetadata
 from pydantic import Field
 
 from fruits_assets.assets.feature_extractor import feature_extractor
@@ -20,7 +20,7 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_features_csv import pca_features_csv
 from fruits_assets.assets.pca_model import PcaConfig, model_event, pca_model
 from fruits_assets.assets.raw_images import IngestConfig, raw_images
-from fruits_assets.by_class import FAILED_CLASSES, UNCHANGED, ClassConfig, classes_failed
+from fruits_assets.by_class import FAILED_CLASSES, STORE_PATH, UNCHANGED, ClassConfig, classes_failed
 from fruits_assets.decorators import errors_end_the_step
 from fruits_assets.partitions import register_classes
 from fruits_assets.provenance import DATA_VERSION, provenance, versions_by_class
@@ -31,10 +31,11 @@ from resources.local.spark import begin_session
 from resources.photo_folders import Listing, PhotoFolders
 from resources.photo_names import label_of
 from resources.settings import Settings
+from spark_jobs.errors import FruitsError
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
-from spark_jobs.store.tables import rows_by_class
+from spark_jobs.store.tables import current_files, rows_by_class
 
 # The name of the op.
 OP = "all_assets"
@@ -152,6 +153,8 @@ class _Run:
     def bring_up_to_date(self, plan: RunPlan | None) -> Iterator[Event]:
         """Does what the plan says, and fails at the end if classes have failed."""
         plan = plan or self._plan()
+        if not plan.state.images and not self.config.accept_removals:
+            self._check_not_vanished()
         for name, value in plan.lines:
             self.context.log.info(f"{name}: {value}")
         # Dagster may not know what is in the store. Then the assets look at these classes, and tell it.
@@ -170,6 +173,21 @@ class _Run:
         yield from self._store_checks()
         if self.failed:
             raise classes_failed(self.failed, len({*plan.classes, *self.failed}))
+
+    def _check_not_vanished(self) -> None:
+        """Raises `FruitsError` where the store has no table, and Dagster knows of one in it.
+
+        A run would begin a new store in the empty folder on which the disk is mounted at other times.
+        """
+        event = self.context.instance.get_latest_materialization_event(raw_images.key)
+        said = event.asset_materialization.metadata if event and event.asset_materialization else {}
+        known = said[STORE_PATH].value if STORE_PATH in said else None
+        if known == self.store.uri_of(RAW_IMAGES) and current_files(self.store, RAW_IMAGES) is None:
+            raise FruitsError(
+                f"FRUITS_STORE={self.settings.store} has no photos, and Dagster knows of photos in it: its "
+                "disk is not mounted, or the folder was moved or removed. Mount the disk or put the folder "
+                "back, and run again. To begin a new store there: fruits run --accept-removals"
+            )
 
     def _plan(self) -> RunPlan:
         state = read_state(self.store)
@@ -224,13 +242,15 @@ class _Run:
         Dagster marks a partition as failed that a failed run had planned, and did not materialize.
         """
         self.failed |= classes
-        for label in classes:
+        for number, label in enumerate(classes, start=1):
             planned = dg.DagsterEvent.build_asset_materialization_planned_event(
                 self.context.job_name,
                 OP,
                 AssetMaterializationPlannedData(asset.key, partition=label, partitions_subset=None),
             )
-            self.context.instance.report_dagster_event(planned, self.context.run_id)
+            # One transaction stores many events.
+            batch = DagsterEventBatchMetadata(f"{self.context.run_id}-failed", number == len(classes))
+            self.context.instance.report_dagster_event(planned, self.context.run_id, batch_metadata=batch)
 
     def _events(
         self,

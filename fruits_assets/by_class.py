@@ -25,6 +25,9 @@ from spark_jobs.wording import counted
 # Metadata of a failed step: {class: reason}.
 FAILED_CLASSES = "failed_classes"
 
+# Metadata of a class: where the store has its table.
+STORE_PATH = "store_path"
+
 # The description of the event of a class that needed no work.
 UNCHANGED = "Nothing has changed."
 
@@ -150,7 +153,7 @@ def class_asset(
                     context.log.warning(f"The class {label!r} has no photos. Its last version stays current.")
             if unchanged := len(job.done):
                 context.log.info(f"{name}: nothing has changed in {counted(unchanged, 'class', 'classes')}.")
-            run_metadata["store_path"] = dg.MetadataValue.path(step.store.uri_of(name))
+            run_metadata[STORE_PATH] = dg.MetadataValue.path(step.store.uri_of(name))
             events = [
                 dg.AssetMaterialization(
                     context.asset_key,

@@ -16,6 +16,7 @@ from fruits_assets.cli_emr import emr
 from fruits_assets.cli_erase import erase, retention
 from fruits_assets.cli_status import observe, status
 from fruits_assets.cli_store import forget, restore
+from fruits_assets.cli_ui import ui
 from fruits_assets.terminal import GRACE_OF_JOBS, Command, Group, echo, echo_table, set_dagster_home
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, FEATURES
 from spark_jobs.errors import FruitsError
@@ -85,7 +86,7 @@ def samples(folder: Path, images: int) -> None:
 @click.option(
     "--accept-removals",
     is_flag=True,
-    help="Let photos go, even if most photos of a class or of the store have vanished.",
+    help="Let photos go, even if most photos of a class or of the store, or the store itself, have vanished.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what the run would do.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -144,7 +145,7 @@ def run(
     sys.exit(1 if summary.failed else 0)
 
 
-for command in (observe, status, forget, restore, erase, retention, emr):
+for command in (ui, observe, status, forget, restore, erase, retention, emr):
     main.add_command(command)
 
 

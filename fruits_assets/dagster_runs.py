@@ -16,6 +16,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, REPOSITORY_LABEL_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from fruits_assets.all_assets import FAILED_BEFORE, UpToDateConfig
+from fruits_assets.automation.old_runs import remove_old_files
 from fruits_assets.by_class import failed_classes
 from fruits_assets.definitions import definitions_for
 from fruits_assets.jobs import BRING_UP_TO_DATE, LOGGING, OBSERVE_PHOTOS
@@ -181,7 +182,7 @@ def _command() -> str:
 def dagster_runs(settings: Settings, photos: PhotoFolders | None = None) -> Iterator[Runs]:
     """The runs of a command, at whose end the clusters that they started end.
 
-    It first marks the runs of killed commands as failed, and ends their clusters.
+    It first marks the runs of killed commands as failed, ends their clusters, and removes old logs and locks.
     """
     owner = uuid.uuid4().hex
     with (
@@ -198,4 +199,5 @@ def dagster_runs(settings: Settings, photos: PhotoFolders | None = None) -> Iter
         for killed in fail_killed_runs(instance):
             if owner_is_over(instance, killed):  # the other runs of a backfill may go on
                 end_clusters_of_process(settings, killed)
+        remove_old_files(instance, settings)
         yield runs

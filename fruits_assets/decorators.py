@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from fruits_assets.free_space import full_disk_explained
+from fruits_assets.disk_errors import disk_errors_explained
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.s3_errors import s3_errors_explained
 
@@ -75,7 +75,7 @@ def errors_end_the_step(function: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def _errors_for_dagster(context: dg.AssetExecutionContext, resources: Mapping[str, Any]) -> Iterator[None]:
     try:
-        with full_disk_explained(resources.get("settings")), s3_errors_explained():
+        with disk_errors_explained(resources.get("settings")), s3_errors_explained():
             yield
     except FruitsError as error:
         if error.retry_helps and context.retry_number < MAX_RETRIES:

@@ -1,15 +1,14 @@
-"""Free space: before a run, by what the run will write, and after an error that tells of a full disk."""
+"""The folders that a run writes to on this machine, and their free space by what the run will write."""
 
 import os
-import re
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from resources.scratch import outside_scratch
 from resources.settings import Settings
 from spark_jobs.dimensions import FEATURES
 from spark_jobs.errors import FruitsError
@@ -26,19 +25,20 @@ _EVENT_BYTES = 62_000
 _HOME_BYTES = 2_000_000
 # Spark keeps blocks in memory, and writes little more than its native libraries.
 _SPARK_BYTES = 5_000_000
-
-# How Python, Java and SQLite tell that a disk is full. SQLite may also tell of a mere error of the disk.
-_FULL = re.compile("No space left on device|Disk quota exceeded|database or disk is full", re.IGNORECASE)
-_PERHAPS_FULL = re.compile("disk I/O error|unable to open database file")
-_LEAST_BYTES = 1_000_000
+# A run makes more files than this in each folder, and a step that fails removes some of them.
+_LEAST_FILES = 20
 
 
-class _Need(NamedTuple):
-    """A place that a run writes to: the name of its setting, its path, and the bytes that it will write."""
+class Place(NamedTuple):
+    """A folder that a run writes to: the name of its setting, its path, and the bytes that it will write."""
 
     setting: str
     path: str
     bytes: int
+
+    @property
+    def named(self) -> str:
+        return f"{self.setting}={self.path}"
 
 
 def check_free_space(settings: Settings, classes: Mapping[str, Sequence[Photo]]) -> None:
@@ -46,78 +46,57 @@ def check_free_space(settings: Settings, classes: Mapping[str, Sequence[Photo]])
 
     `classes` are the photos of the classes of the run, which are written anew. Old files remain beside them.
     """
-    shared: dict[int, list[_Need]] = defaultdict(list)
+    shared: dict[int, list[Place]] = defaultdict(list)
     free_bytes: dict[int, int] = {}
-    for need in _needs(settings, classes):
-        device, free = _disk(need.path)
+    for need in places(settings, classes):
+        device, free = disk(need.path)
         shared[device].append(need)
         free_bytes[device] = free
     for device, needs in shared.items():
         free = free_bytes[device]
         wanted = sum(need.bytes for need in needs)
         if free < wanted:
-            places = " and ".join(f"{need.setting}={need.path}" for need in needs)
+            names = " and ".join(need.named for need in needs)
             raise FruitsError(
-                f"{places}: {free / 1e6:,.0f} MB are free, and the run writes about {wanted / 1e6:,.0f} MB. "
+                f"{names}: {free / 1e6:,.0f} MB are free, and the run writes about {wanted / 1e6:,.0f} MB. "
                 "Make room, or name a folder on another disk."
             )
 
 
-@contextmanager
-def full_disk_explained(settings: Settings | None) -> Iterator[None]:
-    """Turns an error that tells of a full disk, or has that cause, into one that names the full place.
-
-    Where no place of this machine is full, the error may be of a quota, or of a node of a cluster.
-    """
-    try:
-        yield
-    except Exception as error:
-        if settings is None:
-            raise
-        free = {need: _disk(need.path)[1] for need in _needs(settings, {})}
-        place = min(free, key=lambda need: free[need])
-        full = free[place] < place.bytes
-        if _tells(error, _FULL) or (free[place] < _LEAST_BYTES and _tells(error, _PERHAPS_FULL)):
-            named = f"{place.setting}={place.path} is full: {free[place] / 1e6:,.1f} MB are free."
-            elsewhere = (
-                f"A disk or a quota is full: {error}. The folders of the run on this machine have at least "
-                f"{free[place] / 1e6:,.0f} MB free."
-            )
-            raise FruitsError(
-                f"{named if full else elsewhere} Make room, or name a folder on another disk, and run again. "
-                "Each class keeps its last whole version."
-            ) from error
-        raise
-
-
-def _tells(error: BaseException | None, words: re.Pattern[str]) -> bool:
-    """Whether an error or one of its causes has these words."""
-    return error is not None and (
-        bool(words.search(str(error))) or _tells(error.__cause__ or error.__context__, words)
-    )
-
-
-def _needs(settings: Settings, classes: Mapping[str, Sequence[Photo]]) -> list[_Need]:
+def places(settings: Settings, classes: Mapping[str, Sequence[Photo]]) -> list[Place]:
+    """The folders of this machine that a run over the photos of classes writes to."""
     photos = [photo for photos in classes.values() for photo in photos]
     row = _ROW_BYTES + 4 * FEATURES + _CSV_BYTES
     home = os.environ.get("DAGSTER_HOME") or tempfile.gettempdir()
-    needs = [_Need("DAGSTER_HOME", home, _HOME_BYTES + len(classes) * _EVENT_BYTES)]
+    needs = [Place("DAGSTER_HOME", home, _HOME_BYTES + len(classes) * _EVENT_BYTES)]
     if not settings.store.startswith("s3://"):
         content = sum(photo.bytes for photo in photos)
-        needs.append(_Need("FRUITS_STORE", settings.store, _FIXED_BYTES + content + len(photos) * row))
+        needs.append(Place("FRUITS_STORE", settings.store, _FIXED_BYTES + content + len(photos) * row))
     if settings.env == "local":
-        folders = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir())
-        needs += [_Need("SPARK_LOCAL_DIRS", folder, _SPARK_BYTES) for folder in folders.split(",")]
+        # Spark's native libraries go to the first, and its blocks too unless it names another folder.
+        folders = {"TMPDIR": tempfile.gettempdir(), "SPARK_LOCAL_DIRS": os.environ.get("SPARK_LOCAL_DIRS")}
+        needs += [
+            Place(setting, str(outside_scratch(folder)), _SPARK_BYTES)
+            for setting, named in folders.items()
+            for folder in (named.split(",") if named else [])
+        ]
     return needs
 
 
-def _disk(path: str) -> tuple[int, int]:
+def disk(path: str) -> tuple[int, int]:
     """The device of a path, or of the nearest folder above it that exists, and its free bytes.
 
-    A file system that can hold no further file has no free bytes. Some file systems do not limit the number.
+    A file system with room for few further files has no free bytes. Some file systems limit no number.
     """
-    folder = Path(path).absolute()
-    existing = next(candidate for candidate in (folder, *folder.parents) if candidate.exists())
+    existing = existing_folder(path)
     files = os.statvfs(existing)
-    free = shutil.disk_usage(existing).free if files.f_favail or not files.f_files else 0
+    lacks_files = files.f_files and files.f_favail < _LEAST_FILES
+    free = 0 if lacks_files else shutil.disk_usage(existing).free
     return os.stat(existing).st_dev, free
+
+
+def existing_folder(path: str) -> Path:
+    """A folder, or the nearest folder above it that exists."""
+    folder = Path(path).absolute()
+    # `Path.exists` raises where the folder above may not be entered.
+    return next(candidate for candidate in (folder, *folder.parents) if os.path.exists(candidate))

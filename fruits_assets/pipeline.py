@@ -12,7 +12,8 @@ from fruits_assets.all_assets import UpToDateConfig, unknown_to_dagster
 from fruits_assets.costs.plan import expected_seconds
 from fruits_assets.costs.run_records import read_records
 from fruits_assets.dagster_runs import FailedCheck, Runs, dagster_runs
-from fruits_assets.free_space import check_free_space, full_disk_explained
+from fruits_assets.disk_errors import disk_errors_explained
+from fruits_assets.free_space import check_free_space
 from fruits_assets.run_plan import RunPlan, plan_run, read_state
 from fruits_assets.store_checks import FITTED_ON_CURRENT_FEATURES
 from resources.emr.residency import check_residency
@@ -132,12 +133,12 @@ def run_pipeline(
     other classes finish.
 
     Raises `FruitsError` where there are no photos, a class of `labels` has no photos or there is no model
-    for it, where an asset fails as a whole, and where a disk is full. Raises `KeyboardInterrupt` after
-    SIGINT.
+    for it, where an asset fails as a whole, and where a disk is full, fails, refuses or was unmounted. Raises
+    `KeyboardInterrupt` after SIGINT.
     """
     started = time.monotonic()
     labels = [label_of(label) for label in labels]
-    with full_disk_explained(settings):
+    with disk_errors_explained(settings):
         check_residency(settings)
         photos = PhotoFolders(settings)
         store = open_root(settings.store)

@@ -17,6 +17,9 @@ _NO_VERSION, _NO_EVENT = "INITIAL", "NULL"
 # The materializations of a class among which an earlier data version is looked for.
 _EARLIER = 1000
 
+# The most records that Dagster returns at once, and the most classes that one query names.
+_AT_ONCE = 1000
+
 
 def provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
     """The tags that name the current code version of an asset and the current version of each input.
@@ -63,6 +66,32 @@ def versions_by_class(
     """The data version of the last event of this kind of each class."""
     found = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION])
     return {label: tags[DATA_VERSION] for label, tags in found.items()}
+
+
+def last_observations(
+    instance: dg.DagsterInstance, key: dg.AssetKey, before: Mapping[str, int]
+) -> dict[str, dg.EventLogRecord]:
+    """The last observation of each class whose storage id is below the given one, where there is any.
+
+    One query serves up to 1,000 classes. With a query for each class, 2,000 classes take half a minute.
+    """
+    found: dict[str, dg.EventLogRecord] = {}
+    labels = list(before)
+    for first in range(0, len(labels), _AT_ONCE):
+        left = set(labels[first : first + _AT_ONCE])
+        until = max(before[label] for label in left)
+        while left:
+            filters = dg.AssetRecordsFilter(key, asset_partitions=sorted(left), before_storage_id=until)
+            page = instance.fetch_observations(filters, limit=_AT_ONCE)
+            for record in page.records:  # the newest first
+                label = str(record.partition_key)
+                if label in left and record.storage_id < before[label]:
+                    found[label] = record
+                    left.remove(label)
+            if not page.has_more:
+                break
+            until = page.records[-1].storage_id
+    return found
 
 
 def earlier_provenance(

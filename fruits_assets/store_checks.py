@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from fruits_assets.class_checks import check_classes
-from fruits_assets.provenance import DATA_VERSION, versions_by_class
+from fruits_assets.provenance import DATA_VERSION, last_observations, versions_by_class
 from resources.settings import Settings
 from spark_jobs.extract_features import made_with
 from spark_jobs.since_fit import SinceFit, since_fit
@@ -203,27 +203,25 @@ def _changed_at(store: _Store) -> dict[str, datetime]:
     observed = storage.get_latest_storage_id_by_partition(photos, observation)
     ingested = storage.get_latest_storage_id_by_partition(dg.AssetKey(RAW_IMAGES), materialization)
 
-    def differs(label: str) -> bool:
-        """Whether the photos are others than those that were ingested; they may have changed back."""
-        before = dg.AssetRecordsFilter(
-            photos, asset_partitions=[label], before_storage_id=ingested.get(label, 0)
-        )
-        records = store.instance.fetch_observations(before, limit=1).records
-        event = records[0].asset_observation if records else None
-        return event is None or (event.tags or {}).get(DATA_VERSION) != versions[label]
+    newer = {label: ingested.get(label, 0) for label in versions if observed[label] > ingested.get(label, 0)}
+    # Photos may have changed back to those that were ingested.
+    at_ingest = last_observations(store.instance, photos, newer)
 
     images, features, csvs = map(store.table, (RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV))
     behind = {
-        *(label for label in versions if observed[label] > ingested.get(label, -1) and differs(label)),
+        *(label for label in newer if _observed_version(at_ingest.get(label)) != versions[label]),
         *classes_behind(features, images, source=RAW_IMAGES),
         *classes_behind(csvs, features, source=MOBILENET_FEATURES),
     }
-    found = {}
-    for label in behind & observed.keys():
-        last = dg.AssetRecordsFilter(photos, asset_partitions=[label])
-        [record] = store.instance.fetch_observations(last, limit=1).records
-        found[label] = datetime.fromtimestamp(record.timestamp, UTC)
-    return found
+    late = {label: observed[label] + 1 for label in behind & observed.keys()}
+    last = last_observations(store.instance, photos, late)
+    return {label: datetime.fromtimestamp(record.timestamp, UTC) for label, record in last.items()}
+
+
+def _observed_version(record: dg.EventLogRecord | None) -> str | None:
+    """The data version of an observation."""
+    event = record.asset_observation if record else None
+    return (event.tags or {}).get(DATA_VERSION) if event else None
 
 
 def _figures(since: SinceFit | None) -> dict[str, float]:

@@ -38,17 +38,17 @@ class Command(click.Command):
                 return super().invoke(ctx)
         except FruitsError as error:
             _fail(ctx, str(error), 1)
-        except OSError as error:
-            from spark_jobs.store.s3_errors import explained  # here, because it imports pyarrow
-
-            if fault := explained(str(error)):
-                _fail(ctx, str(fault), 1)
-            raise
         except (KeyboardInterrupt, click.Abort) as error:
             # A prompt turns Ctrl-C into an Abort; the answer "no" is an Abort too.
             if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
                 raise
             _fail(ctx, f"interrupted. {self.after_interruption}".rstrip(), INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if fault := _fault_of_storage(error):
+                _fail(ctx, str(fault), 1)
+            raise
 
 
 class Group(click.Group):
@@ -64,6 +64,21 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         with _arguments_visible():
             return super().invoke(ctx)
+
+
+def _fault_of_storage(error: Exception) -> FruitsError | None:
+    """The fault of S3 or of a disk that has caused an error, or None."""
+    # Here, because they import pyarrow and pydantic.
+    from fruits_assets.disk_errors import fault_of_disk
+    from resources.settings import Settings, load_settings
+    from spark_jobs.store.s3_errors import explained
+
+    if isinstance(error, OSError) and (fault := explained(str(error))):
+        return fault
+    try:
+        return fault_of_disk(load_settings(Settings), error)
+    except (FruitsError, OSError):  # the command needs no photos, and none are set
+        return fault_of_disk(None, error)
 
 
 @contextmanager

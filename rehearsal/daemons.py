@@ -43,6 +43,7 @@ def start_daemon(folder: Path, name: str, main: str, *arguments: str) -> subproc
         # Guice, which builds YARN's web services, defines classes through java.lang. Java 17 closes it.
         "--add-opens=java.base/java.lang=ALL-UNNAMED",
         f"-Dfruits.node={folder / name}",
+        f"-Djava.io.tmpdir={folder / name}",
     ]
     class_path = ":".join(map(str, (folder / "conf", *jars(YARN), *jars(HDFS))))
     (folder / name).mkdir(parents=True)

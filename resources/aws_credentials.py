@@ -7,22 +7,20 @@ AWS_CONTAINER_CREDENTIALS_FULL_URI, as in a container of Amazon ECS
 loopback address gives them boto3's credentials, which boto3 renews.
 """
 
-import atexit
 import json
 import math
 import os
 import secrets
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resources.s3_server import agree_on_server
+from resources.scratch import scratch_folder
 from spark_jobs.errors import FruitsError
 
 if TYPE_CHECKING:
@@ -91,12 +89,10 @@ def provide_credentials() -> None:
         hosts = [host for host in os.environ.get(name, "").split(",") if host]
         os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1"]))
     # deltalake reads the token from a file only.
-    folder = tempfile.mkdtemp(prefix="fruits-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    file = Path(folder) / "token"
-    file.touch(mode=0o600)
-    file.write_text(token)
-    os.environ[f"{_TOKEN}_FILE"] = str(file)
+    handle, name = tempfile.mkstemp(dir=scratch_folder())
+    with open(handle, "w") as file:
+        file.write(token)
+    os.environ[f"{_TOKEN}_FILE"] = name
 
 
 def _finder(session: "Session") -> Callable[[], "Credentials"]:

@@ -126,8 +126,9 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
     in no folder, or if it is a link that leads out of the root. Files that lie beside photos are counted. A
     folder name that cannot be a Dagster partition is refused.
 
-    Raises `FruitsError` if the root does not exist, or holds no photo in any folder and may not be empty. On
-    S3, a prefix without objects does not exist, so a root that may be empty is any prefix of a bucket.
+    Raises `FruitsError` if the root does not exist or cannot be listed, or holds no photo in any folder and
+    may not be empty. On S3, a prefix without objects does not exist, so a root that may be empty is any
+    prefix of a bucket.
     """
     root = open_root(uri)
     listing = Listing()
@@ -159,6 +160,11 @@ def list_photos(uri: str, *, may_be_empty: bool = False) -> Listing:
         else:
             classes[label].append(photo)
     listing.companions = dict(companions)
+    if "" in listing.skipped:
+        raise FruitsError(
+            f"FRUITS_IMAGES={uri} {listing.skipped['']}. Check its rights and its disk, or set it to the "
+            "folder that holds one folder of photos for each fruit class."
+        )
     if not classes and not may_be_empty:
         skipped = f"{counted(len(listing.skipped), 'entry was', 'entries were')} skipped, "
         refused = f"{counted(len(listing.refused), 'class name was', 'class names were')} refused"

@@ -11,7 +11,8 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
@@ -45,8 +46,27 @@ def held_lock(instance: dg.DagsterInstance, name: str) -> Iterator[None]:
 
 
 def lock_state(instance: dg.DagsterInstance, name: str) -> Lock:
+    return _state(_path(instance, name))
+
+
+def remove_lock(instance: dg.DagsterInstance, name: str) -> None:
+    _path(instance, name).unlink(missing_ok=True)
+
+
+def remove_old_locks(instance: dg.DagsterInstance, before: datetime) -> int:
+    """Removes the locks that were taken before a moment and that dead processes have left."""
+    removed = 0
+    for path in (Path(instance.root_directory) / _FOLDER).glob("*"):
+        with suppress(FileNotFoundError):  # its process removes it, or another process does
+            if path.stat().st_mtime < before.timestamp() and _state(path) == Lock.LEFT:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _state(path: Path) -> Lock:
     try:
-        file = _path(instance, name).open()
+        file = path.open()
     except FileNotFoundError:
         return Lock.NONE
     with file:
@@ -55,10 +75,6 @@ def lock_state(instance: dg.DagsterInstance, name: str) -> Lock:
         except BlockingIOError:
             return Lock.HELD
         return Lock.LEFT
-
-
-def remove_lock(instance: dg.DagsterInstance, name: str) -> None:
-    _path(instance, name).unlink(missing_ok=True)
 
 
 def _path(instance: dg.DagsterInstance, name: str) -> Path:

@@ -140,6 +140,12 @@ class StoreSettings(AccountSettings):
         None,
         description="AWS account that owns the bucket of FRUITS_STORE; that of the credentials if unset.",
     )
+    ui_url: str = Field(
+        "http://127.0.0.1:3000",
+        pattern=r"^https?://[^/]+/?$",
+        description="Address of Dagster's UI, for links, and by which browsers may reach it.",
+    )
+    ui_read_only: bool = Field(False, description="Show the UI without the buttons that start or change.")
     emr_primary_type: InstanceType = Field("m5.xlarge", description="Instance type of the primary node.")
     emr_core_type: InstanceType = Field("m5.xlarge", description="Instance type of the core nodes.")
     emr_max_hourly_cost: float = Field(
@@ -228,10 +234,7 @@ class Settings(StoreSettings):
         description="Seconds between two looks at the photos; 30 on disk and 900 on S3 if unset.",
     )
     keep_run_days: float = Field(
-        90, gt=0, description="Days after which Dagster's daemon removes an old run's logs."
-    )
-    ui_url: str = Field(
-        "http://127.0.0.1:3000", pattern=r"^https?://", description="Address of Dagster's UI, for links."
+        90, gt=0, description="Days after which the logs of a run's steps are removed."
     )
     alert_slack: Annotated[SecretStr, AfterValidator(_webhook)] | None = Field(
         None, description="Incoming webhook of Slack, https://..., for alerts."

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from resources.emr.code import CODE, STEPS
 from resources.erased_texts import Texts, blanked, found_in
-from resources.spark_events import EVENT_LOGS
+from resources.spark_events import EVENT_LOGS, UNFINISHED
 from spark_jobs.store.erasures import ERASURES
 from spark_jobs.store.leases import LIFETIME
 from spark_jobs.store.pointers import folder_of
@@ -36,8 +36,6 @@ _NO_RECORDS = frozenset(
         *(PCA_MODEL, FEATURE_EXTRACTOR, "leases", ERASURES),
     }
 )
-# The end of the name of an event log that Spark still writes.
-_UNFINISHED = ".inprogress"
 # The compression of an event log, by the end of its name; `resources/spark_events.py` sets Spark's default.
 _COMPRESSIONS = {"": None, "zstd": "zstd"}
 _CHUNK = 16 << 20
@@ -116,7 +114,7 @@ def _find(store: Root, texts: Texts, alive: Collection[str]) -> _Found:
             steps.append(info)
         elif folder != EVENT_LOGS:
             records.append(info.path)
-        elif info.path.endswith(_UNFINISHED) and info.mtime > young:
+        elif info.path.endswith(UNFINISHED) and info.mtime > young:
             found.left.append(info.path)
         elif info.size:
             logs.append(info)
@@ -155,7 +153,7 @@ def _log_names(store: Root, path: str, texts: Texts) -> bool:
     The name of a compressed log ends with the compression, and no other part of it has a dot:
     https://github.com/apache/spark/blob/v3.5.7/core/src/main/scala/org/apache/spark/deploy/history/EventLogFileWriters.scala
     """
-    ending = path.rpartition("/")[2].removesuffix(_UNFINISHED).partition(".")[2]
+    ending = path.rpartition("/")[2].removesuffix(UNFINISHED).partition(".")[2]
     if ending not in _COMPRESSIONS:
         return True
     contents = store.read_present([path]).values()

@@ -411,7 +411,7 @@ def _ingest_chunk(
                 raise content
             sha256 = hashlib.sha256(content).hexdigest()
             row |= {"sha256": sha256, "bytes": len(content)}
-            stored, decoded, had_position = _accepted(params, content)
+            stored, decoded, had_position = accepted(params, content)
         except BadImage as reason:
             bad.add(row | {"reason": str(reason)})
             continue
@@ -434,7 +434,7 @@ def _ingest_chunk(
     )
 
 
-def _accepted(params: IngestParams, content: bytes) -> tuple[bytes, Decoded, bool]:
+def accepted(params: IngestParams, content: bytes) -> tuple[bytes, Decoded, bool]:
     """The bytes of a photo to store, the decoded photo, and whether it had a position.
 
     The stored bytes are decoded, so that extraction can decode them too. Raises `BadImage`.

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import REPOSITORY, wait_for
+from tests.support import wait_for
 
 CODE = {"repositoryLocationName": "fruits", "repositoryName": "__repository__"}
 
 
 @dataclass(frozen=True)
 class DagsterUi:
-    """The web server of a `dagster dev`, and the log of all of its processes."""
+    """The web server of a `fruits ui`, and the log of all of its processes."""
 
     port: int
     log: Path
@@ -126,11 +126,13 @@ class DagsterUi:
 
 
 @contextmanager
-def dagster_ui(environment: Mapping[str, str], port: int, folder: Path) -> Iterator[DagsterUi]:
-    """Runs `dagster dev` in a folder while the context lasts; its processes end with the context."""
-    dagster = str(Path(sys.executable).with_name("dagster"))
-    log = folder / "dagster-dev.log"
-    command = [dagster, "dev", "-w", str(REPOSITORY / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+def dagster_ui(
+    environment: Mapping[str, str], port: int, folder: Path, *, daemon: bool = True
+) -> Iterator[DagsterUi]:
+    """Runs `fruits ui` in a folder while the context lasts; its processes end with the context."""
+    fruits = str(Path(sys.executable).with_name("fruits"))
+    log = folder / "ui.log"
+    command = [fruits, "ui", "--port", str(port), "--daemon" if daemon else "--no-daemon"]
     with log.open("a") as output:
         server = subprocess.Popen(
             command,

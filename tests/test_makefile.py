@@ -28,7 +28,7 @@ NAMES = [
 def checkout(parent: Path, name: str) -> Path:
     """A folder with the files that `make .env` and `make demo` read, as if `make setup-run` had been run.
 
-    The programs of its environment write the variables that they get to files.
+    Its program `fruits` writes the DAGSTER_HOME that each of its commands gets to a file.
     """
     folder = parent / name
     programs = folder / ".venv" / "bin"
@@ -39,9 +39,8 @@ def checkout(parent: Path, name: str) -> Path:
     (folder / ".dagster" / "dagster.yaml").touch()
     for file in ("requirements.lock", "requirements-build.lock", "pyproject.toml", ".venv/run"):
         (folder / file).touch()
-    for program in ("fruits", "dagster"):
-        (programs / program).write_text(f'#!/bin/sh\nprintf %s "$DAGSTER_HOME" > {program}.home\n')
-        (programs / program).chmod(0o755)
+    (programs / "fruits").write_text('#!/bin/sh\nprintf %s "$DAGSTER_HOME" > "$1.home"\n')
+    (programs / "fruits").chmod(0o755)
     return folder
 
 
@@ -59,8 +58,8 @@ def test_make_names_its_folder_in_env_and_executes_nothing_of_the_name(tmp_path:
     assert made.returncode == 0, made.stderr
     assert dotenv_values(folder / ".env")["DAGSTER_HOME"] == f"{folder}/.dagster"
     assert make(folder, "demo", "ui").returncode == 0
-    assert (folder / "fruits.home").read_text() == f"{folder}/.demo/dagster"
-    assert (folder / "dagster.home").read_text() == f"{folder}/.demo/dagster"
+    assert (folder / "run.home").read_text() == f"{folder}/.demo/dagster"
+    assert (folder / "ui.home").read_text() == f"{folder}/.demo/dagster"
     assert not list(tmp_path.rglob("PWNED"))
 
 

@@ -7,15 +7,13 @@ process would leave to be written, is not in it. Mounting needs root.
 import json
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.check import torn
 from benchmarks.faults.findings import Finding
 from benchmarks.faults.jobs import versions
 from benchmarks.faults.kills import jobs_command
+from benchmarks.faults.mounts import new_image, of_image
 from benchmarks.faults.workplace import Workplace, kill_all, start
 
 IMAGE_BYTES = 400_000_000
@@ -33,7 +31,7 @@ def power_cut(place: Workplace, number: int) -> Finding:
         _run_and_copy(place, jobs_command(place, photos, place.folder / "disk" / "store"))
     said: dict[str, Any] = json.loads(image.with_suffix(".json").read_text())
     mounted = place.folder / "after"
-    with _mounted(image, mounted):
+    with of_image(image, mounted):
         found, kept = torn(str(mounted / "store")), versions(str(mounted / "store"))
     image.unlink()
     return Finding(
@@ -51,11 +49,8 @@ def power_cut(place: Workplace, number: int) -> Finding:
 def _run_and_copy(place: Workplace, command: list[str]) -> None:
     """Runs the jobs on a new file system, and copies its image twice after each job."""
     image, disk = place.folder / "disk.img", place.folder / "disk"
-    image.unlink(missing_ok=True)
-    with image.open("wb") as file:
-        file.truncate(IMAGE_BYTES)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    with _mounted(image, disk):
+    new_image(image, IMAGE_BYTES)
+    with of_image(image, disk):
         process = start(command)
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -71,14 +66,3 @@ def _run_and_copy(place: Workplace, command: list[str]) -> None:
             process.wait()
         finally:
             kill_all(process)
-
-
-@contextmanager
-def _mounted(image: Path, folder: Path) -> Iterator[None]:
-    """The file system of an image, mounted with the defaults of ext4. Mounting replays its journal."""
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)

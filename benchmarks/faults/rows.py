@@ -2,6 +2,7 @@
 
 from benchmarks.faults.findings import FaultRow
 from benchmarks.faults.flips import flipped_bit
+from benchmarks.faults.hostile import hostile_files
 from benchmarks.faults.kills import killed_csv_job, killed_run
 from benchmarks.faults.power import power_cut
 from benchmarks.faults.writers import two_writers
@@ -24,6 +25,13 @@ ROWS = {
         "readers see whole commits; nothing is mixed at the end",
         20,
         two_writers,
+    ),
+    "hostile": FaultRow(
+        "500 hostile files lie beside good photos",
+        "no crash, no hang; each file is accepted without its metadata or has a reason; good photos "
+        "keep their features; memory is bounded",
+        5,
+        hostile_files,
     ),
     "power": FaultRow(
         "The power fails",

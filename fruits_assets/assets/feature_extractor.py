@@ -13,6 +13,7 @@ import dagster as dg
 from fruits_assets.decorators import pipeline_asset
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
 from fruits_assets.model.weights import Weights, find_weights
+from resources.scratch import scratch_folder
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, sha256_of
@@ -52,7 +53,7 @@ def feature_extractor(
     current = whole_extractor(store)
     if current is None or current.data_version != data_version:
         context.log.info(f"Converting MobileNetV2 with the weights {weights.name!r} to OpenVINO IR")
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory(dir=scratch_folder()) as folder:
             xml, weights_bin, max_difference = _convert(weights, Path(folder))
         directory = f"{new_directory(FEATURE_EXTRACTOR, context.run.run_id)}/model"
         store.write(f"{directory}/{MODEL_XML}", xml)
@@ -122,10 +123,9 @@ def _convert(weights: Weights, out: Path) -> tuple[bytes, bytes, float]:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         last_line = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise dg.Failure(
-            f"The conversion of the feature extractor failed: {last_line}",
-            metadata={"stderr": result.stderr[-4000:]},
-            allow_retries=False,
+        # Dagster's UI shows the cause below the message.
+        raise FruitsError(f"The conversion of the feature extractor failed: {last_line}") from RuntimeError(
+            result.stderr[-4000:]
         )
     difference = json.loads((out / CONVERSION_JSON).read_text())["max_abs_difference"]
     return (out / MODEL_XML).read_bytes(), (out / MODEL_BIN).read_bytes(), difference

@@ -30,8 +30,8 @@ class IngestConfig(ClassConfig):
     accept_removals: bool = Field(
         default=False,
         description=(
-            "Let photos go even if more than half of the photos of a class or of the store have vanished, or "
-            "a folder cannot be listed."
+            "Let photos go even if more than half of the photos of a class or of the store have vanished, a "
+            "folder cannot be listed, or the store itself has vanished."
         ),
     )
 

@@ -21,6 +21,9 @@ _NAMED, _CAUSE = 10, 600
 
 _REMEMBERED = 200  # runs, and messages, in the cursor
 
+# The runs at which one tick looks: a sensor has a minute, and a run over 2,000 classes takes seconds to read.
+_AT_ONCE = 10
+
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 
@@ -81,10 +84,13 @@ def _send(context: dg.SensorEvaluationContext, settings: Settings, seen: Seen) -
 
 
 def _of_runs(instance: dg.DagsterInstance, settings: Settings, seen: Seen) -> Iterator[tuple[str, str]]:
-    """Alerts of the runs that have ended since the last tick."""
+    """Alerts of the runs that have ended since the last tick, of the first ones of many."""
     since = datetime.fromtimestamp(seen.until, UTC)
     records = instance.get_run_records(
-        dg.RunsFilter(statuses=_ENDED, updated_after=since), order_by="update_timestamp", ascending=True
+        dg.RunsFilter(statuses=_ENDED, updated_after=since),
+        limit=_AT_ONCE,
+        order_by="update_timestamp",
+        ascending=True,
     )
     for record in records:
         seen.until = max(seen.until, record.update_timestamp.replace(tzinfo=UTC).timestamp())

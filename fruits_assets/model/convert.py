@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fruits_assets.model.mobilenet import build, load_npz
 from fruits_assets.model.weights import RANDOM_SEED, Weights, find_weights
+from resources.scratch import remove_scratch_folders, use_scratch_folder
 from spark_jobs.dimensions import IMAGE_SIDE
 from spark_jobs.errors import FruitsError
 from spark_jobs.inference import MODEL_BIN, MODEL_XML, compile_ir
@@ -115,5 +116,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    use_scratch_folder()  # TensorFlow leaves Python files in the temporary folder
     main()
+    remove_scratch_folders()
     os._exit(0)  # skips TensorFlow's clean-up, which takes 1.4 s

@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from fruits_assets.model.holdout import HOLDOUT, TRAIN, Photos, list_photos
 from fruits_assets.model.mobilenet import build, load_npz
 from fruits_assets.model.train import decode
+from resources.scratch import use_scratch_folder
 from spark_jobs.dimensions import DEFAULT_COMPONENTS, IMAGE_SIDE
 
 BATCH = 32
@@ -106,6 +107,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, default=Path("evaluation.json"), help="file to write")
     arguments = parser.parse_args()
+    use_scratch_folder()  # TensorFlow leaves Python files in the temporary folder
 
     photos = list_photos(arguments.photos)
     figures = {}

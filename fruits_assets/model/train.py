@@ -22,6 +22,7 @@ from PIL import Image
 
 from fruits_assets.model.holdout import HOLDOUT, TRAIN, Photos, list_photos
 from fruits_assets.model.mobilenet import build, save_npz
+from resources.scratch import use_scratch_folder
 
 
 class Phase(NamedTuple):
@@ -282,6 +283,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    use_scratch_folder()  # TensorFlow leaves Python files in the temporary folder
     tf.config.experimental.enable_op_determinism()
     train(list_photos(arguments.photos), arguments.out, seed=arguments.seed)
     print(f"Wrote {arguments.out / 'embedded.npz'}")

@@ -27,6 +27,7 @@ from resources.emr.stack import (
 from resources.emr.wheels import download_wheels
 from resources.instance_types import Architecture
 from resources.prices import Prices
+from resources.scratch import scratch_folder
 from resources.settings import AccountSettings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import split_s3_uri
@@ -152,7 +153,7 @@ def deploy(settings: AccountSettings, planned: Plan) -> Stack:
         _upload(s3, BOOTSTRAP, stack.bootstrap_uri)
         _upload(s3, LOCK, stack.lock_uri)
         if stack.wheelhouse_uri is not None:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
                 for architecture in get_args(Architecture):
                     download_wheels(LOCK, Path(folder) / architecture, architecture)
                 _replace_files(s3, Path(folder), stack.wheelhouse_uri)

@@ -5,8 +5,10 @@
 No other file on the nodes uses boto3. It uses it for Dagster Pipes only.
 """
 
+import atexit
 import hashlib
 import os
+import shutil
 import sys
 from importlib import import_module
 from typing import get_type_hints
@@ -69,4 +71,6 @@ def main(job_name: str, folder_uri: str, params_sha256: str, region: str, wait_m
 
 
 if __name__ == "__main__":
+    if folder := os.environ.get("FRUITS_CODE_FOLDER"):  # from the launcher, whose process is now spark-submit
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     main(*sys.argv[1:6])

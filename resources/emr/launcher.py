@@ -17,6 +17,7 @@ import boto3
 region, code, entry_point, *options = sys.argv[1:]
 s3 = boto3.client("s3", region_name=region)
 folder = tempfile.mkdtemp(prefix="fruits-")  # readable for this user alone
+os.environ["FRUITS_CODE_FOLDER"] = folder  # the entry point removes it at its end
 
 
 def fetch(uri: str) -> str:

@@ -7,11 +7,10 @@ from typing import NoReturn
 
 from resources.local.java import java_home, trust_options
 from resources.local.session import s3_class_path, s3_config
-from resources.spark_events import EVENT_LOGS, HOST, KEEP_FILE, ON_S3
+from resources.scratch import hand_over_locks, use_scratch_folder
+from resources.spark_events import EVENT_LOGS, HOST, KEEP_DAYS, KEEP_FILE, ON_S3
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
-
-KEEP_DAYS = 90
 
 
 def serve(store_uri: str, port: int) -> NoReturn:
@@ -20,7 +19,7 @@ def serve(store_uri: str, port: int) -> NoReturn:
     The server removes event logs older than 90 days, as the lifecycle rules of the stack's bucket do.
 
     Raises `FruitsError` where the store has no event log or cannot be read, where the port is in use, and
-    the errors of `s3_class_path`.
+    the errors of `s3_class_path` and `scratch_folder`.
     """
     from pyspark.find_spark_home import _find_spark_home
 
@@ -52,7 +51,9 @@ def serve(store_uri: str, port: int) -> NoReturn:
         "spark.history.fs.cleaner.maxAge": f"{KEEP_DAYS}d",
         # The server runs no Python and needs little memory.
         "spark.driver.memory": "512m",
-        "spark.driver.extraJavaOptions": shlex.join(trust_options()),
+        "spark.driver.extraJavaOptions": shlex.join(
+            [*trust_options(), f"-Djava.io.tmpdir={use_scratch_folder()}"]
+        ),
         **({} if store.is_local else {**s3_config(), **s3_class_path(), **ON_S3}),
     }
     home = _find_spark_home()
@@ -63,4 +64,5 @@ def serve(store_uri: str, port: int) -> NoReturn:
     server = ["--class", "org.apache.spark.deploy.history.HistoryServer", "spark-internal"]
     # The server listens on SPARK_LOCAL_IP. Without it, it would listen on every address of this machine.
     environment = {**os.environ, "JAVA_HOME": str(java_home()), "SPARK_LOCAL_IP": HOST, "SPARK_HOME": home}
+    hand_over_locks()
     os.execve(program, [program, *arguments, *server], environment)

@@ -2,24 +2,33 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 from py4j.java_gateway import JavaGateway
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf, SparkContext, java_gateway
 from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from resources.local.jars import S3A, jars
 from resources.local.java import java_home, trust_options
+from resources.scratch import scratch_folder, use_scratch_folder
 from resources.settings import Settings
-from resources.spark_events import event_log_config, make_event_log_folder
+from resources.spark_events import (
+    EVENT_LOGS,
+    KEEP_FILE,
+    event_log_config,
+    make_event_log_folder,
+    remove_old_event_logs,
+)
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import named_region, open_root, s3_endpoint
+from spark_jobs.store.root import Root, named_region, open_root, s3_endpoint
 
 # The jobs do their work in Python. A JVM that compiles little starts and ends sooner.
 QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -28,6 +37,13 @@ QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 S3_CLIENT = "spark.hadoop.fs.s3.impl"
 
 _MOMENT_SECONDS = 1.0
+
+# No write of a file takes so long.
+_DAY = timedelta(days=1)
+
+_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+# What Java writes where a program fails.
+_FAILED = b'Exception in thread "main"'
 
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
@@ -63,7 +79,7 @@ def session_config(
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # Spark splits the value as a shell does, so a quoted option may contain spaces.
-        "spark.driver.extraJavaOptions": shlex.join(
+        _JAVA_OPTIONS: shlex.join(
             [f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}", *java_options, *trust_options()]
         ),
         # Each task of the PCA returns 13 MB of partial sums.
@@ -113,7 +129,8 @@ def s3_class_path() -> dict[str, str]:
 def prepare_spark(config: Mapping[str, str], store: str) -> None:
     """Does what must precede a session with this configuration: environment, event log folder and JVM.
 
-    Raises `FruitsError` where Spark's JVM does not start, and the errors of `s3_class_path`.
+    Raises `FruitsError` where Spark's JVM does not start, and the errors of `s3_class_path` and
+    `scratch_folder`.
     """
     os.environ["JAVA_HOME"] = str(java_home())
     # Without it, Spark looks for another address of this machine and warns about the one that it finds.
@@ -121,10 +138,12 @@ def prepare_spark(config: Mapping[str, str], store: str) -> None:
     # Executors must run this interpreter, whichever `python3` is on the PATH.
     os.environ["PYSPARK_PYTHON"] = sys.executable
     if "spark.eventLog.dir" in config:
-        make_event_log_folder(open_root(store))
+        _begin_event_logs(open_root(store))
     if SparkContext._gateway is None:
         class_path = s3_class_path() if S3_CLIENT in config else {}
-        conf = SparkConf(loadDefaults=False).setAll([*config.items(), *class_path.items()])
+        options = " ".join(filter(None, [config.get(_JAVA_OPTIONS), _in_scratch_folders()]))
+        all_config = {**config, **class_path, _JAVA_OPTIONS: options}
+        conf = SparkConf(loadDefaults=False).setAll([*all_config.items()])
         home = os.environ.get("DAGSTER_HOME")
         gateway = _logged_jvm(conf, Path(home) / "spark.log") if home else launch_gateway(conf)
         SparkContext._ensure_initialized(gateway=gateway, conf=conf)
@@ -158,6 +177,29 @@ def _status_of_jvm() -> int | None:
     return None
 
 
+def _begin_event_logs(store: Root) -> None:
+    """Makes the folder of event logs, and removes from the store what killed runs have left beside its data.
+
+    Where the store refuses a removal, the next run tries again. A store of EMR has a lifecycle rule for it.
+    """
+    make_event_log_folder(store)
+    with suppress(OSError):
+        now = store.fs.get_file_info(f"{EVENT_LOGS}/{KEEP_FILE}").mtime  # by the clock of the store
+        remove_old_event_logs(store, now)
+        store.remove_unfinished(now - _DAY)
+
+
+def _in_scratch_folders() -> str:
+    """Directs temporary files of Python, its workers and Spark to scratch folders of this process.
+
+    It returns the option that does so for Java, in whose temporary folder Spark puts its blocks by default.
+    """
+    folder = use_scratch_folder()
+    if folders := os.environ.get("SPARK_LOCAL_DIRS"):
+        os.environ["SPARK_LOCAL_DIRS"] = ",".join(str(scratch_folder(each)) for each in folders.split(","))
+    return shlex.join([f"-Djava.io.tmpdir={folder}"])
+
+
 def _logged_jvm(conf: SparkConf, log: Path) -> JavaGateway:
     """Starts the JVM of this process's sessions, with its output appended to a file.
 
@@ -167,12 +209,38 @@ def _logged_jvm(conf: SparkConf, log: Path) -> JavaGateway:
     with log.open("ab") as output:
         begin = output.tell()
         try:
-            return launch_gateway(conf, {"stdout": output, "stderr": subprocess.STDOUT})
+            with _failed_start_ends(log, begin):
+                return launch_gateway(conf, {"stdout": output, "stderr": subprocess.STDOUT})
         except PySparkRuntimeError:
             reason = _reason(log.read_bytes()[begin:])
             raise FruitsError(
                 f"Spark did not start: {reason}. The details are at the end of {log}."
             ) from None
+
+
+@contextmanager
+def _failed_start_ends(log: Path, begin: int) -> Iterator[None]:
+    """Lets PySpark see that the JVM which it starts has failed. `log` has its output from `begin` on.
+
+    PySpark asks the process for its status until that is not 0 or until the JVM has written a file. A JVM
+    whose main thread has failed lives on, for example where the disk has no room for that file.
+    """
+
+    class Jvm(subprocess.Popen[bytes]):
+        def poll(self) -> int | None:
+            status = super().poll()
+            with log.open("rb") as output:
+                output.seek(begin)
+                if status is None and _FAILED in output.read():
+                    os.kill(self.pid, signal.SIGKILL)
+                    status = self.wait()
+            return status
+
+    java_gateway.Popen = Jvm  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        java_gateway.Popen = subprocess.Popen  # type: ignore[misc]
 
 
 def _reason(output: bytes) -> str:

@@ -78,7 +78,7 @@ class _Child:
         }
         deadline = time.monotonic() + _PATIENCE * limits.seconds
         try:
-            _send(process.stdin, asked, content)
+            _send(process.stdin, asked, content, deadline)
             head = json.loads(_receive_line(process.stdout, deadline))
             if "bad" in head:
                 raise BadImage(str(head["bad"]))
@@ -106,8 +106,9 @@ class _Child:
                 stdout=subprocess.PIPE,
                 env=environment,
                 bufsize=0,
-                pipesize=_PIPE_BYTES,
             )
+            for pipe in (self._process.stdin, self._process.stdout):
+                _enlarge(pipe)
             self._memory = memory
         return self._process
 
@@ -132,10 +133,24 @@ def _cause(number: int, limits: Limits) -> str:
     return f"its decoder crashed: {f'signal {number}' if number else 'it ended without a result'}"
 
 
-def _send(pipe: Any, head: dict[str, Any], content: bytes) -> None:
+def _enlarge(pipe: Any) -> None:
+    """Lets a pipe hold a photo, if the system has room: Linux allows 64 MB for all pipes of a user."""
+    import fcntl
+
+    with contextlib.suppress(OSError, AttributeError):  # macOS has no sizes of pipes
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _send(pipe: Any, head: dict[str, Any], content: bytes, deadline: float) -> None:
+    """Raises `TimeoutError` at the deadline, and `BrokenPipeError` where the child has ended."""
+    os.set_blocking(pipe.fileno(), False)
     view = memoryview(json.dumps(head).encode() + b"\n" + content)
     while view:
-        view = view[pipe.write(view) :]
+        _, ready, _ = select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        with contextlib.suppress(BlockingIOError):
+            view = view[os.write(pipe.fileno(), view) :]
 
 
 def _receive_line(pipe: Any, deadline: float) -> bytes:

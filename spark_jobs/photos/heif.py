@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from spark_jobs.photos.ranges import overlap
+
 _ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
 _META = {b"hdlr", b"pitm", b"iinf", b"iref", b"iprp", b"iloc", b"idat"}
 # Properties that a decoder needs: size, colours, codec, turning, cropping, kind of an auxiliary picture.
@@ -19,6 +21,8 @@ _PROPERTIES = {
 # been made to take hours.
 _MOST = 10_000
 _MOST_REFERENCE_BYTES = 1 << 20
+# A handler's name follows, of which zeros are an empty name.
+_HANDLER_BYTES = 24
 # A picture may be made of a grid, and the grid of tiles.
 _DEPTH = 4
 
@@ -42,7 +46,10 @@ def main_picture(content: bytes) -> tuple[bytes, bytes]:
     if len(metas) != 1 or boxes[0].kind != b"ftyp":
         raise ValueError("the file has no picture, or several")
     [meta] = metas
-    children = {box.kind: box for box in _boxes(content, meta.payload + 4, meta.end)}
+    described = [box for box in _boxes(content, meta.payload + 4, meta.end) if box.kind in _META]
+    children = {box.kind: box for box in described}
+    if len(children) != len(described):
+        raise ValueError("the file describes its picture twice")
     if not {b"pitm", b"iinf", b"iloc"} <= children.keys():
         raise ValueError("the file does not say where its picture is")
     kinds = _kinds(content, children[b"iinf"])
@@ -50,6 +57,9 @@ def main_picture(content: bytes) -> tuple[bytes, bytes]:
     kept = _needed(content, children, _primary(content, children[b"pitm"]))
     if not kept <= places.keys():
         raise ValueError("the file does not say where a part of its picture is")
+    removed = [extent for item in places.keys() - kept for extent in places[item]]
+    if overlap((extent for item in kept for extent in places[item]), removed):
+        raise ValueError("a part of the picture is also a part of its metadata")
     cleaned = bytearray(len(content))
 
     def keep(start: int, end: int) -> None:
@@ -59,6 +69,9 @@ def main_picture(content: bytes) -> tuple[bytes, bytes]:
 
     last = meta.end
     keep(boxes[0].start, boxes[0].end)
+    # A film would have the box of its frames, which goes.
+    brands = slice(boxes[0].payload, boxes[0].end)
+    cleaned[brands] = cleaned[brands].replace(b"avis", b"avif")
     for box in boxes[1:]:
         keep(box.start, box.payload)
         if box.kind not in (b"meta", b"mdat"):
@@ -68,6 +81,8 @@ def main_picture(content: bytes) -> tuple[bytes, bytes]:
         keep(box.start, box.payload)
         if box.kind not in _META:
             cleaned[box.start + 4 : box.start + 8] = b"free"
+        elif box.kind == b"hdlr":
+            keep(box.payload, min(box.payload + _HANDLER_BYTES, box.end))
         elif box.kind != b"idat":
             keep(box.payload, box.end)
     _without_names(content, cleaned, children[b"iinf"], kept)
@@ -143,6 +158,8 @@ def _without_names(content: bytes, cleaned: bytearray, box: _Box, kept: set[int]
         wide = content[info.payload] > 2
         [item] = struct.unpack_from(">I" if wide else ">H", content, info.payload + 4)
         kind = info.payload + (10 if wide else 8)
+        if kind + 4 > info.end:
+            raise ValueError("the file has an item without a kind")
         cleaned[kind + 4 : info.end] = bytes(info.end - kind - 4)
         if item not in kept:
             cleaned[kind : kind + 4] = b"none"

@@ -9,6 +9,7 @@ The bytes come from strangers, so the rules are strict:
 | any other format (SVG, EPS, HTML, text)  | refused; formats that run an interpreter are never tried        |
 | empty, truncated, damaged                | refused; every pixel is decoded here, so no later step fails    |
 | a JPEG that lacks only its end marker    | read                                                            |
+| other data where a JPEG's end marker was | refused; they may be metadata                                   |
 | over `max_pixels`, or a side over 65535  | refused from the header, before a pixel is decoded              |
 | more memory than `max_pixels` allows     | refused from the header: see `_memory`                          |
 | a JPEG of more than 100 scans            | refused; each scan costs as much time as a whole picture        |
@@ -28,6 +29,7 @@ silenced. The lines that libtiff itself prints to stderr about a damaged TIFF ca
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +46,7 @@ from spark_jobs.photos.jpeg import (
     frame_size,
     has_more_scans,
     has_too_many_segments,
+    lacks_its_end,
     lacks_only_its_end,
     scans,
 )
@@ -54,8 +57,22 @@ _OTHERS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 _IN_BOXES = ("HEIF", "AVIF")
 FORMATS = (*_OTHERS, *_IN_BOXES)
 
+# How files begin, by the names of their formats.
+_STARTS = {
+    "a JPEG": re.compile(rb"\xff\xd8\xff"),
+    "a PNG": re.compile(rb"\x89PNG"),
+    "a GIF": re.compile(rb"GIF8"),
+    "a WebP": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "a BMP": re.compile(rb"BM.{4}\0{4}", re.DOTALL),
+    "a TIFF": re.compile(rb"II\*\0|MM\0\*"),
+    "a HEIF or AVIF": re.compile(rb"....ftyp", re.DOTALL),
+}
+
 # A version of the rules in the table above. After a change, the next run checks each photo again.
-RULES = "2"
+RULES = "3"
+
+# The errors whose text is of a decoder. In the text of any other, Python speaks of its own indices and types.
+_OF_DECODERS = (OSError, SyntaxError, EOFError, RuntimeError)
 
 # The limit of the JPEG format. A picture of 50000000 x 1 is within the limit of pixels, yet the coefficients
 # of its bicubic filter take 1.6 GB.
@@ -78,6 +95,11 @@ THUMBNAIL_SIDE = 48  # pixels
 # The preview becomes metadata of an event in Dagster's database, so it has to stay small. At this quality
 # 48 x 48 pixels of noise take 0.7 to 1.0 KiB, and a photo of a fruit takes 0.4 KiB.
 THUMBNAIL_QUALITY = 35
+
+# Two kinds of bits after the data of a JPEG.
+_FILLS = (bytes(64), b"\xa5" * 64)
+# The last byte of a JPEG's picture may have a single bit of it, and these bytes have at least 17.
+_LAST_BYTES = 4
 
 # A JPEG that is decoded in a smaller scale keeps at least this length of its sides, in pixels: twice the side
 # of the model's input, which is then reduced further with all of its filter.
@@ -142,15 +164,20 @@ def decode(content: bytes, max_pixels: int, *, scaled: bool = False) -> Decoded:
             raise
         except UnidentifiedImageError:
             kind = signature(content)
+            start = next((name for name, start in _STARTS.items() if start.match(content)), "")
+            if start and not kind:
+                raise BadImage(f"truncated or damaged: it begins as {start}, but no header follows") from None
             formats = f"not an image in a supported format ({', '.join(FORMATS)})"
             raise BadImage(f"{formats}: it is {kind}" if kind else formats) from None
         except MemoryError:
             raise BadImage("not enough memory to decode it") from None
         except Exception as error:
             # Pillow documents no closed list. Its parsers have raised OSError, SyntaxError, ValueError,
-            # struct.error, EOFError, zlib.error and OverflowError, among other errors.
-            message = " ".join(str(error).split())[:200] or type(error).__name__
-            raise BadImage(f"truncated or damaged: {message}") from error
+            # struct.error, EOFError, zlib.error, OverflowError and AssertionError, among other errors.
+            message = " ".join(str(error).split())[:200] if isinstance(error, _OF_DECODERS) else ""
+            raise BadImage(
+                f"truncated or damaged: {message or 'its data are not as its header says'}"
+            ) from error
     return Decoded(image=upright, width=width, height=height, format=image.format or "")
 
 
@@ -184,12 +211,10 @@ def _loaded(content: bytes, max_pixels: int, scaled: bool) -> tuple[Image.Image,
     size = image.size
     if scaled:
         _scale(image)
-    try:
+    if image.format in ("JPEG", "MPO") and lacks_its_end(content):
+        image = _ended(content, scaled)
+    else:
         image.load()
-    except OSError as error:
-        if image.format != "JPEG" or "truncated" not in str(error) or not lacks_only_its_end(content):
-            raise
-        image = _ended(content, scaled, error)
     return image, size
 
 
@@ -207,20 +232,38 @@ def _register_heif() -> None:
     register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 
 
-def _ended(content: bytes, scaled: bool, error: OSError) -> Image.Image:
-    """A JPEG whose end marker is missing. Raises `error` where more than the marker is missing.
+def _ended(content: bytes, scaled: bool) -> Image.Image:
+    """A JPEG whose end marker is missing. Raises `BadImage` where more than the marker is missing.
 
-    If bits of the picture were missing, its pixels would depend on the bits that follow.
+    If bits of the picture were missing, its pixels would depend on the bits that follow. If they do not
+    depend on the last bits that are there, these are no part of the picture: then its end marker is damaged,
+    and anything may follow.
     """
+    if not lacks_only_its_end(content):
+        raise BadImage("truncated or damaged: the end of a JPEG of several scans is missing")
     data = content.removesuffix(b"\xff")  # half of the marker
-    filled = [Image.open(io.BytesIO(data + fill + bytes([0xFF, END]))) for fill in (bytes(64), b"\xa5" * 64)]
+    picture = _filled(data, _FILLS[0], scaled)
+    if picture.tobytes() != _filled(data, _FILLS[1], scaled).tobytes():
+        raise BadImage("truncated or damaged: the end of its picture is missing")
+    # A smaller scale would not need all bits.
+    end = _last_lines(_filled(data, _FILLS[0], scaled=False) if scaled else picture)
+    shorter = data[:-_LAST_BYTES]
+    if all(_last_lines(_filled(shorter, fill, scaled=False)) == end for fill in _FILLS):
+        raise BadImage("its end marker is damaged, and other data follow its picture")
+    return picture
+
+
+def _filled(data: bytes, fill: bytes, scaled: bool) -> Image.Image:
+    """The picture of a JPEG with other bits between its data and an end marker."""
+    image = Image.open(io.BytesIO(data + fill + bytes([0xFF, END])))
     if scaled:
-        for image in filled:
-            _scale(image)
-    first, second = (image.tobytes() for image in filled)
-    if first != second:
-        raise error
-    return filled[0]
+        _scale(image)
+    return image
+
+
+def _last_lines(image: Image.Image) -> bytes:
+    """The pixels of the lowest blocks of a JPEG, which have at most 32 lines."""
+    return image.crop((0, max(0, image.height - 32), image.width, image.height)).tobytes()
 
 
 def size_in_header(content: bytes) -> tuple[int, int] | None:

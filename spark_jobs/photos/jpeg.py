@@ -84,6 +84,14 @@ def has_too_many_segments(content: bytes) -> bool:
     return content.count(b"\xff") >= MOST_SEGMENTS <= sum(1 for _ in segments(content))
 
 
+def lacks_its_end(content: bytes) -> bool:
+    """Whether the data of the last scan go on to the end of the file, without an end marker.
+
+    Most files end with the marker and need no look at their segments.
+    """
+    return not content.endswith(b"\xff\xd9") and [found.marker for found in segments(content)][-1:] == [SCAN]
+
+
 def lacks_only_its_end(content: bytes) -> bool:
     """Whether a JPEG of one sequential scan of all components has no end marker after its data."""
     found = list(segments(content))

@@ -5,24 +5,33 @@ EXIF of one entry, and a colour profile stays. Second pictures, previews and all
 picture go. A file that is not exactly as its format says cannot be cleaned with certainty, and is bad.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from spark_jobs.photos import jpeg
 from spark_jobs.photos.exif import exif_of_orientation, has_position, orientation_of
 from spark_jobs.photos.heif import main_picture
 from spark_jobs.photos.images import BadImage
+from spark_jobs.photos.profiles import is_profile
 from spark_jobs.photos.tiff import first_picture
 
 # A version of these rules. After a change, the next run removes metadata from the photos of the store.
-METADATA_RULES = "1"
+METADATA_RULES = "2"
 
 # A photo has some hundred chunks. Millions of them would take minutes.
 _MOST_CHUNKS = 100_000
 # A position in XMP, which is XML.
 _POSITION_IN_XMP = b"GPSLatitude"
+
+# How EXIF and XMP begin. The data of a picture have none of these bytes by chance. Where bytes of a file are
+# lost, metadata can move to where the picture was.
+_EXIF = (b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08")
+_ORIENTATION = exif_of_orientation(1)[:-8]  # without the number
+_XMP = (b"<x:xmpmeta", b"http://ns.adobe.com/xap/")
 
 
 class Clean(NamedTuple):
@@ -41,8 +50,15 @@ def without_metadata(content: bytes) -> Clean:
     try:
         clean, exif = _cleaner(content)(content)
         had_position = has_position(exif)
-    except (ValueError, KeyError, struct.error, IndexError, OverflowError) as error:
+    except ValueError as error:
         raise BadImage(f"its metadata cannot be removed with certainty: {error}") from error
+    except (KeyError, struct.error, IndexError, OverflowError) as error:
+        # Python's words for a number that leads out of the file help nobody.
+        cause = "a part of the file is not where the file says"
+        raise BadImage(f"its metadata cannot be removed with certainty: {cause}") from error
+    allowed = clean.count(_ORIENTATION) + clean.startswith(_EXIF)
+    if sum(map(clean.count, _EXIF)) > allowed or any(start in clean for start in _XMP):
+        raise BadImage("its metadata cannot be removed with certainty: they are in the data of its picture")
     in_xmp = _POSITION_IN_XMP in content and _POSITION_IN_XMP not in clean
     return Clean(clean, had_position or in_xmp)
 
@@ -61,23 +77,29 @@ def _cleaner(content: bytes) -> Callable[[bytes], tuple[bytes, bytes]]:
 
 # JPEG, by ITU-T T.81, and JFIF by ITU-T T.871.
 
-# Frames, tables, scans, restart intervals, numbers of lines, and the end.
-_PICTURE = {*range(0xC0, 0xD0), 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF}
+# Frames, tables, scans, numbers of lines, restart intervals, and the end.
+_PICTURE = {*range(0xC0, 0xD0), 0xD9, 0xDA, 0xDB, 0xDC, 0xDD} - {0xC8}
+_LINES = 0xDC
+# The identifier of a colour profile; the number of the segment and that of all its segments follow.
+_ICC = b"ICC_PROFILE\0"
 _APP0, _APP1, _APP2, _APP14, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 
 
 def _jpeg(content: bytes) -> tuple[bytes, bytes]:
-    kept, exif = [b"\xff\xd8"], b""
+    kept, exif, profile = [b"\xff\xd8"], b"", []
     segments = list(jpeg.segments(content))[1:]
     kinds = [segment.marker for segment in segments]
     if jpeg.SCAN not in kinds or kinds[-1] not in (jpeg.END, jpeg.SCAN):
         raise ValueError("a part of the JPEG is no segment")
     for marker, start, end in segments:
         data = content[start:end]
+        payload = data.lstrip(b"\xff")[3:]
+        if marker == _LINES and len(payload) != 2:
+            # libjpeg checks the lengths of all other segments of a picture, and passes over this one.
+            raise ValueError("the number of lines of the JPEG is no number")
         if marker in _PICTURE:
             kept.append(data)
             continue
-        payload = data.lstrip(b"\xff")[3:]
         if marker == _APP1 and payload.startswith(b"Exif\0"):
             exif = exif or payload[6:]
         elif marker == _APP0 and payload.startswith(b"JFIF\0"):
@@ -85,10 +107,13 @@ def _jpeg(content: bytes) -> tuple[bytes, bytes]:
             kept.append(_segment(_APP0, payload[:12].ljust(12, b"\0") + b"\0\0"))
         elif marker == _APP14 and payload.startswith(b"Adobe"):
             kept.append(_segment(_APP14, payload[:12]))
-        elif marker == _APP2 and payload.startswith(b"ICC_PROFILE\0"):
-            kept.append(data)
+        elif marker == _APP2 and payload.startswith(_ICC):
+            profile.append(payload)
+            kept.append(_segment(_APP2, payload))
         elif not (0xE0 <= marker <= 0xEF or marker == _COMMENT):
             raise ValueError(f"the JPEG has a segment of the kind {marker:#x}")
+    if not is_profile(b"".join(payload[len(_ICC) + 2 :] for payload in profile)):
+        kept = [data for data in kept if not data.startswith(b"\xff\xe2")]
     orientation = orientation_of(exif)
     if orientation != 1:
         kept.insert(1, _segment(_APP1, b"Exif\0\0" + exif_of_orientation(orientation)))
@@ -112,6 +137,9 @@ def _png(content: bytes) -> tuple[bytes, bytes]:
     chunks = list(_png_chunks(content))
     exif = next((whole[8:-4] for kind, whole in chunks if kind == b"eXIf"), b"")
     kept = [whole for kind, whole in chunks if kind in _PNG_KEPT]
+    for whole in kept:
+        _check_png_chunk(whole)
+    kept = [whole for whole in kept if whole[4:8] != b"iCCP" or _is_packed_profile(whole[8:-4])]
     if (orientation := orientation_of(exif)) != 1:
         kept.insert(1, _png_chunk(b"eXIf", exif_of_orientation(orientation)))
     return _PNG_START + b"".join(kept), exif
@@ -132,8 +160,55 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     raise ValueError(f"the PNG has more than {_MOST_CHUNKS:,} chunks")
 
 
+# Chunks with texts, and with EXIF. A photo of 100 MB has such a name in its data by chance in 1 of 10 cases.
+_PNG_TEXTS = re.compile(rb"tEXt|zTXt|iTXt|eXIf")
+_MOST_PLACES = 10
+# The bytes of chunks of numbers, at most.
+_PNG_MOST_BYTES = {
+    **{b"IHDR": 13, b"PLTE": 768, b"IEND": 0, b"tRNS": 256, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"sBIT": 4},
+    **{b"bKGD": 6, b"pHYs": 9, b"cICP": 4, b"mDCV": 24, b"cLLI": 8},
+}
+# The largest profiles, of printers, have some megabytes.
+_MOST_PROFILE_BYTES = 16 << 20
+
+
+def _check_png_chunk(whole: bytes) -> None:
+    """Raises `ValueError` for a chunk with a wrong checksum or length, or with a chunk of texts in its data.
+
+    Decoders of pictures look at none of these.
+    """
+    kind, length = whole[4:8], len(whole) - 12
+    if length > _PNG_MOST_BYTES.get(kind, length):
+        raise ValueError(f"the PNG has {length:,} bytes of {kind.decode()}")
+    if whole[-4:] != _checksum(whole[4:-4]):
+        raise ValueError("a checksum of the PNG is wrong")
+    inside = (found.start() for found in _PNG_TEXTS.finditer(whole, 8))
+    for place in islice(inside, _MOST_PLACES):
+        end = place + 4 + int.from_bytes(whole[place - 4 : place], "big")
+        right = end + 4 <= len(whole) and whole[end : end + 4] == _checksum(whole[place:end])
+        if right or end == len(whole) - 4:
+            raise ValueError("a part of the PNG is inside another")
+    if next(inside, None) is not None:
+        raise ValueError(f"a part of the PNG has more than {_MOST_PLACES} names of other parts")
+
+
+def _is_packed_profile(data: bytes) -> bool:
+    """Whether the data of a chunk are a name, a zero, the number of the compression, and a profile."""
+    unpacking = zlib.decompressobj()
+    _, _, packed = data.partition(b"\0")
+    try:
+        profile = unpacking.decompress(packed[1:], _MOST_PROFILE_BYTES)
+    except zlib.error:
+        return False
+    return unpacking.eof and not unpacking.unused_data and is_profile(profile)
+
+
 def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + _checksum(kind + data)
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "big")
 
 
 # WebP, by RFC 9649.
@@ -154,7 +229,7 @@ def _webp(content: bytes) -> tuple[bytes, bytes]:
             inner = _riff_chunks(data, 16, len(data))
             frame = [_riff_chunk(*chunk) for chunk in inner if chunk[0] in _WEBP_PICTURE]
             kept.append(_riff_chunk(kind, data[:16] + b"".join(frame)))
-        elif kind in {b"VP8X", b"ICCP", b"ANIM"} | _WEBP_PICTURE:
+        elif kind in {b"VP8X", b"ANIM"} | _WEBP_PICTURE or (kind == b"ICCP" and is_profile(data)):
             kept.append(_riff_chunk(kind, data))
     orientation = orientation_of(exif)
     if kept and kept[0].startswith(b"VP8X"):
@@ -176,9 +251,23 @@ def _riff_chunks(content: bytes, position: int, end: int) -> Iterator[tuple[byte
         kind, size = struct.unpack_from("<4sI", content, position)
         if position + 8 + size > end:
             raise ValueError("the WebP ends in a chunk")
-        yield kind, content[position + 8 : position + 8 + size]
+        data = content[position + 8 : position + 8 + size]
+        if kind in _WEBP_PICTURE:
+            _check_no_chunk_in(data)
+        yield kind, data
         position += 8 + size + size % 2
     raise ValueError(f"the WebP has more than {_MOST_CHUNKS:,} chunks")
+
+
+def _check_no_chunk_in(data: bytes) -> None:
+    """Raises `ValueError` where a picture's data end with a chunk of metadata, which a decoder ignores."""
+    for kind in (b"EXIF", b"XMP "):
+        place = data.find(kind)
+        while place >= 0:
+            size = int.from_bytes(data[place + 4 : place + 8], "little")
+            if place + 8 + size in (len(data), len(data) - 1):
+                raise ValueError("a part of the WebP is inside another")
+            place = data.find(kind, place + 1)
 
 
 def _riff_chunk(kind: bytes, data: bytes) -> bytes:
@@ -189,6 +278,7 @@ def _riff_chunk(kind: bytes, data: bytes) -> bytes:
 
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_END = 0x2C, 0x21, 0x3B
 _GIF_CONTROL = 0xF9
+_GIF_CONTROL_BYTES = 8  # with its marks, its length and the empty block
 
 
 def _gif(content: bytes) -> tuple[bytes, bytes]:
@@ -199,6 +289,8 @@ def _gif(content: bytes) -> tuple[bytes, bytes]:
         end = _after_blocks(content, position + 2)
         if content[position + 1] == _GIF_CONTROL:
             control = content[position:end]
+            if len(control) != _GIF_CONTROL_BYTES:
+                raise ValueError("the GIF has a control block of another length than 4 bytes")
         position = end
     if content[position] != _GIF_IMAGE:
         raise ValueError("the GIF has no picture")
@@ -237,6 +329,8 @@ def _bmp(content: bytes) -> tuple[bytes, bytes]:
         width, height, _, bits, compression, size, _, _, used, _ = struct.unpack_from(
             "<iiHHIIiiII", content, 18
         )
+        if used > 256:
+            raise ValueError(f"the BMP has a table of {used:,} colours")
         table = 4 * ((used or 1 << bits) if bits <= 8 else used)
         table += _BMP_MASKS.get(compression, 0) if header == _BMP_HEADER else 0
     if compression in _BMP_MASKS:

@@ -1,6 +1,7 @@
 """Reads photos, ahead of their decoding. Nothing that a listing said of a file is trusted.
 
-A photo is at fault itself if it is gone or not permitted. Other faults of a disk pass, or are of the disk.
+A photo is at fault itself if it is gone from its folder or not permitted. Other faults of a disk pass, or are
+of the disk.
 """
 
 import errno
@@ -58,13 +59,14 @@ def read_photo(root: Root, photo: Photo, max_bytes: int) -> Content:
         content = read(root, photo.path, max_bytes + 1)
     except BadImage as reason:
         return reason
-    except FileNotFoundError:
-        return BadImage("was deleted during ingestion")
     except OSError as error:
         if not root.is_local:
-            return _refused_by_s3(root, error)
+            gone = isinstance(error, FileNotFoundError)
+            return BadImage("was deleted during ingestion") if gone else _refused_by_s3(root, error)
         if error.errno in _GONE:
-            return BadImage("was deleted during ingestion")
+            # Without its folder, the disk of the photos may be gone: then the class keeps its photos.
+            folder = os.path.dirname(os.path.join(root.uri, photo.path))
+            return BadImage("was deleted during ingestion") if os.path.isdir(folder) else error
         if error.errno in _NOT_PERMITTED:
             return BadImage(f"cannot be read: {error.strerror}")
         return error

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from spark_jobs.store.pointers import current_by_class
-from spark_jobs.store.root import Root, concurrently
+from spark_jobs.store.root import Root, concurrently, is_unfinished
 from spark_jobs.store.schemas import PCA_FEATURES_CSV
 from spark_jobs.store.versions import Version, class_key
 
@@ -69,7 +69,7 @@ def copy_csvs(store: Root) -> dict[str, str]:
     pointers are read again afterwards, until none has changed: the run that copies last finds the last
     pointer.
     """
-    found = [info.path for info in store.list(PCA_FEATURES_CSV)]
+    found = [info.path for info in store.list(PCA_FEATURES_CSV) if not is_unfinished(info.path)]
     copied: dict[str, Version] = {}
     while (versions := current_by_class(store, PCA_FEATURES_CSV)) != copied:
         paths = csv_paths(versions)

@@ -1,11 +1,13 @@
 """One interface to a root of files on local disk or on S3."""
 
 import os
+import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +28,9 @@ S3_ATTEMPTS = 8
 DEFAULT_REGION = "eu-west-3"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# The name of a file on disk that `Root.write` has still to rename.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
@@ -144,7 +149,7 @@ class Root:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{uuid.uuid4().hex}"
         try:
-            with temporary.open("wb") as file:
+            with _named(target), temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -152,6 +157,20 @@ class Root:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+    def remove_unfinished(self, before: datetime) -> int:
+        """Removes what writes have left that were killed before a moment; returns the number of files.
+
+        On S3, a write that does not end leaves nothing.
+        """
+        removed = 0
+        for folder, _, names in os.walk(self.uri) if self.is_local else ():
+            for path in (Path(folder) / name for name in names if is_unfinished(name)):
+                with suppress(FileNotFoundError):  # another run removes it too
+                    if path.stat().st_mtime < before.timestamp():
+                        path.unlink()
+                        removed += 1
+        return removed
 
     def write_many(self, contents: Iterable[tuple[str, bytes]]) -> None:
         """`write` for several files, concurrently."""
@@ -238,11 +257,28 @@ class Root:
 
 def _sync(path: Path) -> None:
     """An fsync of a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+    with _named(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Names a file in the error of a write or an fsync, as in that of `open`."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def is_unfinished(path: str) -> bool:
+    """Whether a path is that of a file on disk that `Root.write` has still to rename, or has left."""
+    return bool(_TEMPORARY.fullmatch(path.rpartition("/")[2]))
 
 
 def plain_s3_uri(uri: str) -> str:

@@ -130,10 +130,9 @@ def s3_errors_explained() -> Iterator[None]:
     try:
         yield
     except (OSError, Py4JJavaError) as error:
-        fault = explained(str(error))
-        if fault is None:
-            raise
-        raise fault from error
+        if fault := explained(str(error)):
+            raise fault from error
+        raise
 
 
 def explained(text: str) -> FruitsError | None:

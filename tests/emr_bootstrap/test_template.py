@@ -7,8 +7,7 @@ from cfnlint.decode.cfn_yaml import load
 from fruits_assets.costs.run_records import RUN_RECORDS
 from resources.emr.account import TEMPLATE
 from resources.emr.stack import EMR_TAG
-from resources.local.history_server import KEEP_DAYS
-from resources.spark_events import EVENT_LOGS
+from resources.spark_events import EVENT_LOGS, KEEP_DAYS
 from spark_jobs.store.schemas import (
     ENVIRONMENT_COMPARISON,
     FEATURE_EXTRACTOR,

@@ -1,16 +1,21 @@
 """Platforms that the tests of the assets share."""
 
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
+from fruits_assets import disk_errors, free_space
 from tests import shell as shells
 from tests.fruits_assets.dagster_platform import CLASSES, IMAGES, Platform
 from tests.shell import Shell
 from tests.support import numbered_samples, publish_extractor, wait_for
+
+SMALL_DISK_BYTES = 16 * 1024**2
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +74,37 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def shell(first_run: tuple[Path, str], tmp_path: Path) -> Shell:
     """A shell in a copy of the folder after the first run."""
     return Shell(shutil.copytree(first_run[0], tmp_path / "user"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file system of 16 MB. Where no file system can be mounted, the answers of the system are replaced."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        real = free_space.disk
+
+        def stand_in(path: str) -> tuple[int, int]:
+            used = sum(file.stat().st_size for file in disk.rglob("*") if file.is_file())
+            return (-1, SMALL_DISK_BYTES - used) if Path(path).is_relative_to(disk) else real(path)
+
+        for module in (free_space, disk_errors):
+            monkeypatch.setattr(module, "disk", stand_in)
+        yield disk
+    else:
+        yield disk
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster's home and Spark's local folder are not on the small disk."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path / "spark"))
+
+
+def name_folder(monkeypatch: pytest.MonkeyPatch, setting: str, folder: Path) -> None:
+    """Sets a setting to a folder."""
+    monkeypatch.setenv(setting, str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # Python reads TMPDIR once

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,7 +27,7 @@ from resources.local.java import java
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, RAW_IMAGES
 from spark_jobs.store.versions import Version
 from tests.shell import BY_CLASS, IMAGES, PATIENCE, Shell
-from tests.support import WEIGHTS, json_at, wait_for
+from tests.support import REPOSITORY, WEIGHTS, json_at, wait_for
 
 
 def replaced(
@@ -289,15 +290,23 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
+def use_scratch_folder_of_another_process(temporary: Path) -> None:
+    program = "from resources.scratch import use_scratch_folder; use_scratch_folder()"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
 def test_history_names_each_spark_job_by_asset_classes_and_images(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, port: int
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, port: int, tmp_path: Path
 ) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     monkeypatch.setenv("DAGSTER_HOME", str(shell.home))
     with dg.DagsterInstance.get() as instance:
         [record] = instance.fetch_materializations(dg.AssetKey(PCA_MODEL), limit=1).records
         assert record.asset_materialization is not None
         link = str(record.asset_materialization.metadata["spark_history"].value)
-    server = shell.start("fruits", "history", "--port", str(port), FRUITS_IMAGES="")
+    server = shell.start("fruits", "history", "--port", str(port), FRUITS_IMAGES="", TMPDIR=str(temporary))
     try:
         api = f"http://127.0.0.1:{port}/api/v1/applications"
         [application] = wait_for(lambda: json_at(api))
@@ -307,11 +316,16 @@ def test_history_names_each_spark_job_by_asset_classes_and_images(
         assert link.startswith("http://127.0.0.1:18080/")
         with urllib.request.urlopen(link.replace(":18080/", f":{port}/"), timeout=PATIENCE) as page:
             assert f"<title>{application['name']} - Spark Jobs</title>" in page.read().decode()
+        use_scratch_folder_of_another_process(temporary)
+        [scratch] = temporary.iterdir()  # that of the server, although its program is another now
+        assert list(scratch.glob("spark-*"))
         listening = [c for c in psutil.net_connections() if c.laddr and c.laddr.port == port]
     finally:
         os.killpg(server.pid, signal.SIGINT)
         output, _ = server.communicate(timeout=PATIENCE)
     assert server.returncode == 130, output
+    use_scratch_folder_of_another_process(temporary)
+    assert list(temporary.iterdir()) == []
     classes = len(list(shell.photos.iterdir()))
     images = classes * IMAGES
     names = {

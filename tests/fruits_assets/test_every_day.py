@@ -1,4 +1,4 @@
-"""A team's day with Dagster's own processes: new photos, backfills, jobs and alerts, on one `dagster dev`."""
+"""A team's day with Dagster's own processes: new photos, backfills, jobs, alerts, on one `fruits ui`."""
 
 import json
 import os

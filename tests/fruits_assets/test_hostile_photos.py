@@ -1,175 +1,34 @@
 """Files that were made to take time or memory concern themselves alone: a run names them, and goes on."""
 
-import io
-import struct
-import threading
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import os
 
-import numpy as np
-import psutil
 import pytest
-from PIL import ExifTags, Image
 
+from benchmarks.faults.bombs import BOMBS, LARGE
+from benchmarks.faults.hostile import WORKER_BYTES, watched_workers
 from fruits_assets.pipeline import run_pipeline
-from spark_jobs.photos import jpeg
 from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES
 from tests.fruits_assets.dagster_platform import IMAGES, Platform
 from tests.jobs import table
 from tests.support import numbered_samples
-
-WORKER_BYTES = 1_500_000_000
-# 49 megapixels, in each mode.
-SIDE = 7000
-
-
-def encoded(image: Image.Image, format: str, **options: object) -> bytes:
-    content = io.BytesIO()
-    image.save(content, format, **options)
-    return content.getvalue()
-
-
-def scans(number: int) -> bytes:
-    """A progressive JPEG of many scans: 200,000 take 20 minutes."""
-    content = encoded(Image.new("L", (SIDE, SIDE)), "JPEG", progressive=True)
-    last = content[content.rindex(b"\xff\xda") : -2]
-    return content[:-2] + last * (number - jpeg.scans(content)) + content[-2:]
-
-
-def segments() -> bytes:
-    """A small JPEG with 400,000 segments of EXIF."""
-    content = encoded(Image.new("RGB", (64, 64)), "JPEG")
-    return content[:2] + b"\xff\xe1\0\x08Exif\0\0" * 400_000 + content[2:]
-
-
-def tiff(*entries: tuple[int, int, int, int], data: bytes = b"") -> bytes:
-    """A TIFF of one directory, with entries (tag, type, number, value), and `data` from byte 512 on."""
-    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
-    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
-    return (head + directory).ljust(512, b"\0") + data
-
-
-def tile(side: int) -> bytes:
-    """A TIFF of 16 x 16 pixels with a tile that is much larger."""
-    packed = zlib.compress(bytes(1 << 20))
-    size = [(256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
-    places = [(322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 512), (325, 4, 1, len(packed))]
-    return tiff(*size, *places, data=packed)
-
-
-def strips() -> bytes:
-    """A TIFF of 16 x 16 pixels with 2.5 million offsets of strips."""
-    number = 2_500_000
-    size = [(256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
-    places = [(273, 4, number, 512), (277, 3, 1, 1), (278, 3, 1, 16), (279, 4, 1, 256)]
-    return tiff(*size, *places, data=bytes(4 * number))
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(more: bytes) -> bytes:
-    content = encoded(Image.new("RGB", (64, 64)), "PNG")
-    return content[:33] + more + content[33:]
-
-
-def rationals() -> bytes:
-    """A PNG whose orientation is 1.25 million fractions."""
-    exif = struct.pack("<4sIHHHIII", b"II*\0", 8, 1, 0x0112, 5, 1_250_000, 26, 0) + bytes(8 * 1_250_000)
-    return png(chunk(b"eXIf", exif))
-
-
-def turned() -> bytes:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    return encoded(Image.new("RGB", (SIDE, SIDE), "red"), "JPEG", exif=exif)
-
-
-def grey_32() -> bytes:
-    return encoded(Image.fromarray(np.zeros((SIDE, SIDE), np.int32)), "TIFF", compression="tiff_lzw")
-
-
-BAD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "scans.jpg": (lambda: scans(2_000), "a JPEG of 2,000 scans; 100 are allowed"),
-    "scans-2.jpg": (lambda: scans(200_000), "a JPEG of 100,000 segments or more"),
-    "segments.jpg": (segments, "a JPEG of 100,000 segments or more"),
-    "tile.tif": (lambda: tile(26_624), "its tiles of 26624 x 26624 pixels are larger than the picture"),
-    "tile-2.tif": (lambda: tile(24_000), "its tiles of 24000 x 24000 pixels are larger than the picture"),
-    "strips.tif": (strips, ""),
-    "texts.png": (lambda: png(chunk(b"tEXt", b"a\0b") * 1_000_000), ""),
-    "wide.webp": (
-        lambda: encoded(Image.new("RGB", (16_383, 8_000)), "WEBP", lossless=True, method=0),
-        "16383 x 8000 pixels are over the limit of 120000000",
-    ),
-    "rgba.webp": (
-        lambda: encoded(Image.new("RGBA", (16_383, 3_000)), "WEBP", lossless=True, method=0),
-        "decoding its 16383 x 3000 pixels takes 1.03 GB",
-    ),
-    "rgba.png": (
-        lambda: encoded(Image.new("RGBA", (12_000, 9_900)), "PNG", compress_level=1),
-        "decoding its 12000 x 9900 pixels takes 1.54 GB",
-    ),
-}
-GOOD: dict[str, Callable[[], bytes]] = {
-    "phone.jpg": lambda: encoded(Image.new("RGB", (8192, 6144), "green"), "JPEG"),
-    "turned.jpg": turned,
-    "progressive.jpg": lambda: encoded(Image.new("RGB", (SIDE, SIDE)), "JPEG", progressive=True),
-    "cmyk.jpg": lambda: encoded(Image.new("CMYK", (SIDE, SIDE)), "JPEG"),
-    "grey.jpg": lambda: encoded(Image.new("L", (SIDE, SIDE)), "JPEG"),
-    "alpha.png": lambda: encoded(Image.new("RGBA", (SIDE, SIDE)), "PNG", compress_level=1),
-    "palette.png": lambda: encoded(Image.new("P", (SIDE, SIDE)), "PNG", compress_level=1, transparency=0),
-    "grey-16.png": lambda: encoded(Image.new("I;16", (SIDE, SIDE)), "PNG", compress_level=1),
-    "grey-32.tif": grey_32,
-    "rgb.webp": lambda: encoded(Image.new("RGB", (16_383, 3_000)), "WEBP", lossless=True, method=0),
-    "rationals.png": rationals,
-}
-
-
-@contextmanager
-def peaks_of_workers() -> Iterator[dict[int, dict[int, int]]]:
-    """The peaks of memory of Spark's workers and of their decoders, in bytes, by worker and process."""
-    peaks: dict[int, dict[int, int]] = {}
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.1):
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error, OSError, IndexError):
-                    command = " ".join(process.cmdline())
-                    worker = process.ppid() if "spark_jobs.photos.guarded" in command else process.pid
-                    if "pyspark.daemon" in command or worker != process.pid:
-                        with open(f"/proc/{process.pid}/status") as status:
-                            [peak] = [line.split()[1] for line in status if line.startswith("VmHWM")]
-                        peaks.setdefault(worker, {})[process.pid] = 1024 * int(peak)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield peaks
-    finally:
-        done.set()
-        watcher.join()
 
 
 def test_hostile_photos_are_named_and_all_other_photos_are_there(
     untouched: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbered_samples(untouched.photos, IMAGES)
-    good = sum(1 for _ in untouched.photos.rglob("*.jpg")) + len(GOOD)
-    for name, make in {**GOOD, **{name: make for name, (make, _) in BAD.items()}}.items():
+    good = sum(1 for _ in untouched.photos.rglob("*.jpg")) + len(LARGE)
+    for name, make in {**LARGE, **{name: make for name, (make, _) in BOMBS.items()}}.items():
         (untouched.photos / "Kiwi" / name).write_bytes(make())
     monkeypatch.setenv("DAGSTER_HOME", str(untouched.home))
     settings = untouched.settings.model_copy(update={"max_bad_share": 0.5})
-    with peaks_of_workers() as peaks:
+    with watched_workers(os.getpid()) as workers:
         summary = run_pipeline(settings, [], {})
     assert summary.failed_classes == {}
     bad = table(settings.store, QUARANTINED_IMAGES).set_index("path")["reason"]
-    assert set(bad.index) == {f"Kiwi/{name}" for name in BAD}
-    for name, (_, reason) in BAD.items():
+    assert set(bad.index) == {f"Kiwi/{name}" for name in BOMBS}
+    for name, (_, reason) in BOMBS.items():
         assert reason in bad[f"Kiwi/{name}"]
     assert len(table(settings.store, RAW_IMAGES)) == summary.csv_rows == good
-    together = {worker: sum(of.values()) for worker, of in peaks.items() if len(of) > 1}
-    assert together
-    assert max(together.values()) <= WORKER_BYTES, peaks
+    assert workers.peaks()
+    assert max(workers.peaks()) <= WORKER_BYTES, workers.memory

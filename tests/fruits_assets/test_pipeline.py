@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,8 +13,8 @@ from fruits_assets.partitions import known_classes, register_classes
 from fruits_assets.pipeline import run_pipeline
 from resources.run_locks import held_lock
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.pointers import current_one
-from spark_jobs.store.schemas import PCA_MODEL
+from spark_jobs.store.pointers import current_one, folder_of
+from spark_jobs.store.schemas import PCA_FEATURES_CSV, PCA_MODEL
 from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, add_photo, spoil_photo
 from tests.support import current_versions, leave_lock
 
@@ -98,17 +99,42 @@ def test_classes_whose_csvs_are_gone_at_the_end_of_a_run_have_failed(
 ) -> None:
     finish = Runs.bring_up_to_date
 
-    def lose_the_store_at_the_end(*arguments: Any) -> dict[str, str]:
+    def lose_the_csvs_at_the_end(*arguments: Any) -> dict[str, str]:
         failed = finish(*arguments)
-        shutil.rmtree(platform.settings.store)
+        shutil.rmtree(Path(platform.settings.store) / folder_of(PCA_FEATURES_CSV))
         return failed
 
-    monkeypatch.setattr(Runs, "bring_up_to_date", lose_the_store_at_the_end)
+    monkeypatch.setattr(Runs, "bring_up_to_date", lose_the_csvs_at_the_end)
     add_photo(platform, "Kiwi")
     lines = run_platform()
     assert lines["classes"] == [f"0 done, {len(CLASSES)} failed"]
     assert len(lines["failed"]) == len(CLASSES)
     assert all(f"{platform.settings.store} does not have its CSV" in line for line in lines["failed"])
+
+
+@pytest.mark.parametrize("leave_folder", [True, False], ids=["unmounted", "removed"])
+def test_a_store_that_has_vanished_is_begun_anew_only_if_asked_for(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, leave_folder: bool
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(platform.home))
+    assert platform.run(BY_CLASS, "Kiwi").success
+    shutil.rmtree(platform.settings.store)
+    if leave_folder:
+        Path(platform.settings.store).mkdir()
+    vanished = rf"^FRUITS_STORE={platform.settings.store} has no photos, .* not mounted.* --accept-removals"
+    with pytest.raises(FruitsError, match=vanished):
+        run_pipeline(platform.settings, [], {})
+    assert not list(Path(platform.settings.store).glob("**/*.parquet"))
+    monkeypatch.setattr("fruits_assets.all_assets.begin_session", fail_with("the run begins"))
+    with pytest.raises(FruitsError, match="the run begins"):
+        run_pipeline(platform.settings, [], {}, accept_removals=True)
+
+
+def fail_with(message: str) -> Callable[..., Any]:
+    def fail(*_: Any) -> None:
+        raise FruitsError(message)
+
+    return fail
 
 
 def test_a_run_of_some_classes_replaces_them_and_keeps_the_model(

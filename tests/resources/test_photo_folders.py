@@ -1,5 +1,6 @@
 """`list_photos` on disk: labels, data versions, and the files that are skipped or refused with a reason."""
 
+import errno
 import json
 import os
 import subprocess
@@ -263,6 +264,22 @@ def test_a_name_that_is_not_utf8_is_skipped_and_reported_in_utf8(root: Path, pat
     [(name, reason)] = listing.skipped.items()
     assert name.encode() in (path.replace(b"\xff", rb"\xff"), rb"\xff", rb"\xffpple")
     assert reason == "has a name that is not UTF-8"
+
+
+@pytest.mark.parametrize("may_be_empty", [True, False])
+def test_a_root_that_cannot_be_listed_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, may_be_empty: bool
+) -> None:
+    put(root, "Kiwi/1.jpg")
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(
+        FruitsError, match=f"^FRUITS_IMAGES={root} cannot be listed: Permission denied. Check"
+    ):
+        list_photos(str(root), may_be_empty=may_be_empty)
 
 
 def test_a_folder_without_read_permission_is_skipped(root: Path) -> None:

@@ -1,14 +1,16 @@
 """The lock of a run tells whether its process lives."""
 
+import os
 import socket
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from resources.run_locks import Lock, held_lock, lock_state, remove_lock
+from resources.run_locks import Lock, held_lock, lock_state, remove_lock, remove_old_locks
 from resources.runs import OWNER_TAG, fail_killed_runs, is_over, owner_tags
 from tests.support import leave_lock
 
@@ -41,6 +43,25 @@ def test_a_killed_process_leaves_its_lock(instance: dg.DagsterInstance) -> None:
     assert lock_state(instance, "run") == Lock.LEFT
     remove_lock(instance, "run")
     assert lock_state(instance, "run") == Lock.NONE
+
+
+def test_old_locks_of_dead_processes_go_and_locks_of_living_processes_stay(
+    instance: dg.DagsterInstance,
+) -> None:
+    day = timedelta(days=1)
+    for name in ("old", "new", ".unnamed.17"):
+        leave_lock(instance, name)
+    with held_lock(instance, "alive"):
+        locks = Path(instance.root_directory) / "running"
+        for name in ("old", "alive", ".unnamed.17"):
+            os.utime(locks / name, (time.time() - 2 * 86400,) * 2)
+        assert remove_old_locks(instance, datetime.now(UTC) - day) == 2
+        assert {path.name for path in locks.iterdir()} == {"new", "alive"}
+        assert lock_state(instance, "alive") == Lock.HELD
+
+
+def test_a_home_without_locks_has_none_to_remove(instance: dg.DagsterInstance) -> None:
+    assert remove_old_locks(instance, datetime.now(UTC)) == 0
 
 
 def test_only_runs_of_killed_processes_are_marked_as_failed(instance: dg.DagsterInstance) -> None:

@@ -1,11 +1,15 @@
 """The current extractor is used again as long as it is whole."""
 
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
+import dagster as dg
 import pytest
 
-from fruits_assets.assets.feature_extractor import whole_extractor
+from fruits_assets.assets.feature_extractor import feature_extractor, whole_extractor
+from resources.settings import Settings
 from spark_jobs.inference import MODEL_BIN, MODEL_XML
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root
@@ -52,7 +56,32 @@ def test_a_damaged_extractor_is_not_used_again(untouched: Platform, damage: Call
     assert whole_extractor(untouched.store) is None
 
 
-def test_a_run_converts_a_damaged_extractor_again(untouched: Platform) -> None:
+def test_a_run_converts_a_damaged_extractor_again_and_leaves_no_temporary_files(
+    untouched: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # Python reads TMPDIR once
     flip_a_bit_of_the_weights(untouched.store)
     assert untouched.run(["feature_extractor"]).success
     assert whole_extractor(untouched.store)
+    [scratch] = temporary.iterdir()  # of this process, which goes on
+    assert [path.name for path in scratch.iterdir()] == [".lock"]
+
+
+def test_a_disk_that_becomes_full_in_the_conversion_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for setting in ("DAGSTER_HOME", "SPARK_LOCAL_DIRS"):
+        monkeypatch.setenv(setting, str(tmp_path / setting))
+    monkeypatch.setattr("fruits_assets.disk_errors.disk", lambda path: (0, 0))
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\necho 'OSError: [Errno 28] No space left on device' >&2\nexit 1\n")
+    failing.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(failing))
+    context = dg.build_asset_context(run_tags={})
+    settings = Settings(images="/photos", store=str(tmp_path / "store"), weights="random")
+    with pytest.raises(dg.Failure) as raised:
+        feature_extractor(context, settings=settings)
+    assert str(raised.value.description).startswith(f"DAGSTER_HOME={tmp_path / 'DAGSTER_HOME'} is full: ")

@@ -34,16 +34,18 @@ def store(bucket: str, tmp_path: Path) -> Root:
     return open_root(f"{bucket}/{tmp_path.name}")
 
 
-def launch(folder: Path, code: str, entry_point: str) -> subprocess.CompletedProcess[str]:
+def launch(
+    folder: Path, code: str, entry_point: str, program: str = SPARK_SUBMIT
+) -> subprocess.CompletedProcess[str]:
     """Runs the launcher as a step does, with a stand-in for spark-submit."""
-    program = folder / "bin" / "spark-submit"
-    program.parent.mkdir()
-    program.write_text(SPARK_SUBMIT)
-    program.chmod(0o755)
+    spark_submit = folder / "bin" / "spark-submit"
+    spark_submit.parent.mkdir()
+    spark_submit.write_text(program)
+    spark_submit.chmod(0o755)
     options = ["--name", "fruits raw_images", "--", "a.module:job", "s3://bucket/folder"]
     return subprocess.run(
         [sys.executable, "-c", LAUNCHER.read_text(), "eu-west-3", code, entry_point, *options],
-        env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "TMPDIR": str(folder)},
+        env={**os.environ, "PATH": f"{spark_submit.parent}:{os.environ['PATH']}", "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
     )
@@ -59,6 +61,15 @@ def test_a_step_runs_the_files_that_were_uploaded(store: Root, tmp_path: Path) -
         *("--name", "fruits raw_images", "--py-files", archive),
         *(entry_point, "a.module:job", "s3://bucket/folder"),
     ]
+
+
+def test_a_step_that_ends_leaves_no_code_on_the_node(store: Root, tmp_path: Path) -> None:
+    # In client mode, spark-submit runs the entry point with its own environment. This job does not exist.
+    runs = f'#!/usr/bin/env bash\nexec "{sys.executable}" "$5" no.module:job x y eu-west-3 1 "${{@:8}}"\n'
+    done = launch(tmp_path, *upload_code(store), program=runs)
+    assert done.returncode == 1
+    assert "dagster_pipes" in done.stderr  # it has begun, and has no parameters of Dagster
+    assert list(tmp_path.glob("fruits-*")) == []
 
 
 @pytest.mark.parametrize("changed", [0, 1])

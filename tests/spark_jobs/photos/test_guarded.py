@@ -1,5 +1,6 @@
 """A photo that is not plainly cheap is decoded in a child process: it can hurt only itself."""
 
+import fcntl
 import io
 import os
 import signal
@@ -133,6 +134,26 @@ def test_a_photo_whose_decoder_crashes_is_bad_and_the_next_photo_is_not(
 def test_a_photo_whose_decoder_stands_still_is_bad(child: guarded._Child, slow: bytes) -> None:
     meanwhile(child, signal.SIGSTOP)
     assert reason(slow, Limits(seconds=0.9)) == "decoding it takes more than 2.7 s"
+
+
+def test_a_child_that_stands_still_before_it_has_read_a_photo_makes_the_photo_bad(
+    child: guarded._Child, large: bytes
+) -> None:
+    process = child._started(Limits().memory)
+    os.kill(process.pid, signal.SIGSTOP)
+    content = large + bytes(8 << 20)  # more than a pipe holds
+    assert reason(content, Limits(seconds=0.3)) == "decoding it takes more than 0.9 s"
+
+
+def test_a_user_who_may_have_no_larger_pipes_gets_the_same_picture(
+    child: guarded._Child, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pipe(7), "/proc/sys/fs/pipe-user-pages-soft": https://man7.org/linux/man-pages/man7/pipe.7.html
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    assert decode_guarded(large, LIMIT, Limits()).width == 2000
 
 
 def test_time_is_counted_for_each_photo_by_itself(large: bytes) -> None:

@@ -71,12 +71,14 @@ def test_a_file_that_became_a_pipe_does_not_block(folder: Path) -> None:
     assert str(read(folder)) == "is no file any more"
 
 
-@pytest.mark.parametrize(
-    "make", [lambda file: None, lambda file: file.parent.rmdir()], ids=["file", "folder"]
-)
-def test_a_file_that_is_gone_is_a_bad_photo(folder: Path, make: Callable[[Path], None]) -> None:
-    make(folder / "Kiwi/1.jpg")
+def test_a_file_that_is_gone_is_a_bad_photo(folder: Path) -> None:
     assert str(read(folder)) == "was deleted during ingestion"
+
+
+def test_a_file_that_is_gone_with_its_folder_is_a_fault_of_the_disk(folder: Path) -> None:
+    (folder / "Kiwi").rmdir()  # as where the disk of the photos is unmounted
+    found = read(folder)
+    assert isinstance(found, FileNotFoundError)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG])

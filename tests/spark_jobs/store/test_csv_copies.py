@@ -128,6 +128,13 @@ def test_a_pointer_that_does_not_tell_its_csv_does_not_stop_the_others(
     assert stale_copies(root) == ["Kiwi"]
 
 
+def test_a_file_that_another_run_is_writing_beside_the_copies_stays(copied: str) -> None:
+    writing = Path(copied) / PCA_FEATURES_CSV / f".{'ab' * 16}"
+    writing.touch()
+    copy_csvs(open_root(copied))
+    assert writing.exists()
+
+
 def test_other_files_in_the_folder_of_copies_are_removed(copied: str) -> None:
     root = open_root(copied)
     root.write("pca_features_csv/Gone.csv", b"of a class that is gone")

@@ -305,8 +305,9 @@ def test_a_refusal_that_spark_was_not_told_is_found_out(
 
 def test_an_error_of_the_disk_is_no_fault_of_s3() -> None:
     assert explained("[Errno 28] No space left on device") is None
-    with pytest.raises(PermissionError), s3_errors_explained():
+    with pytest.raises(PermissionError) as raised, s3_errors_explained():
         raise PermissionError(13, "Permission denied", "/data/store")
+    assert raised.value.__cause__ is None
 
 
 def test_a_failed_task_says_the_fault_of_s3() -> None:
