@@ -5,6 +5,7 @@ from benchmarks.faults.flips import flipped_bit
 from benchmarks.faults.hostile import hostile_files
 from benchmarks.faults.kills import killed_csv_job, killed_run
 from benchmarks.faults.power import power_cut
+from benchmarks.faults.s3_faults import S3_ROUNDS, s3_fault
 from benchmarks.faults.writers import two_writers
 
 ROWS = {
@@ -32,6 +33,12 @@ ROWS = {
         "keep their features; memory is bounded",
         5,
         hostile_files,
+    ),
+    "s3": FaultRow(
+        "S3 fails, is slow, stands still or refuses",
+        "done, or a sentence that says what to do; nothing lost, and a rerun completes",
+        S3_ROUNDS,
+        s3_fault,
     ),
     "power": FaultRow(
         "The power fails",

@@ -25,6 +25,7 @@ _UNCLEAR_SECONDS = 10.0
 _ALONE = threading.Lock()
 
 DENIED, ARCHIVED, BUSY, UNCLEAR, REFUSED = "denied", "archived", "busy", "unclear", "refused"
+NETWORK = "network"
 _BUCKETS_REGION = "the region of the bucket"
 # Faults of one object, whose neighbours may well be readable.
 OF_AN_OBJECT = (DENIED, ARCHIVED, UNCLEAR, REFUSED)
@@ -41,7 +42,7 @@ class Fault(NamedTuple):
     @property
     def is_temporary(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.kind in (BUSY, "network")
+        return self.kind in (BUSY, NETWORK)
 
 
 # The fault is the first whose pattern a text contains: the codes of S3 as pyarrow, deltalake and Hadoop write
@@ -104,7 +105,7 @@ _FAULTS = (
     ),
     (
         r"NETWORK_CONNECTION|curlCode|error sending request|REQUEST_TIMEOUT|UnknownHost|Connection refused",
-        "network",
+        NETWORK,
         "S3 cannot be reached",
         "Check the network, and AWS_ENDPOINT_URL if it is set",
     ),

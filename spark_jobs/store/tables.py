@@ -30,7 +30,7 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import read_part
 from spark_jobs.store.root import Result, Root, concurrently, delta_options
-from spark_jobs.store.s3_errors import fault_of
+from spark_jobs.store.s3_errors import NETWORK, fault_of
 from spark_jobs.store.schemas import COLUMNS_VERSION, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.versions import Part, Version, combined_version, is_name, photos_version
 
@@ -299,16 +299,17 @@ def _set_property(opened: "DeltaTable", name: str, value: str) -> None:
 
 
 def _repeated(commit: Callable[[], Result]) -> Result:
-    """Makes a commit again where the connection to S3 breaks, which deltalake does not.
+    """Makes a commit again where the connection to S3 breaks. deltalake does so only after an answer of S3.
 
-    S3 may have made the first commit. Then the second meets it, as it meets a commit of another run.
+    S3 may have made the first commit. It makes no second one: a commit creates an entry of the log, whose
+    number is taken. So the second attempt meets the first, as it meets a commit of another run.
     """
     for attempt in range(1, _CONNECTION_ATTEMPTS):
         try:
             return commit()
         except OSError as error:
             fault = fault_of(str(error))
-            if fault is None or not fault.is_temporary:
+            if fault is None or fault.kind != NETWORK:
                 raise
         time.sleep(2 ** (attempt - 2))
     return commit()
