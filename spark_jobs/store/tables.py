@@ -467,10 +467,11 @@ def commit(
             # Where an answer of S3 is lost, the commit is made again, and meets itself.
             added = {part.path.removeprefix(f"{table}/") for parts in change.added.values() for part in parts}
             removed = {file.path for file in change.removed} - added
-            if added <= {file.path for file in files} and not removed:
-                return
-            lease.check()
-            if _commit_once(store, table, opened, change, lease.run, data_change):
+            is_made = added <= {file.path for file in files} and not removed
+            if not is_made:
+                lease.check()
+                is_made = _commit_once(store, table, opened, change, lease.run, data_change)
+            if is_made:
                 lease.check_erasures()
                 return
         time.sleep(random.uniform(0, min(1, 0.02 * (attempt + 1))))

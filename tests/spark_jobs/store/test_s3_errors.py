@@ -25,12 +25,19 @@ from benchmarks.faults.s3_proxy import (
 )
 from spark_jobs.errors import FruitsError
 from spark_jobs.photos.read_photos import read_photo
+from spark_jobs.store.erasures import ERASED_MEANWHILE, ERASURES
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
 from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
 from spark_jobs.store.schemas import RAW_IMAGES
-from spark_jobs.store.tables import open_table, replace_classes, set_table_property, table_property
+from spark_jobs.store.tables import (
+    log_entry,
+    open_table,
+    replace_classes,
+    set_table_property,
+    table_property,
+)
 from spark_jobs.tasks import _task_error
 from tests.s3_server import s3_bucket
 from tests.spark_jobs.store.written import TABLE, commit_class, rows_of
@@ -153,6 +160,29 @@ def test_a_commit_whose_connection_breaks_is_made_once(
         log = [f"{TABLE}/_delta_log/{version:020}.json" for version in range(4)]
         assert sorted(info.path for info in root.list(f"{TABLE}/_delta_log")) == log
         assert broken == {f"/fruits/store/{entry}" for entry in log}
+
+
+def test_a_commit_whose_answer_is_lost_tells_of_photos_that_were_erased_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The erasure has looked for the photos before the commit, and the run has asked for erasures before it."""
+    with s3_bucket(tmp_path) as uri:
+        root = open_root(f"{uri}/store")
+        commit_class(root, "Kiwi", ["1.jpg"])
+
+        def erase(method: str, path: str, key: str) -> Cut | None:
+            if method != "PUT" or not path.endswith(log_entry(TABLE, 2)) or root.has(f"{ERASURES}/1.json"):
+                return None
+            root.write(f"{ERASURES}/1.json", b"{}")
+            return Cut.AFTER
+
+        with s3_proxy(erase, s3_endpoint()) as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            open_root.cache_clear()
+            with pytest.raises(FruitsError, match=ERASED_MEANWHILE):
+                commit_class(open_root(f"{uri}/store"), "Kiwi", ["2.jpg"])
+        assert rows_of(root) == {"Kiwi": 1}
+        assert root.has(log_entry(TABLE, 2))
 
 
 def test_an_archived_object_is_named_with_the_command_that_restores_it(
