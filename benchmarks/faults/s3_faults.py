@@ -143,6 +143,8 @@ def s3_fault(place: Workplace, number: int) -> Finding:
         if disturbance.is_first:
             photos, expected = _PHOTOS, finished
             store.mkdir()
+            # A home that knows a store refuses to begin it anew: its disk may not be mounted.
+            shutil.rmtree(place.home("home"))
         else:
             photos, expected = _CHANGED, changed
             shutil.copytree(finished, store)

@@ -165,7 +165,7 @@ def test_a_commit_whose_connection_breaks_is_made_once(
 def test_a_commit_whose_answer_is_lost_tells_of_photos_that_were_erased_meanwhile(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The erasure has looked for the photos before the commit, and the run has asked for erasures before it."""
+    """The erasure has looked for the photos before the commit, the run has asked for erasures before it."""
     with s3_bucket(tmp_path) as uri:
         root = open_root(f"{uri}/store")
         commit_class(root, "Kiwi", ["1.jpg"])
