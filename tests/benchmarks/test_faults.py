@@ -137,7 +137,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Rounds that take half a minute each: the JVM and a Python worker are killed, and a bit of a photo flips.
 QUICK = [("kills", 10), ("kills", 7), ("flips", 0)]
-# Each row with other disturbances: 10 minutes.
+# Each row with other disturbances: 15 minutes. Those of S3 need Go, which builds the server.
 LONG = [
     *(("kills", number) for number in (0, 5, 14, 20)),
     *(("csv-kills", number) for number in (3, 4)),

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,17 +31,18 @@ from spark_jobs.store.leases import Lease
 from spark_jobs.store.photos import Photo
 from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
 from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
-from spark_jobs.store.schemas import RAW_IMAGES
+from spark_jobs.store.schemas import COLUMNS_VERSION, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.tables import (
     log_entry,
     open_table,
     replace_classes,
     set_table_property,
     table_property,
+    upgrade_table,
 )
 from spark_jobs.tasks import _task_error
 from tests.s3_server import s3_bucket
-from tests.spark_jobs.store.written import TABLE, commit_class, rows_of
+from tests.spark_jobs.store.written import TABLE, commit_class, rows_of, write_earlier_table
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +129,7 @@ def test_a_commit_to_a_bucket_that_vanished_names_the_bucket(
     assert "the bucket does not exist. Correct its name in FRUITS_IMAGES or FRUITS_STORE" in str(raised.value)
 
 
-def commit_four_times(uri: str) -> None:
+def commit(uri: str) -> None:
     """Creates a table, commits a class twice, and sets a property."""
     root = open_root(uri)
     commit_class(root, "Kiwi", ["1.jpg"])
@@ -135,31 +137,71 @@ def commit_four_times(uri: str) -> None:
     set_table_property(root, TABLE, "fruits.test", "value")
 
 
+def upgrade(uri: str) -> None:
+    """Adds columns to a table, and sets a property."""
+    upgrade_table(open_root(uri), TABLE)
+
+
+@contextmanager
+def breaking(uri: str, cut: Cut, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """Breaks the connection of the first attempt at each entry of a log; the names of these entries."""
+    broken: set[str] = set()
+
+    def break_first(method: str, path: str, key: str) -> Cut | None:
+        entry = path.removeprefix(f"/{uri.removeprefix('s3://')}/")
+        if method != "PUT" or "/_delta_log/" not in entry or entry in broken:
+            return None
+        broken.add(entry)
+        return cut
+
+    with s3_proxy(break_first, s3_endpoint()) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        open_root.cache_clear()
+        yield broken
+
+
+def run_alone(function: Callable[[str], None], uri: str) -> None:
+    """Calls a function in a process of its own.
+
+    deltalake holds Python's lock while it sets a property, and a proxy of this process would wait for it.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        process.submit(function, uri).result()
+
+
+def entries(root: Root) -> list[str]:
+    return sorted(info.path for info in root.list(f"{TABLE}/_delta_log"))
+
+
+# The connection breaks before S3 has made the commit, or before its answer.
 @pytest.mark.parametrize("cut", Cut)
 def test_a_commit_whose_connection_breaks_is_made_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cut: Cut
 ) -> None:
-    """It breaks before S3 has made the commit, or before its answer."""
-    broken: set[str] = set()
-
-    def break_first(method: str, path: str, key: str) -> Cut | None:
-        if method != "PUT" or "/_delta_log/" not in path or path in broken:
-            return None
-        broken.add(path)
-        return cut
-
-    with s3_bucket(tmp_path) as uri, s3_proxy(break_first, s3_endpoint()) as address:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        open_root.cache_clear()
-        # deltalake holds Python's lock while it sets a property, and the proxy of this process would wait.
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            process.submit(commit_four_times, f"{uri}/store").result()
-        root = open_root(f"{uri}/store")
+    with s3_bucket(tmp_path) as bucket, breaking(f"{bucket}/store", cut, monkeypatch) as broken:
+        root = open_root(f"{bucket}/store")
+        run_alone(commit, root.uri)
         assert rows_of(root) == {"Kiwi": 2}
         assert table_property(root, TABLE, "fruits.test") == "value"
-        log = [f"{TABLE}/_delta_log/{version:020}.json" for version in range(4)]
-        assert sorted(info.path for info in root.list(f"{TABLE}/_delta_log")) == log
-        assert broken == {f"/fruits/store/{entry}" for entry in log}
+        assert entries(root) == sorted(broken) == [log_entry(TABLE, version) for version in range(4)]
+
+
+@pytest.mark.parametrize("cut", Cut)
+def test_an_upgrade_whose_connection_breaks_is_made_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cut: Cut
+) -> None:
+    with s3_bucket(tmp_path) as bucket:
+        write_earlier_table(open_root(f"{bucket}/store"))
+        with breaking(f"{bucket}/store", cut, monkeypatch) as broken:
+            root = open_root(f"{bucket}/store")
+            earlier = entries(root)
+            run_alone(upgrade, root.uri)
+            assert rows_of(root) == {"Kiwi": 1}
+            opened = open_table(root, TABLE)
+            assert opened and [field.name for field in opened.schema().fields] == SCHEMAS[TABLE].names
+            assert table_property(root, TABLE, "fruits.columns") == str(COLUMNS_VERSION)
+            assert sorted(broken) == [log_entry(TABLE, version) for version in (2, 3)]
+            assert entries(root) == [*earlier, *sorted(broken)]
 
 
 def test_a_commit_whose_answer_is_lost_tells_of_photos_that_were_erased_meanwhile(
