@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from pydantic import Field
 
 from fruits_assets.costs.recording import record_stage
-from fruits_assets.decorators import pipeline_asset
+from fruits_assets.decorators import column_schema, pipeline_asset
 from fruits_assets.erase import erase_returned
+from fruits_assets.figures import TABLE_ROWS, class_figures, size
 from fruits_assets.partitions import fruit_classes
 from fruits_assets.provenance import DATA_VERSION, provenance
 from fruits_assets.store_checks import report_after_step
@@ -17,6 +19,7 @@ from resources.job_runner import JobRun, JobRunner
 from resources.photo_folders import PhotoFolders
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.classes import current_versions
 from spark_jobs.store.erasures import ERASED_MEANWHILE, erasures_version
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.wire import ClassFigures, Job, Params
@@ -27,6 +30,9 @@ FAILED_CLASSES = "failed_classes"
 
 # Metadata of a class: where the store has its table.
 STORE_PATH = "store_path"
+
+# Metadata of a result for which Dagster writes no event of its own.
+_NO_EVENT = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 
 # The description of the event of a class that needed no work.
 UNCHANGED = "Nothing has changed."
@@ -90,9 +96,10 @@ class ClassJob(Generic[Params, Figures]):
     """A Spark job over the classes `to_do` of a step, and what its asset reports about all classes.
 
     `done` has the figures of the classes that need no work, and `failed` the reason of each class that cannot
-    be worked on. `describe` returns the metadata of one class that only this asset has. `checks` evaluates
-    all classes of the store after the job; its arguments are the store and the figures by class. `extractor`
-    describes the extractor of the features, for the run record.
+    be worked on. `describe` returns the metadata of one class that only this asset has, by its label and
+    figures; `table` is the metadata of the whole table. `events` are more events after the job. `checks`
+    evaluates all classes of the store after the job; its arguments are the store and the figures by class.
+    `extractor` describes the extractor of the features, for the run record.
     """
 
     run: Job[Params, ClassesReport[Figures]]
@@ -100,8 +107,10 @@ class ClassJob(Generic[Params, Figures]):
     to_do: Collection[str]
     done: Mapping[str, Figures]
     failed: Mapping[str, str] = field(default_factory=dict)
-    describe: Callable[[Figures], Mapping[str, Any]]
+    describe: Callable[[str, Figures], Mapping[str, Any]]
+    table: Mapping[str, Any] = field(default_factory=dict)
     checks: Callable[[Root, Mapping[str, Figures]], Iterable[dg.AssetCheckResult]]
+    events: Callable[[Root], Iterable[dg.AssetMaterialization]] = lambda _: ()
     extractor: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -120,14 +129,14 @@ def class_asset(
     function, runs the job if there is work, writes the run record, and yields one event for each class. If
     classes failed, it ends with a `dagster.Failure` that names them.
     """
-    schema = dg.TableSchema([dg.TableColumn(column, kind, text) for column, (kind, text) in columns.items()])
     config_type = config
 
     def decorate(class_job: Callable[[ClassStep[Config]], ClassJob[Any, Any]]) -> dg.AssetsDefinition:
         @pipeline_asset(
             name=name,
             partitions_def=fruit_classes,
-            metadata={"dagster/column_schema": schema},
+            metadata=column_schema(columns),
+            personal=True,
             **definition,
         )
         def materialize(
@@ -143,37 +152,39 @@ def class_asset(
             tags = provenance(context)
             job, run = _without_erased(step, class_job, job_runner)
             figures, failed = dict(job.done), dict(job.failed)
-            run_metadata: dict[str, Any] = {"images_in_run": 0}
+            summary: list[dg.AssetMaterialization | dg.AssetObservation] = []
             if run is not None:
                 figures |= run.report.classes
                 failed |= run.report.failed
-                run_metadata = _record(context, settings, job, run)
+                summary += [*job.events(step.store), _record(context, settings, job, run)]
             for label, found in figures.items():
                 if found.without_photos:
                     context.log.warning(f"The class {label!r} has no photos. Its last version stays current.")
             if unchanged := len(job.done):
                 context.log.info(f"{name}: nothing has changed in {counted(unchanged, 'class', 'classes')}.")
-            run_metadata[STORE_PATH] = dg.MetadataValue.path(step.store.uri_of(name))
+            # Dagster's page of an asset shows the columns that the last event names.
+            last = max(figures, default=None)
+            place = dg.MetadataValue.path(step.store.uri_of(name))
             events = [
                 dg.AssetMaterialization(
                     context.asset_key,
                     partition=label,
                     description=UNCHANGED if label in job.done else None,
                     metadata={
-                        "images": found.images,
-                        "bytes": found.bytes,
+                        **job.describe(label, found),
+                        **class_figures(found.images, found.bytes),
                         "new_images": found.new,
                         "kept_images": found.kept,
                         "gone_images": found.gone,
-                        **run_metadata,
-                        **job.describe(found),
+                        STORE_PATH: place,
+                        **(job.table if label == last else {}),
                     },
                     tags={**tags, DATA_VERSION: found.data_version},
                 )
                 for label, found in sorted(figures.items())
             ]
             report_after_step(context, settings)
-            yield from _events(events, list(job.checks(step.store, figures)), failed)
+            yield from _events(events, summary, list(job.checks(step.store, figures)), failed)
 
         return materialize
 
@@ -211,8 +222,11 @@ def _record(
     settings: Settings,
     job: ClassJob[Any, Any],
     run: JobRun[ClassesReport[ClassFigures]],
-) -> dict[str, Any]:
-    """Writes the record of a job, and returns the metadata of its run. The rate is of the new images."""
+) -> dg.AssetObservation:
+    """Writes the record of a job; returns the figures of the run and of the whole table, as an observation.
+
+    The rate is of the new images.
+    """
     figures, seconds = run.report.classes.values(), run.measured.seconds
     images = sum(found.new for found in figures)
     record_stage(
@@ -224,31 +238,37 @@ def _record(
         bytes_written=sum(found.written_bytes for found in figures),
         extractor=job.extractor,
     )
-    return {
-        **run.metadata,
-        "images_in_run": images,
-        "images_per_second": round(images / seconds, 1) if seconds else 0.0,
-    }
+    versions = current_versions(open_root(settings.store), context.asset_key.to_user_string())
+    return dg.AssetObservation(
+        context.asset_key,
+        metadata={
+            TABLE_ROWS: sum(version.rows for version in versions.values()),
+            "size": size(sum(version.bytes for version in versions.values())),
+            "classes": len(versions),
+            "classes_in_run": len(figures),
+            "images_in_run": images,
+            "images_per_second": round(images / seconds, 1) if seconds else 0.0,
+            **run.metadata,
+        },
+    )
 
 
 def _events(
     events: Sequence[dg.AssetMaterialization],
+    summary: Iterable[dg.AssetMaterialization | dg.AssetObservation],
     checks: Sequence[dg.AssetCheckResult],
     failed: Mapping[str, str],
 ) -> Iterator[Event]:
     """Yields the event of each class, with the metadata and the data version of that class.
 
-    Dagster gives one data version to all partitions of a step
-    (https://github.com/dagster-io/dagster/issues/18649, https://github.com/dagster-io/dagster/issues/34013).
-    So each class gets an event of its own, after the result of the step. Dagster cannot fail one partition
-    of a range (https://github.com/dagster-io/dagster/issues/17836). If classes failed, the step therefore
-    yields no result, because a result would mark the failed classes as materialized too.
+    Dagster would give one data version to all partitions of a step
+    (https://github.com/dagster-io/dagster/issues/18649, https://github.com/dagster-io/dagster/issues/34013),
+    and mark failed classes of a range as materialized
+    (https://github.com/dagster-io/dagster/issues/17836). So the result of the step has no event of its own.
     """
-    if failed:
-        yield from checks
-    else:
-        yield dg.MaterializeResult(check_results=checks)
     yield from events
+    yield from summary
+    yield dg.MaterializeResult(metadata=_NO_EVENT, check_results=checks)
     if failed:
         raise classes_failed(failed, len(failed) + len(events))
 

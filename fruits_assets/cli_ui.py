@@ -26,4 +26,4 @@ def ui(host: str, port: int, daemon: bool, read_only: bool) -> None:
 
     settings = load_settings(StoreSettings)
     set_dagster_home()
-    serve(host, port, url=settings.ui_url, read_only=read_only or settings.ui_read_only, daemon=daemon)
+    serve(host, port, settings, read_only=read_only or settings.ui_read_only, daemon=daemon)

@@ -1,7 +1,9 @@
 """The asset graph, with the resources of the execution target that `FRUITS_ENV` names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -19,8 +21,9 @@ from resources.job_runner import JobRunner
 from resources.local.spark import local_spark
 from resources.photo_folders import PhotoFolders
 from resources.run_locks import held_lock
-from resources.settings import Settings, load_settings
+from resources.settings import Settings, load_settings, settings_table
 from resources.terminal_log import terminal_log
+from spark_jobs.store.schemas import FRUIT_PHOTOS
 
 
 @dg.definitions
@@ -38,7 +41,7 @@ def definitions_for(
     runs share that listing. With `plan`, the jobs follow that plan.
     """
     return dg.Definitions(
-        assets=dg.load_assets_from_package_module(assets),
+        assets=_located(settings),
         asset_checks=[store_checks],
         jobs=[*jobs(plan), observe_photos],
         resources={
@@ -64,13 +67,32 @@ def definitions_for(
     )
 
 
+def _located(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The assets, with their places in the store and their modules, which have their names."""
+
+    def located(spec: dg.AssetSpec) -> dg.AssetSpec:
+        name = spec.key.to_user_string()
+        place = settings.images if name == FRUIT_PHOTOS else f"{settings.store}/{name}"
+        module = str(Path(assets.__file__).with_name(f"{name}.py"))
+        source = dg.LocalFileCodeReference(file_path=module, line_number=1)
+        return spec.merge_attributes(
+            metadata={
+                "dagster/uri": place,
+                "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[source]),
+            }
+        )
+
+    loaded: Iterable[Any] = dg.load_assets_from_package_module(assets, include_specs=True)
+    return [*dg.map_asset_specs(located, loaded)]
+
+
 def _checked(settings: Settings) -> dg.ResourceDefinition:
     """The settings of a run, which holds its lock.
 
     A run fails with a `FruitsError` if data would leave the allowed regions.
     """
 
-    @dg.resource
+    @dg.resource(description=settings_table(settings))
     def checked(context: dg.InitResourceContext) -> Iterator[Settings]:
         check_residency(settings)
         instance, run = context.instance, context.run

@@ -19,6 +19,7 @@ from pathlib import Path
 import dagster as dg
 
 from fruits_assets.erasable import Found, Selection, find, listed_photos
+from fruits_assets.figures import class_figures
 from fruits_assets.partitions import unregister_classes
 from fruits_assets.photo_changes import changed_photos, photo_changes
 from fruits_assets.provenance import DATA_VERSION, renewed_provenance
@@ -295,7 +296,7 @@ def _tell_dagster(settings: Settings, instance: dg.DagsterInstance, work: Work) 
                     key,
                     partition=label,
                     description="fruits erase",
-                    metadata={"images": version.rows, "bytes": version.bytes},
+                    metadata=class_figures(version.rows, version.bytes),
                     tags=tags | {DATA_VERSION: version.data_version},
                 )
             )

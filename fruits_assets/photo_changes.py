@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import dagster as dg
 
+from fruits_assets.figures import size
 from fruits_assets.provenance import DATA_VERSION, versions_by_class
 from resources.photo_folders import Listing
 from resources.photo_names import companion
@@ -101,8 +102,8 @@ def changed_photos(
             key,
             partition=label,
             metadata={
-                "images": len(listing.classes[label]),
-                "bytes": sum(photo.bytes for photo in listing.classes[label]),
+                "photos": len(listing.classes[label]),
+                "size": size(sum(photo.bytes for photo in listing.classes[label])),
             },
             tags={DATA_VERSION: version},
         )

@@ -23,7 +23,7 @@ from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.since_fit import since_fit
 from spark_jobs.store.pointers import current_by_class, current_one
-from spark_jobs.store.quarantine import bad_photos
+from spark_jobs.store.quarantine import bad_photos, commonest_reasons
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.schemas import (
     MOBILENET_FEATURES,
@@ -35,8 +35,8 @@ from spark_jobs.store.tables import rows_by_class
 from spark_jobs.store.versions import Version
 from spark_jobs.wording import counted
 
-# Classes that a summary names, of those that failed and of those without photos.
-_NAMED = 20
+# Classes that a summary names: of those that failed or have no photos, and of those with bad photos.
+_NAMED, _NAMED_BAD = 20, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class Summary:
     classes_without_photos: Sequence[str]
     images: int
     quarantined_images: int
+    quarantine_reasons: Mapping[str, str]  # class: its commonest reasons, of the classes with most bad photos
     csv_rows: int
     csv_files: int
     csv_folder: str
@@ -99,12 +100,13 @@ class Summary:
             ("no photos", f"{label}: its last version stays. To take it out: fruits forget {quote(label)}")
             for label in self.classes_without_photos[:_NAMED]
         ]
+        bad = [("quarantine", f"{label}: {reasons}") for label, reasons in self.quarantine_reasons.items()]
         checks = [
             ("check", f"{check.check} {'failed' if check.is_error else 'warns'}: {check.reason}")
             for check in self.failed_checks
             if not (self.since_fit and check.check.endswith(FITTED_ON_CURRENT_FEATURES))
         ]
-        return [*without_photos, *checks, *_failures(self.failed_classes)]
+        return [*without_photos, *bad, *checks, *_failures(self.failed_classes)]
 
 
 def _failures(classes: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -250,6 +252,8 @@ def _summary(
     csvs = plan.state.csvs if plan.is_empty else current_by_class(store, PCA_FEATURES_CSV)
     csvs = {label: version for label, version in csvs.items() if label in wanted}
     model = current_one(store, PCA_MODEL) if plan.fit else plan.state.model
+    bad = bad_photos(store, wanted)
+    worst = sorted(bad.keys() - failed.keys(), key=lambda label: (-bad[label], label))[:_NAMED_BAD]
     return Summary(
         changes=changes,
         classes_done=len(wanted - failed.keys()),
@@ -257,7 +261,8 @@ def _summary(
         failed_checks=checks,
         classes_without_photos=without_photos,
         images=sum(images.get(label, 0) for label in wanted),
-        quarantined_images=sum(bad_photos(store, wanted).values()),
+        quarantined_images=sum(bad.values()),
+        quarantine_reasons=commonest_reasons(store, worst),
         csv_rows=sum(version.rows for version in csvs.values()),
         csv_files=len(csvs),
         csv_folder=store.uri_of(PCA_FEATURES_CSV),

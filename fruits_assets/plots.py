@@ -14,7 +14,7 @@ import dagster as dg
 import numpy as np
 
 from spark_jobs.ingest_images import PREVIEW_IMAGES
-from spark_jobs.wording import visible
+from spark_jobs.wording import counted, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,14 +64,31 @@ def fenced(text: str) -> dg.MarkdownMetadataValue:
 
 
 def class_counts(images_by_class: Mapping[str, int]) -> dg.MarkdownMetadataValue:
-    """Images of each class, as bars. More than 40 classes: only the largest 20 and the smallest 20."""
+    """Images of each class: a bar for each of up to 40 classes, else a curve over the sorted classes."""
     counts = sorted(images_by_class.items(), key=lambda item: -item[1])
     if len(counts) > _MAX_BARS:
-        counts = counts[: _MAX_BARS // 2] + counts[-_MAX_BARS // 2 :]
+        return _count_curve(counts)
     figure = _figure(height=0.6 + 0.13 * len(counts))
     axes = figure.add_subplot()
     _draw_bars(axes, [_shorten(label) for label, _ in counts], [count for _, count in counts], color=_GREEN)
-    axes.set_title(f"images of each class ({len(images_by_class):,} classes)", fontsize=8)
+    axes.set_title(f"images of each class ({counted(len(counts), 'class', 'classes')})", fontsize=8)
+    return _embed_figure(figure)
+
+
+def _count_curve(counts: Sequence[tuple[str, int]]) -> dg.MarkdownMetadataValue:
+    """The number of images by the rank of the class, with the names of the largest and smallest classes."""
+    figure = _figure(height=2.6)
+    axes = figure.add_subplot()
+    ranks = np.arange(1, len(counts) + 1)
+    numbers = [count for _, count in counts]
+    axes.fill_between(ranks, numbers, color=_GREEN, linewidth=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("classes, from the largest to the smallest", fontsize=7)
+    axes.tick_params(labelsize=7)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
+    ends = [f"{_shorten(label)} {count:,}" for label, count in (counts[0], counts[-1])]
+    axes.set_title(f"images of {len(counts):,} classes: {ends[0]} to {ends[1]}", fontsize=8)
     return _embed_figure(figure)
 
 

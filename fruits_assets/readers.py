@@ -19,13 +19,13 @@ import pyarrow.fs as pafs
 
 from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import SPARK_MODEL
+from spark_jobs.store.classes import current_versions
 from spark_jobs.store.csv_rows import read_csv
 from spark_jobs.store.parquet import read_row_groups
-from spark_jobs.store.pointers import class_pointers, current_by_class, current_one, pointer_path
+from spark_jobs.store.pointers import class_pointers, current_one, pointer_path
 from spark_jobs.store.root import Root, concurrently, delta_options, open_root, plain_s3_uri
 from spark_jobs.store.s3_errors import s3_errors_explained
 from spark_jobs.store.schemas import PCA_FEATURES_CSV, PCA_MODEL, SCHEMAS
-from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Part, Version
 from spark_jobs.wording import named
 
@@ -123,10 +123,9 @@ def _versions(root: Root, output: str, classes: Collection[str] | None) -> dict[
     if output not in (*SCHEMAS, PCA_FEATURES_CSV):
         known = ", ".join([*SCHEMAS, PCA_FEATURES_CSV])
         raise FruitsError(f"There is no output {output!r}. The outputs are {known}.")
-    read = current_by_class if output == PCA_FEATURES_CSV else current
-    versions = read(root, output, classes)
+    versions = current_versions(root, output, classes)
     if absent := [label for label in classes or () if label not in versions]:
-        labels = list(read(root, output))
+        labels = list(current_versions(root, output))
         shown = named(labels, _NAMED)
         raise FruitsError(
             f"{root.uri_of(output)} has no class {absent[0]!r}. Its classes are: {shown or 'none'}."

@@ -9,6 +9,7 @@ import dagster as dg
 
 from fruits_assets.all_assets import UpToDateConfig
 from fruits_assets.dagster_runs import Runs, dagster_runs
+from fruits_assets.figures import class_figures
 from fruits_assets.provenance import DATA_VERSION, earlier_provenance
 from resources.emr.residency import check_residency
 from resources.settings import Settings
@@ -69,8 +70,7 @@ def _report(runs: Runs, store: Root, restored: Mapping[str, Mapping[str, Version
                     partition=label,
                     description="fruits restore",
                     metadata={
-                        "images": version.rows,
-                        "bytes": version.bytes,
+                        **class_figures(version.rows, version.bytes),
                         "store_path": dg.MetadataValue.path(store.uri_of(table)),
                     },
                     tags=earlier_provenance(runs.instance, key, label, version.data_version)

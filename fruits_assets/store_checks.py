@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from fruits_assets.class_checks import check_classes
+from fruits_assets.figures import percent
 from fruits_assets.provenance import DATA_VERSION, last_observations, versions_by_class
 from resources.settings import Settings
 from spark_jobs.extract_features import made_with
 from spark_jobs.since_fit import SinceFit, since_fit
-from spark_jobs.store.pointers import current_by_class, current_one
+from spark_jobs.store.classes import current_versions
+from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import open_root
 from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
@@ -25,7 +27,6 @@ from spark_jobs.store.schemas import (
     PCA_MODEL,
     RAW_IMAGES,
 )
-from spark_jobs.store.tables import current
 from spark_jobs.store.versions import Version, classes_behind
 from spark_jobs.wording import counted, named
 
@@ -99,8 +100,7 @@ class _Store:
 
     def table(self, name: str) -> Mapping[str, Version]:
         if name not in self._tables:
-            read = current_by_class if name == PCA_FEATURES_CSV else current
-            self._tables[name] = read(self.root, name)
+            self._tables[name] = current_versions(self.root, name)
         return self._tables[name]
 
     @property
@@ -176,7 +176,7 @@ def _describes_new_images(store: _Store) -> dg.AssetCheckResult:
         passed=lost <= most,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"It is time for a new model: {since.sentence}" if since and lost > most else None,
-        metadata={"lost_variance": lost, "allowed": most, **_figures(since)},
+        metadata={"lost_percent": percent(lost), "allowed_percent": percent(most), **_figures(since)},
     )
 
 
@@ -225,7 +225,14 @@ def _observed_version(record: dg.EventLogRecord | None) -> str | None:
 
 
 def _figures(since: SinceFit | None) -> dict[str, float]:
-    return {name: value for name, value in asdict(since).items() if value is not None} if since else {}
+    """Counts as they are, and shares of the variance in percent."""
+    figures = {}
+    for name, value in asdict(since).items() if since else ():
+        if isinstance(value, float):
+            figures[f"{name}_percent"] = percent(value)
+        elif value is not None:
+            figures[name] = value
+    return figures
 
 
 _EVALUATE: Mapping[str, Callable[[_Store], dg.AssetCheckResult]] = {

@@ -51,10 +51,10 @@ class JobRun(Generic[Report]):
     def metadata(self) -> dict[str, Any]:
         """Dagster's metadata of the job, with a link to Spark's History Server."""
         return {
-            **self.execution.metadata,
             "seconds": self.measured.seconds,
-            "spark_application_id": self.measured.application,
             "spark_history": dg.MetadataValue.url(history_url(self.measured.application)),
+            "spark_application_id": self.measured.application,
+            **self.execution.metadata,
         }
 
 

@@ -15,6 +15,7 @@ from resources.rights import check_shared, set_umask
 from spark_jobs.errors import FruitsError
 from spark_jobs.photos.limits import DEFAULT_LIMITS, Limits
 from spark_jobs.store.root import DEFAULT_REGION, plain_s3_uri, split_s3_uri
+from spark_jobs.wording import visible
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -373,6 +374,33 @@ def load_settings(kind: type[Kind]) -> Kind:
         provide_credentials()
         check_server(settings.allowed_regions, settings.allow_endpoint)
     return settings
+
+
+def settings_table(settings: AccountSettings) -> str:
+    """Each setting with its value and meaning, as a table in Markdown; a secret has no value."""
+    rows = [
+        f"| `FRUITS_{name.upper()}` | {_shown(getattr(settings, name))} | {field.description} |"
+        for name, field in sorted(type(settings).model_fields.items())
+    ]
+    return "\n".join(["| setting | value | meaning |", "| --- | --- | --- |", *rows])
+
+
+def _shown(value: object) -> str:
+    """The value of a setting in the form of its variable, as code in a table of Markdown."""
+    if value is None or value == {}:
+        return "not set"
+    if isinstance(value, SecretStr):
+        return "hidden"
+    if isinstance(value, list):
+        value = ",".join(value)
+    elif isinstance(value, dict):
+        value = ",".join(f"{name}={text}" for name, text in value.items())
+    elif isinstance(value, bool):
+        value = int(value)
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    text = visible(str(value)).replace("|", "\\|")
+    return f"``{text}``" if "`" in text else f"`{text}`"
 
 
 def _local_roots(settings: AccountSettings) -> dict[str, Path]:

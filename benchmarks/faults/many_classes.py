@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -105,7 +105,7 @@ def many_classes(place: Workplace, number: int) -> Finding:
             shutil.rmtree(folder, ignore_errors=True)
         first_classes(place.photos(CLASSES, IMAGES), None, data.photos)
     place.home(data.home.name)
-    return (first_run, nothing_changed, some_changed, looks, ui, sensors)[number](data)
+    return PARTS[number](data)
 
 
 class _Ran(NamedTuple):
@@ -284,3 +284,13 @@ def _served(data: _Data, *, daemon: bool) -> Iterator[DagsterUi]:
         port = free.getsockname()[1]
     with dagster_ui(environment(data.variables), port, data.home, daemon=daemon) as served:
         yield served
+
+
+PARTS: tuple[Callable[[_Data], Finding], ...] = (
+    first_run,
+    nothing_changed,
+    some_changed,
+    looks,
+    ui,
+    sensors,
+)

@@ -6,5 +6,5 @@ import dagster as dg
 
 # Every command would print these warnings, once for each asset. The versions of these beta features are
 # pinned, and tests use the features.
-_BETA = "backfill_policy|observable_source_asset|DataVersionsByPartition"
+_BETA = r"backfill_policy|observable_source_asset|DataVersionsByPartition|\w*CodeReference\w*"
 warnings.filterwarnings("ignore", message=f".*`({_BETA})`", category=dg.BetaWarning)

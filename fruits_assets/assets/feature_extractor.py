@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import dagster as dg
 
 from fruits_assets.decorators import pipeline_asset
+from fruits_assets.figures import rounded
 from fruits_assets.model.convert import CONVERSION_JSON, converter_versions
 from fruits_assets.model.weights import Weights, find_weights
 from resources.scratch import scratch_folder
@@ -31,6 +32,7 @@ _DETAILS = {"weights", "weights_sha256", "trained", "ir_sha256", "max_abs_differ
 
 @pipeline_asset(
     name=FEATURE_EXTRACTOR,
+    group="features",
     kinds={"tensorflow", "openvino"},
     code_version="1",
     description=(
@@ -71,12 +73,16 @@ def feature_extractor(
     difference = current.details["max_abs_difference"]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(data_version),
-        metadata={**current.details, "store_path": dg.MetadataValue.path(store.uri_of(current.directory))},
+        metadata={
+            **current.details,
+            "max_abs_difference": rounded(difference),
+            "store_path": dg.MetadataValue.path(store.uri_of(current.directory)),
+        },
         check_results=[
             dg.AssetCheckResult(
                 check_name="matches_keras",
                 passed=difference <= MAX_DIFFERENCE,
-                metadata={"max_abs_difference": difference, "allowed": MAX_DIFFERENCE},
+                metadata={"max_abs_difference": rounded(difference), "allowed": MAX_DIFFERENCE},
             ),
             dg.AssetCheckResult(
                 check_name="trained_weights",

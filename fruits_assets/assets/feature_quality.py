@@ -9,6 +9,7 @@ from pydantic import Field
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.decorators import pipeline_asset
+from fruits_assets.figures import percent
 from fruits_assets.model.quality import assess, read_sample, verdict
 from fruits_assets.plots import accuracy_by_components, confusions
 from resources.settings import Settings
@@ -38,6 +39,7 @@ class QualityConfig(dg.Config):
 
 @pipeline_asset(
     name=FEATURE_QUALITY,
+    group="reports",
     deps=[mobilenet_features, pca_model],
     kinds={"scikitlearn", "json"},
     code_version="1",
@@ -72,19 +74,19 @@ def feature_quality(
         data_version=dg.DataVersion(combined_version(inputs_version(features), model.data_version)),
         metadata={
             "verdict": explanation,
-            "accuracy_on_features": round(quality.on_features.best, 4),
-            "accuracy_on_components": round(quality.on_components.best, 4),
-            "components": quality.components,
-            "classes": quality.classes,
-            "trained_on": quality.trained_on,
-            "held_out": quality.held_out,
-            "store_path": dg.MetadataValue.path(store.uri_of(path)),
             "accuracy_by_components": accuracy_by_components(
                 {number: accuracy.nearest_neighbour for number, accuracy in curve.items()},
                 {number: accuracy.linear_probe for number, accuracy in curve.items()},
                 quality.components,
             ),
             **plots,
+            "accuracy_on_features_percent": percent(quality.on_features.best),
+            "accuracy_on_components_percent": percent(quality.on_components.best),
+            "components": quality.components,
+            "classes": quality.classes,
+            "trained_on": quality.trained_on,
+            "held_out": quality.held_out,
+            "store_path": dg.MetadataValue.path(store.uri_of(path)),
         },
         check_results=[_check(enough, explanation)],
     )

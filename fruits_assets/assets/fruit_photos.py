@@ -6,7 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from fruits_assets.decorators import GROUP, OWNERS, errors_end_the_step
+from fruits_assets.decorators import attributes, errors_end_the_step
+from fruits_assets.figures import size
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
 from fruits_assets.photo_changes import changed_photos
 from resources.photo_folders import Listing, PhotoFolders
@@ -32,8 +33,7 @@ warnings.filterwarnings("ignore", message=".*multi_observable_source_asset.* is 
         dg.AssetSpec(
             FRUIT_PHOTOS,
             partitions_def=fruit_classes,
-            group_name=GROUP,
-            owners=OWNERS,
+            **attributes("photos", personal=True),
             kinds={"file"},
             description=(
                 "The folders of labelled photos under FRUITS_IMAGES. Observe it first: an observation "
@@ -82,8 +82,8 @@ def fruit_photos(
     yield from changes
     yield dg.ObserveResult(
         metadata={
-            "images": images,
-            "bytes": sum(photo.bytes for photos in listing.classes.values() for photo in photos),
+            "photos": images,
+            "size": size(sum(photo.bytes for photos in listing.classes.values() for photo in photos)),
             "classes": len(listing.classes),
             "changed_classes": changed[:SHOWN],
             "new_classes": new[:SHOWN],

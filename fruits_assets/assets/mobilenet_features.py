@@ -9,6 +9,7 @@ from fruits_assets.assets.feature_extractor import feature_extractor
 from fruits_assets.assets.raw_images import raw_images
 from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
+from fruits_assets.decorators import column_lineage
 from spark_jobs.errors import FruitsError
 from spark_jobs.extract_features import ClassFeatures, ExtractParams, extract_features, up_to_date
 from spark_jobs.photos.model_input import preprocessing
@@ -20,6 +21,7 @@ from spark_jobs.store.tables import current
 
 @class_asset(
     name=MOBILENET_FEATURES,
+    group="features",
     deps=[raw_images, feature_extractor],
     kinds={"spark", "openvino", "deltalake"},
     code_version=preprocessing(scaled=False),
@@ -59,7 +61,13 @@ def mobilenet_features(step: ClassStep[ClassConfig]) -> ClassJob[ExtractParams, 
         params=replace(params, classes=to_do),
         to_do=to_do,
         done=done,
-        describe=lambda figures: weights,
+        describe=lambda *_: weights,
+        table=column_lineage(
+            {
+                **{name: (RAW_IMAGES, [name]) for name in ("path", "label", "sha256")},
+                "features": (RAW_IMAGES, ["content", "input"]),
+            }
+        ),
         checks=_checks,
         extractor=extractor.details,
     )

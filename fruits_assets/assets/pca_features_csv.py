@@ -10,6 +10,7 @@ from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.assets.pca_model import pca_model
 from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
+from fruits_assets.decorators import column_lineage, column_schema
 from fruits_assets.plots import fenced
 from spark_jobs.errors import FruitsError
 from spark_jobs.project_to_csv import ClassCsv, ProjectParams, project_to_csv, up_to_date
@@ -19,9 +20,15 @@ from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, PCA_MODEL, described
 from spark_jobs.store.tables import current
 
+_NAMES = {name: described(MOBILENET_FEATURES)[name] for name in ("path", "label")}
+
+# With more components, an event would exceed 30 KB.
+_MOST_COLUMNS = 60
+
 
 @class_asset(
     name=PCA_FEATURES_CSV,
+    group="model",
     deps=[mobilenet_features, pca_model],
     kinds={"spark", "csv"},
     code_version="1",
@@ -30,7 +37,7 @@ from spark_jobs.store.tables import current
         "train classifiers on."
     ),
     columns={
-        **{name: described(MOBILENET_FEATURES)[name] for name in ("path", "label")},
+        **_NAMES,
         "pc1": ("double", "The features projected on the first component. The columns pc2 to pck follow."),
     },
     checks={
@@ -47,14 +54,12 @@ def pca_features_csv(step: ClassStep[ClassConfig]) -> ClassJob[ProjectParams, Cl
         "{directory}".format(**model.details, directory=store.uri_of(model.directory))
     )
 
-    def describe(figures: ClassCsv) -> dict[str, Any]:
-        head = {"preview": fenced(figures.head)} if figures.head else {}
+    def describe(label: str, figures: ClassCsv) -> dict[str, Any]:
         return {
-            "dagster/row_count": figures.images,
+            **({"preview": fenced(figures.head)} if figures.head else {}),
             "components": model.details["components"],
             "pca_model": model.data_version,
-            "store_path": dg.MetadataValue.path(store.uri_of(figures.path)),
-            **head,
+            "file": dg.MetadataValue.path(store.uri_of(figures.path)),
         }
 
     params = ProjectParams(
@@ -75,8 +80,25 @@ def pca_features_csv(step: ClassStep[ClassConfig]) -> ClassJob[ProjectParams, Cl
         to_do=to_do,
         done=done,
         describe=describe,
+        table=_table(model.details["components"]),
         checks=_checks,
     )
+
+
+def _table(components: int) -> dict[str, Any]:
+    """The columns of the CSVs and their sources, as metadata."""
+    if components > _MOST_COLUMNS:
+        return {}
+    numbers = range(1, components + 1)
+    return {
+        **column_schema({**_NAMES, **{f"pc{number}": ("double", "") for number in numbers}}),
+        **column_lineage(
+            {
+                **{name: (MOBILENET_FEATURES, [name]) for name in _NAMES},
+                **{f"pc{number}": (MOBILENET_FEATURES, ["features"]) for number in numbers},
+            }
+        ),
+    }
 
 
 def _checks(store: Root, figures: Mapping[str, ClassCsv]) -> Iterator[dg.AssetCheckResult]:

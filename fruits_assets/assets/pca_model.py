@@ -8,6 +8,7 @@ from pydantic import Field
 from fruits_assets.assets.mobilenet_features import mobilenet_features
 from fruits_assets.costs.recording import record_stage
 from fruits_assets.decorators import pipeline_asset
+from fruits_assets.figures import percent, rounded
 from fruits_assets.plots import class_counts, scatter, scree
 from fruits_assets.provenance import DATA_VERSION
 from fruits_assets.store_checks import report_after_step
@@ -45,6 +46,7 @@ class PcaConfig(dg.Config):
 
 @pipeline_asset(
     name=PCA_MODEL,
+    group="model",
     deps=[mobilenet_features],
     kinds={"spark", "json"},
     code_version="1",
@@ -91,17 +93,17 @@ def pca_model(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.data_version),
         metadata={
+            "pc1_pc2": scatter(report.scatter),
+            "scree_plot": scree(report.explained_variance),
+            "class_counts": class_counts(report.images_by_class),
             "images": report.images,
             "classes": len(report.images_by_class),
             "components": report.components,
-            "explained_variance": round(sum(report.explained_variance), 4),
-            **run.metadata,
+            "explained_variance_percent": percent(sum(report.explained_variance)),
+            "store_path": dg.MetadataValue.path(store.uri_of(report.directory)),
             "fit_seconds": round(report.fit_seconds, 2),
             "images_per_second": round(report.images / float(run.metadata["seconds"]), 1),
-            "store_path": dg.MetadataValue.path(store.uri_of(report.directory)),
-            "class_counts": class_counts(report.images_by_class),
-            "scree_plot": scree(report.explained_variance),
-            "pc1_pc2": scatter(report.scatter),
+            **run.metadata,
         },
         check_results=list(_checks(report, settings.min_explained_variance)),
     )
@@ -119,7 +121,7 @@ def model_event(
             key,
             metadata={
                 **{name: model.details[name] for name in ("images", "classes", "components")},
-                "explained_variance": round(model.details["explained_variance"], 4),
+                "explained_variance_percent": percent(model.details["explained_variance"]),
                 "store_path": dg.MetadataValue.path(store.uri_of(model.directory)),
             },
             tags={DATA_VERSION: model.data_version},
@@ -130,7 +132,7 @@ def _checks(report: FitReport, floor: float) -> Iterator[dg.AssetCheckResult]:
     yield dg.AssetCheckResult(
         check_name="orthonormal",
         passed=report.orthonormality_error <= MAX_ORTHONORMALITY_ERROR,
-        metadata={"max_abs_error": report.orthonormality_error, "allowed": MAX_ORTHONORMALITY_ERROR},
+        metadata={"max_abs_error": rounded(report.orthonormality_error), "allowed": MAX_ORTHONORMALITY_ERROR},
     )
     kept = sum(report.explained_variance)
     yield dg.AssetCheckResult(
@@ -138,5 +140,5 @@ def _checks(report: FitReport, floor: float) -> Iterator[dg.AssetCheckResult]:
         passed=kept >= floor,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{report.components} components keep {kept:.1%} of the variance.",
-        metadata={"explained_variance": kept, "floor": floor},
+        metadata={"explained_variance_percent": percent(kept), "least_percent": percent(floor)},
     )

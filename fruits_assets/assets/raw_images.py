@@ -7,16 +7,18 @@ import dagster as dg
 from pydantic import Field
 
 from fruits_assets.assets.fruit_photos import fruit_photos
+from fruits_assets.assets.quarantined_images import quarantine_event
 from fruits_assets.by_class import ClassConfig, ClassJob, ClassStep, class_asset
 from fruits_assets.class_checks import check_classes
 from fruits_assets.free_space import check_free_space
 from fruits_assets.photo_changes import changed_photos, photo_changes
 from fruits_assets.plots import embed_preview
+from fruits_assets.ui.links import quarantine_page
 from spark_jobs.ingest_images import ClassIngest, IngestParams, ingest_images
 from spark_jobs.store.photos import Double, doubles, known_photos
 from spark_jobs.store.quarantine import bad_photos
 from spark_jobs.store.root import Root
-from spark_jobs.store.schemas import QUARANTINED_IMAGES, RAW_IMAGES, described
+from spark_jobs.store.schemas import RAW_IMAGES, described
 from spark_jobs.store.tables import rows_by_class
 from spark_jobs.wording import counted
 
@@ -38,6 +40,7 @@ class IngestConfig(ClassConfig):
 
 @class_asset(
     name=RAW_IMAGES,
+    group="photos",
     deps=[fruit_photos],
     kinds={"spark", "deltalake"},
     code_version="1",
@@ -45,7 +48,9 @@ class IngestConfig(ClassConfig):
     # What is read here may be newer than the last observation.
     observe=lambda step: changed_photos(step.context.instance, step.photos.listing, step.classes),
     description=(
-        "The photos of each class: read, hashed and checked. Bad photos go to quarantined_images instead."
+        "The photos of each class: read, hashed and checked. To read new and changed photos, materialize "
+        "the classes that fruit_photos names, or run the job bring_up_to_date, which finds them. Bad photos "
+        "go to quarantined_images."
     ),
     columns=described(RAW_IMAGES),
     checks={
@@ -73,19 +78,20 @@ def raw_images(step: ClassStep[IngestConfig]) -> ClassJob[IngestParams, ClassIng
         done=changes.done,
         failed=changes.failed,
         describe=_describe,
+        events=lambda store: [quarantine_event(store)],
         checks=_checks,
     )
 
 
-def _describe(figures: ClassIngest) -> dict[str, Any]:
+def _describe(label: str, figures: ClassIngest) -> dict[str, Any]:
     text = figures.preview_jpeg_base64
     preview = embed_preview(text) or "no preview: the job gave no small JPEG" if text else None
     return {
-        "found": figures.found,
-        "quarantined": figures.quarantined,
-        "with_position": figures.with_position,
-        "gone": figures.without_photos,
         **({"preview": preview} if preview else {}),
+        "quarantined": figures.quarantined,
+        **({"quarantine": quarantine_page(label)} if figures.quarantined else {}),
+        "with_position": figures.with_position,
+        **({"without_photos": True} if figures.without_photos else {}),
     }
 
 
@@ -106,7 +112,7 @@ def _checks(store: Root, figures: Mapping[str, ClassIngest]) -> Iterator[dg.Asse
         bad,
         warning=f"{photos} of {counted(len(bad), 'class', 'classes')} in quarantine.",
         quarantined=sum(bad.values()),
-        store_path=dg.MetadataValue.path(store.uri_of(QUARANTINED_IMAGES)),
+        quarantine=quarantine_page(),
     )
     yield _no_doubles(doubles(store))
 

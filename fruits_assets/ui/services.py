@@ -19,6 +19,7 @@ from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarge
 
 from fruits_assets.ui.webserver import Webserver
 from resources.scratch import use_scratch_folder
+from resources.settings import StoreSettings
 from spark_jobs.errors import FruitsError
 
 # What `dagster dev` gives to its web server.
@@ -27,7 +28,7 @@ _STATEMENT_MILLISECONDS, _POOL_SECONDS, _POOL_OVERFLOW = 15_000, 3600, 20
 _DAEMON_SECONDS = 60  # which the daemon has for its end
 
 
-def serve(host: str, port: int, *, url: str, read_only: bool, daemon: bool) -> None:
+def serve(host: str, port: int, settings: StoreSettings, *, read_only: bool, daemon: bool) -> None:
     """Serves the UI, with Dagster's daemon unless another process runs it, until SIGINT or SIGTERM.
 
     Raises `FruitsError` where the address cannot be used, and where the daemon ends by itself.
@@ -42,7 +43,7 @@ def serve(host: str, port: int, *, url: str, read_only: bool, daemon: bool) -> N
                 instance, WorkspaceFileTarget([str(workspace)]), version("dagster-webserver"), read_only
             )
         )
-        app = Webserver(context, url).create_asgi_app()
+        app = Webserver(context, settings).create_asgi_app()
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
         running = stack.enter_context(_daemon(workspace, server)) if daemon else None
         print(f"Dagster's UI is on http://{host}:{port}. Ctrl-C ends it.", flush=True)

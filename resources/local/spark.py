@@ -4,7 +4,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
-from pydantic import Field
 from pyspark.sql import SparkSession
 
 from resources.job_runner import Execution, JobRun, JobRunner
@@ -30,14 +29,15 @@ def begin_session(settings: Settings) -> None:
 def local_spark(settings: Settings) -> "LocalSpark":
     """Spark on this machine with the configuration of the settings."""
     pyspark = LazyPySparkResource(spark_config=session_config(settings, event_log=True))
-    return LocalSpark(pyspark=pyspark, store=settings.store)
+    # As a resource without configuration, so that no launchpad offers a setting.
+    return LocalSpark(pyspark=pyspark, settings=dg.ResourceDefinition(lambda _: settings))
 
 
 class LocalSpark(JobRunner):
     """Runs jobs in one Spark session, which starts with the first job and which the process keeps."""
 
     pyspark: dg.ResourceDependency[LazyPySparkResource]
-    store: str = Field(description="Root of everything that is written, event logs too.")
+    settings: dg.ResourceDependency[Settings]
 
     def run(
         self, context: dg.AssetExecutionContext, job: Job[Params, Report], params: Params
@@ -59,6 +59,6 @@ class LocalSpark(JobRunner):
         return JobRun(report, measured, execution)
 
     def _session(self) -> SparkSession:
-        prepare_spark(self.pyspark.spark_config, self.store)
+        prepare_spark(self.pyspark.spark_config, self.settings.store)
         session: SparkSession = self.pyspark.spark_session
         return session

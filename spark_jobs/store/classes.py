@@ -1,6 +1,6 @@
 """The classes of the store, which alone says which classes exist, and how a class leaves it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -11,7 +11,8 @@ from spark_jobs.store.pointers import current_by_class, withdraw
 from spark_jobs.store.root import Root, concurrently
 from spark_jobs.store.schemas import MOBILENET_FEATURES, PCA_FEATURES_CSV, QUARANTINED_IMAGES, RAW_IMAGES
 from spark_jobs.store.sweep import sweep_table, sweep_versions
-from spark_jobs.store.tables import replace_classes, rows_by_class
+from spark_jobs.store.tables import current, replace_classes, rows_by_class
+from spark_jobs.store.versions import Version
 
 # The tables, in the order in which a class enters them and leaves them: each before those made from it.
 TABLES = (QUARANTINED_IMAGES, RAW_IMAGES, MOBILENET_FEATURES)
@@ -27,6 +28,12 @@ class Holding(NamedTuple):
     images: int
     features: int
     csv_rows: int
+
+
+def current_versions(store: Root, output: str, labels: Iterable[str] | None = None) -> dict[str, Version]:
+    """The current version of each class, or of each given class, of a table or of the CSVs."""
+    read = current_by_class if output == PCA_FEATURES_CSV else current
+    return read(store, output, labels)
 
 
 def holdings(store: Root) -> dict[str, Holding]:

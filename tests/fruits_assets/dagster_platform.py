@@ -118,6 +118,13 @@ class Platform:
     def metadata(self, asset: str, label: str | None = None) -> dict[str, Any]:
         return {name: value.value for name, value in self.events(asset, label)[0].metadata.items()}
 
+    def run_figures(self, asset: str) -> dict[str, Any]:
+        """The metadata of the last observation of an asset by class: of its last run, and of all classes."""
+        records = self.instance.fetch_observations(dg.AssetKey(asset), limit=1).records
+        assert records[0].asset_observation
+        assert records[0].partition_key is None
+        return {name: value.value for name, value in records[0].asset_observation.metadata.items()}
+
     def version(self, asset: str, label: str | None = None) -> str:
         return str((self.events(asset, label)[0].tags or {})["dagster/data_version"])
 

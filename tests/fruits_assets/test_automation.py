@@ -12,6 +12,7 @@ from PIL import Image
 from fruits_assets.automation.alerts import alerts
 from fruits_assets.automation.new_photos import keep_up_to_date, late_classes, photo_observation
 from fruits_assets.definitions import definitions_for
+from fruits_assets.figures import CLASS_ROWS
 from fruits_assets.jobs import BRING_UP_TO_DATE, OBSERVE_PHOTOS
 from fruits_assets.pipeline import run_pipeline
 from resources.settings import Settings
@@ -113,7 +114,7 @@ def test_a_class_that_has_gone_since_the_request_does_not_stop_the_others(platfo
         {"classes": ["Durian", "Kiwi"]}, instance=platform.instance, raise_on_error=False
     )
     assert failed_classes(run) == {"Durian": "it has no photos, and the store does not have it"}
-    assert platform.metadata("pca_features_csv", "Kiwi")["images"] == IMAGES + 1
+    assert platform.metadata("pca_features_csv", "Kiwi")[CLASS_ROWS] == IMAGES + 1
 
 
 def test_photos_on_disk_are_observed_only_after_a_change(platform: Platform) -> None:

@@ -325,13 +325,13 @@ def test_each_event_says_how_many_images_were_new_kept_and_gone(platform: Platfo
         counts = ("new_images", "kept_images", "gone_images")
         if asset != PCA_FEATURES_CSV:  # rows of a file that was written anew are projected again
             assert [changed[name] for name in counts] == [1, IMAGES - 1, 1]
-        assert changed["images_in_run"] >= 1
+        assert platform.run_figures(asset)["images_in_run"] >= 1
         assert [same[name] for name in counts] == [0, IMAGES, 0]
         assert platform.events(asset, "Kiwi")[0].description is None
         assert platform.events(asset, "Lemon")[0].description == "Nothing has changed."
         assert platform.version(asset, "Lemon") == before[asset]
         assert f"{asset}: nothing has changed in 1 class." in log_messages(platform, result)
-    assert platform.metadata(RAW_IMAGES, "Kiwi")["images_in_run"] == 1
+    assert platform.run_figures(RAW_IMAGES)["images_in_run"] == 1
 
 
 @pytest.mark.usefixtures("no_spark")

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from fruits_assets.costs.run_records import STAGES
+from fruits_assets.figures import CLASS_ROWS, TABLE_ROWS, size
 from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON, MOBILENET_FEATURES
 from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, MAX_EVENT_BYTES, Platform
 from tests.support import current_versions
@@ -29,13 +30,8 @@ def test_each_partition_has_the_metadata_and_the_data_version_of_its_class(finis
         for label in CLASSES:
             metadata = finished.metadata(asset, label)
             assert finished.version(asset, label) == pointers[label].data_version
-            assert metadata["images"] == IMAGES
-            assert metadata["images_in_run"] == IMAGES * len(CLASSES)
-            assert metadata["bytes"] == pointers[label].bytes
-            assert metadata["seconds"] > 0
-            assert metadata["images_per_second"] > 0
-            assert metadata["spark_application_id"].startswith("local-")
-            assert metadata["engine"].startswith("Spark 3.5")
+            assert metadata[CLASS_ROWS] == IMAGES
+            assert metadata["size"] == size(pointers[label].bytes)
             assert metadata["store_path"].startswith(finished.settings.store)
     previews = {finished.metadata("raw_images", label)["preview"] for label in CLASSES}
     assert len(previews) == len(CLASSES)
@@ -44,11 +40,39 @@ def test_each_partition_has_the_metadata_and_the_data_version_of_its_class(finis
     assert "Kiwi/0_100.jpg,Kiwi," in preview
 
 
+def test_each_class_is_materialized_once_in_a_run(finished: Platform) -> None:
+    for asset in BY_CLASS:
+        assert sorted(str(event.partition) for event in finished.events(asset)) == sorted(CLASSES)
+
+
+def test_the_figures_of_a_run_and_of_all_classes_are_told_once(finished: Platform) -> None:
+    for asset in BY_CLASS:
+        versions = current_versions(finished.store, asset)
+        figures = finished.run_figures(asset)
+        assert (figures["classes"], figures["classes_in_run"]) == (len(CLASSES), len(CLASSES))
+        assert figures[TABLE_ROWS] == figures["images_in_run"] == IMAGES * len(CLASSES)
+        assert figures["size"] == size(sum(version.bytes for version in versions.values()))
+        assert figures["seconds"] > 0
+        assert figures["images_per_second"] > 0
+        assert figures["spark_application_id"].startswith("local-")
+        assert figures["engine"].startswith("Spark 3.5")
+        assert figures.keys().isdisjoint(finished.metadata(asset, "Kiwi").keys() - {"size"})
+
+
+def test_the_page_of_the_csvs_shows_every_column_and_its_source(finished: Platform) -> None:
+    shown = finished.metadata("pca_features_csv")  # of the last class
+    names = ["path", "label", *(f"pc{number}" for number in range(1, 16))]
+    assert [column.name for column in shown["dagster/column_schema"].columns] == names
+    sources = shown["dagster/column_lineage"].deps_by_column
+    assert sources["pc15"] == [dg.TableColumnDep(dg.AssetKey(MOBILENET_FEATURES), "features")]
+    assert sources["path"] == [dg.TableColumnDep(dg.AssetKey(MOBILENET_FEATURES), "path")]
+
+
 def test_every_stage_writes_a_run_record(finished: Platform) -> None:
     records = finished.records()
     assert set(records) == set(STAGES)
     for stage, record in records.items():
-        metadata = finished.metadata(stage)
+        metadata = finished.run_figures(stage) if stage in BY_CLASS else finished.metadata(stage)
         assert (record.images, record.classes, record.known_classes) == (IMAGES * len(CLASSES), 6, 6)
         assert (record.environment, record.cost_usd) == ("local", None)
         assert (record.seconds, record.engine) == (metadata["seconds"], metadata["engine"])
@@ -68,7 +92,7 @@ def test_the_model_shows_its_inputs_its_explained_variance_and_three_plots(finis
     assert metadata["images"] == IMAGES * len(CLASSES)
     assert metadata["classes"] == len(CLASSES)
     assert metadata["components"] == 15
-    assert 0.5 < metadata["explained_variance"] <= 1
+    assert 50 < metadata["explained_variance_percent"] <= 100
     for plot in ("class_counts", "scree_plot", "pc1_pc2"):
         assert metadata[plot].startswith("![preview](data:image/")
 

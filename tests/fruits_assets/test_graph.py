@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.assets.graph.asset_graph import AssetNode
 
 from fruits_assets.definitions import definitions_for, defs
 from resources.settings import Settings
@@ -23,18 +24,31 @@ def definitions() -> dg.Definitions:
     return definitions_for(Settings(images="/photos", store="/store", _env_file=None))
 
 
+def _kinds(node: AssetNode) -> dict[str, bool]:
+    return {"observed": node.is_observable, "materialized": node.is_materializable, "told": True}
+
+
+def _sources(node: AssetNode) -> list[str]:
+    """The files to which Dagster's UI links, relative to the repository. They exist."""
+    references = node.metadata["dagster/code_references"].code_references
+    return [str(Path(source.file_path).resolve(strict=True).relative_to(REPOSITORY)) for source in references]
+
+
 def asset_graph(definitions: dg.Definitions) -> dict[str, dict[str, object]]:
     """Every asset by its key, with what a change of would surprise somebody."""
     graph: dict[str, dict[str, object]] = {}
     for node in definitions.resolve_asset_graph().asset_nodes:
         schema = node.metadata.get("dagster/column_schema")
         graph[node.key.to_user_string()] = {
-            "is": "observed" if node.is_observable else "materialized",
+            "is": next(word for word, true in _kinds(node).items() if true),
             "depends on": sorted(key.to_user_string() for key in node.parent_keys),
             "partitions": str(node.partitions_def) if node.partitions_def else None,
             "group": node.group_name,
             "kinds": sorted(node.kinds),
             "owners": sorted(node.owners),
+            "tags": {name: value for name, value in sorted(node.tags.items()) if "/kind/" not in name},
+            "place": node.metadata["dagster/uri"],
+            "source": _sources(node),
             "code version": node.code_version,
             "backfill": node.backfill_policy.policy_type.value if node.backfill_policy else None,
             "checks": sorted(key.name for key in node.check_keys),

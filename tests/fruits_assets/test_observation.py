@@ -23,7 +23,7 @@ def test_an_observation_registers_each_class_with_its_own_data_version(finished:
     assert sorted(versions) == CLASSES
     assert len(set(versions.values())) == len(CLASSES)
     [summary] = [observation.metadata for observation in observations if not observation.partition]
-    assert summary["images"].value == IMAGES * len(CLASSES)
+    assert summary["photos"].value == IMAGES * len(CLASSES)
     assert summary["new_classes"].value == CLASSES
     assert summary["gone_classes"].value == []
 
@@ -37,7 +37,7 @@ def test_an_observation_names_the_classes_whose_photos_have_changed(platform: Pl
     records = platform.instance.fetch_observations(dg.AssetKey("fruit_photos"), limit=3).records
     summary, *changed = [record.asset_observation for record in records if record.asset_observation]
     assert (summary.partition, summary.metadata["changed_classes"].value) == (None, ["Kiwi", "Lemon"])
-    images = {observation.partition: observation.metadata["images"].value for observation in changed}
+    images = {observation.partition: observation.metadata["photos"].value for observation in changed}
     assert images == {"Kiwi": IMAGES + 1, "Lemon": IMAGES - 1}
 
 

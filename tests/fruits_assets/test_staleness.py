@@ -5,6 +5,7 @@ import shutil
 
 import dagster as dg
 
+from fruits_assets.figures import CLASS_ROWS
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.schemas import PCA_MODEL
 from tests.fruits_assets.dagster_platform import BY_CLASS, CLASSES, IMAGES, Platform, add_photo, log_messages
@@ -21,7 +22,7 @@ def test_a_new_photo_makes_its_class_stale_from_asset_to_asset(platform: Platfor
 
     assert platform.run(["raw_images"], "Kiwi").success
     assert platform.out_of_sync() == ["mobilenet_features Kiwi"]
-    assert platform.metadata("raw_images", "Kiwi")["images"] == IMAGES + 1
+    assert platform.metadata("raw_images", "Kiwi")[CLASS_ROWS] == IMAGES + 1
     assert platform.failing_classes("counts_reconcile") == []
     # What makes features stale says so, not only what mends them.
     assert platform.failing_classes("one_feature_per_image") == ["Kiwi"]
@@ -94,7 +95,7 @@ def test_a_class_that_lost_all_photos_keeps_its_last_version_with_a_warning(plat
     assert run.success
     assert any("Huckleberry" in message for message in log_messages(platform, run, "WARNING"))
     assert current_versions(platform.store, "raw_images")["Huckleberry"] == last
-    assert platform.metadata("raw_images", "Huckleberry")["gone"] is True
+    assert platform.metadata("raw_images", "Huckleberry")["without_photos"] is True
     assert platform.version("raw_images", "Huckleberry") == last.data_version
     assert platform.records(run) == {}  # nothing has changed, so no job ran
     assert platform.out_of_sync() == []

@@ -13,9 +13,12 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
+from fruits_assets.ui.links import QUARANTINE
 from rehearsal.processes import reserved_ports
+from spark_jobs.store.root import open_root
 from tests.dagster_ui import CODE, DagsterUi, dagster_ui
 from tests.shell import Shell
+from tests.spark_jobs.store.written import commit_class
 
 DELETE = """mutation ($s: RepositorySelector!, $keys: [String!]!, $name: String!) {
   deleteDynamicPartitions(repositorySelector: $s, partitionKeys: $keys, partitionsDefName: $name) {
@@ -126,6 +129,19 @@ def test_a_link_opens_a_page_that_no_site_can_frame(ui: DagsterUi) -> None:
     assert (status, headers["x-frame-options"]) == (200, "DENY")
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert send(ui, "GET", "/runs", {**link, "Sec-Fetch-Dest": "iframe"})[0] == 403
+
+
+def test_the_page_of_the_quarantine_comes_from_the_store_and_has_no_script(
+    ui: DagsterUi, shell: Shell
+) -> None:
+    commit_class(open_root(str(shell.store)), "Kiwi", ["Kiwi/<script>.jpg"])
+    status, page, headers = send(ui, "GET", f"{QUARANTINE}?class=Kiwi", {})
+    assert status == 200
+    assert "Kiwi/&lt;script&gt;.jpg" in page
+    policy = headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy)
+    assert headers["cache-control"] == "no-store"
+    assert send(ui, "GET", QUARANTINE, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"})[0] == 403
 
 
 def test_a_read_only_ui_shows_all_and_changes_nothing(shell: Shell, instance: dg.DagsterInstance) -> None:

@@ -29,7 +29,7 @@ def test_files_beside_photos_are_counted_by_kind(untouched: Platform) -> None:
     assert said in messages
     assert warnings == []
     assert metadata["companions"] == {"files of the system": 1, "films": 1, "notes and data": 3}
-    assert (metadata["images"], metadata["classes"]) == (1, 1)
+    assert (metadata["photos"], metadata["classes"]) == (1, 1)
 
 
 def test_classes_of_several_folders_are_named(untouched: Platform) -> None:

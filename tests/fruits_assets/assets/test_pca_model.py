@@ -25,7 +25,7 @@ def test_run_config_sets_the_number_of_components(finished_folder: Path, tmp_pat
     assert platform.metadata("pca_model")["components"] == 2
     floor = platform.check("explained_variance_floor")
     assert not floor.passed
-    assert floor.metadata["floor"].value == 0.99
+    assert floor.metadata["least_percent"].value == 99
 
     assert platform.run(["pca_model"]).success
     assert platform.metadata("pca_model")["components"] == 2  # as many as the current model

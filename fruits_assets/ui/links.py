@@ -1,0 +1,14 @@
+"""Links to the pages that `fruits ui` adds to Dagster's UI, for metadata."""
+
+from urllib.parse import urlencode
+
+import dagster as dg
+
+# The path of the page of photos in quarantine. A link without a host leads to the UI that shows it.
+QUARANTINE = "/fruits/quarantine"
+
+
+def quarantine_page(label: str | None = None) -> dg.UrlMetadataValue:
+    """The page of the photos in quarantine, of all classes or of a class."""
+    query = f"?{urlencode({'class': label})}" if label else ""
+    return dg.MetadataValue.url(f"{QUARANTINE}{query}")
