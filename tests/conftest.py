@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -96,15 +97,17 @@ def clean_environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_directory(tmp_path: Path) -> Iterator[None]:
     """Runs every test in a directory of its own, without `.env`, and restores the environment after it.
 
     `load_settings` adds the lines of a `.env` to the environment. Only a variable that differs is written:
-    C's getenv, which threads of pyarrow and deltalake call, is not safe beside setenv.
+    C's getenv, which threads of pyarrow and deltalake call, is not safe beside setenv. It does not need
+    `monkeypatch`, so that it ends after it: `monkeypatch` puts back what it has found, which may be the
+    address of a server of the test.
     """
-    monkeypatch.chdir(tmp_path)
     environment = dict(os.environ)
-    yield
+    with chdir(tmp_path):
+        yield
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     for name, value in environment.items():

@@ -10,6 +10,7 @@ from benchmarks.faults.many_classes import PARTS, many_classes
 from benchmarks.faults.power import power_cut
 from benchmarks.faults.refused import CASES as REFUSED
 from benchmarks.faults.refused import refused
+from benchmarks.faults.s3_faults import S3_ROUNDS, s3_fault
 from benchmarks.faults.writers import two_writers
 
 ROWS = {
@@ -49,6 +50,12 @@ ROWS = {
         "keep their features; memory is bounded",
         5,
         hostile_files,
+    ),
+    "s3": FaultRow(
+        "S3 fails, is slow, stands still or refuses",
+        "done, or a sentence that says what to do; nothing lost, and a rerun completes",
+        S3_ROUNDS,
+        s3_fault,
     ),
     "many": FaultRow(
         "100,000 photos in 2,000 classes",

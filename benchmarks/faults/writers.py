@@ -48,7 +48,7 @@ def two_writers(place: Workplace, number: int) -> Finding:
     changed, expected = place.changed_photos(photos), place.store_after(photos)
     store = place.copied(place.finished_store(photos), "store")
     homes = [place.home("home"), place.home("home" if pair.shared else "other home")]
-    with _reading(store) as sightings:
+    with reading(store) as sightings:
         first = start_fruits_run(changed, store, homes[0], *pair.first)
         time.sleep(random.Random(number).uniform(0, APART_SECONDS))
         second = start_fruits_run(changed, store, homes[1], *pair.second)
@@ -72,15 +72,15 @@ def two_writers(place: Workplace, number: int) -> Finding:
 
 
 @dataclass
-class _Sightings:
+class Sightings:
     looks: int = 0
     torn: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def _reading(store: Path) -> Iterator[_Sightings]:
+def reading(store: Path) -> Iterator[Sightings]:
     """A reader that reads the whole store again and again while the context lasts."""
-    sightings = _Sightings()
+    sightings = Sightings()
     done = threading.Event()
 
     def read() -> None:

@@ -28,7 +28,7 @@ from resources.spark_events import (
     remove_old_event_logs,
 )
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.root import Root, open_root, s3_endpoint
+from spark_jobs.store.root import Root, named_region, open_root, s3_endpoint
 
 # The jobs do their work in Python. A JVM that compiles little starts and ends sooner.
 QUICK_JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -106,6 +106,8 @@ def s3_config() -> dict[str, str]:
     if endpoint:
         config |= {
             "spark.hadoop.fs.s3a.endpoint": endpoint,
+            # S3A would sign for us-east-1, and a server of another region refuses that.
+            "spark.hadoop.fs.s3a.endpoint.region": named_region(),
             "spark.hadoop.fs.s3a.path.style.access": "true",
             "spark.hadoop.fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https")).lower(),
         }

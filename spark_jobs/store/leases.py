@@ -91,7 +91,9 @@ def _held(store: Root, lease: Lease) -> Iterator[Lease]:
     finally:
         ended.set()
         thread.join()
-        store.remove_file(lease.path)
+        # A lease that stays ends by itself. Its error would hide that of the run.
+        with suppress(OSError):
+            store.remove_file(lease.path)
 
 
 def live_runs(store: Root, now: datetime) -> set[str]:

@@ -311,12 +311,16 @@ def s3_endpoint() -> str | None:
     return endpoint
 
 
+def named_region() -> str:
+    """The region that the environment names; if it names none, Paris."""
+    return next(filter(None, map(os.environ.get, _REGION_VARIABLES)), DEFAULT_REGION)
+
+
 @lru_cache(maxsize=16)
 def s3_region(bucket: str) -> str:
     """The region of a bucket: that of the environment; if it names none, AWS is asked; else Paris."""
-    named = next(filter(None, map(os.environ.get, _REGION_VARIABLES)), None)
-    if named or s3_endpoint():
-        return named or DEFAULT_REGION
+    if s3_endpoint() or any(map(os.environ.get, _REGION_VARIABLES)):
+        return named_region()
     try:
         return str(pafs.resolve_s3_region(bucket))
     except OSError:  # the first request to the bucket then tells the reason

@@ -25,6 +25,7 @@ _UNCLEAR_SECONDS = 10.0
 _ALONE = threading.Lock()
 
 DENIED, ARCHIVED, BUSY, UNCLEAR, REFUSED = "denied", "archived", "busy", "unclear", "refused"
+NETWORK = "network"
 _BUCKETS_REGION = "the region of the bucket"
 # Faults of one object, whose neighbours may well be readable.
 OF_AN_OBJECT = (DENIED, ARCHIVED, UNCLEAR, REFUSED)
@@ -41,7 +42,7 @@ class Fault(NamedTuple):
     @property
     def is_temporary(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.kind in (BUSY, "network")
+        return self.kind in (BUSY, NETWORK)
 
 
 # The fault is the first whose pattern a text contains: the codes of S3 as pyarrow, deltalake and Hadoop write
@@ -104,15 +105,19 @@ _FAULTS = (
     ),
     (
         r"NETWORK_CONNECTION|curlCode|error sending request|REQUEST_TIMEOUT|UnknownHost|Connection refused",
-        "network",
+        NETWORK,
         "S3 cannot be reached",
         "Check the network, and AWS_ENDPOINT_URL if it is set",
     ),
     (r"", REFUSED, "S3 refuses the request ({reason})", "Check the credentials and the name"),
 )
 
-# Parts of a text that hold names, which may look like a code: `500.jpg`, `AccessDenied/1.jpg`.
+# The texts of an answer without a code: of pyarrow, and of Hadoop with version 1 and 2 of AWS's SDK.
+_WITHOUT_CODE = r"No response body|Error Code: 40[03] |null \(Service: S3, Status Code: 40[03]"
+
+# Parts of a text that may look like a code: names (`500.jpg`, `AccessDenied/1.jpg`), and lines of Java.
 _NAMES = (
+    (r"^\s+at [\w.$/<>]+\([^)]*\)$", ""),
     (r"(?:key '.*?' in )?bucket '[^']*'", ""),
     (r"When reading s3://.*: AWS Error", "AWS Error"),
     (r"(?:https?|s3a?)://\S+", ""),
@@ -141,15 +146,15 @@ def explained(text: str) -> FruitsError | None:
 
 def fault_of(text: str) -> Fault | None:
     """The fault of S3 that the text of an error describes, or None if it describes none."""
-    if not re.search("AWS Error|S3 error|AmazonS3|S3A|necessary privileges", text):
+    if not re.search("AWS Error|S3 error|AmazonS3|S3A|necessary privileges|<Code>NoSuchBucket", text):
         return None
     bucket, key = _place(text)
-    if "No response body" in text and bucket and not re.search(r"\(HTTP status 50|is located in", text):
+    if re.search(_WITHOUT_CODE, text) and bucket and not re.search(r"\(HTTP status 50|is located in", text):
         text = _asked_again(bucket) or text
     where = "s3://" + "/".join(part for part in (bucket, key) if part) if bucket else "S3"
     said = text
     for names, instead in _NAMES:
-        said = re.sub(names, instead, said, flags=re.DOTALL)
+        said = re.sub(names, instead, said, flags=re.DOTALL | re.MULTILINE)
     kind, cause, remedy = next(rest for pattern, *rest in _FAULTS if re.search(pattern, said))
     if kind == "region":
         remedy = remedy.format(region=_region(text, bucket))
@@ -192,7 +197,7 @@ def _place(text: str) -> tuple[str, str]:
         return named["bucket"], named["key"] or ""
     if named := re.match(r"When reading s3://(?P<bucket>[^/]+)/(?P<key>.*): AWS Error", text, re.DOTALL):
         return named["bucket"], named["key"]
-    if named := re.search(r"s3a://(?P<bucket>[^/\s:]+)/?(?P<key>[^\s:]*)", text):
+    if named := re.search(r"s3a?://(?P<bucket>[^/\s:]+)/?(?P<key>[^\s:]*)", text):
         return named["bucket"], named["key"]
     if request := re.search(r"https?://(?P<host>[^/\s]+)/(?P<path>[^\s?]*)", text):
         if virtual := re.match(r"(.+)\.s3[.-]", request["host"]):

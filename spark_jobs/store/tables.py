@@ -29,7 +29,8 @@ import pyarrow as pa
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.leases import Lease
 from spark_jobs.store.parquet import read_part
-from spark_jobs.store.root import Root, concurrently, delta_options
+from spark_jobs.store.root import Result, Root, concurrently, delta_options
+from spark_jobs.store.s3_errors import NETWORK, fault_of
 from spark_jobs.store.schemas import COLUMNS_VERSION, MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
 from spark_jobs.store.versions import Part, Version, combined_version, is_name, photos_version
 
@@ -47,6 +48,9 @@ _MOST_ATTEMPTS = 20
 _CHANGED_MEANWHILE = "other runs change the class all the time; run it again when they have ended"
 # Each attempt fails only where another commit succeeded, so that many are never needed.
 _COMMIT_ATTEMPTS = 200
+
+# A commit whose connection to S3 breaks is made this many times in all, with pauses of 7.5 seconds in all.
+_CONNECTION_ATTEMPTS = 5
 
 # The table from whose photos another table is made.
 _SOURCES = {MOBILENET_FEATURES: RAW_IMAGES}
@@ -261,9 +265,9 @@ def upgrade_table(store: Root, table: str) -> None:
             new = [field for field in Schema.from_arrow(SCHEMAS[table]).fields if field.name not in known]
             try:
                 if new:
-                    opened.alter.add_columns(new)
+                    _repeated(lambda: opened.alter.add_columns(new))  # noqa: B023
                     _sync_entry(store, table, opened.version())
-                opened.alter.set_table_properties({_COLUMNS: str(COLUMNS_VERSION)}, raise_if_not_exists=False)
+                _set_property(opened, _COLUMNS, str(COLUMNS_VERSION))
                 _sync_entry(store, table, opened.version())
             except DeltaError:
                 again = open_table(store, table)
@@ -286,8 +290,29 @@ def set_table_property(store: Root, table: str, name: str, value: str) -> None:
 
     with _latest(store, table) as opened, suppress(DeltaError):
         if opened:
-            opened.alter.set_table_properties({name: value}, raise_if_not_exists=False)
+            _set_property(opened, name, value)
             _sync_entry(store, table, opened.version())
+
+
+def _set_property(opened: "DeltaTable", name: str, value: str) -> None:
+    _repeated(lambda: opened.alter.set_table_properties({name: value}, raise_if_not_exists=False))
+
+
+def _repeated(commit: Callable[[], Result]) -> Result:
+    """Makes a commit again where the connection to S3 breaks. deltalake does so only after an answer of S3.
+
+    S3 may have made the first commit. It makes no second one: a commit creates an entry of the log, whose
+    number is taken. So the second attempt meets the first, as it meets a commit of another run.
+    """
+    for attempt in range(1, _CONNECTION_ATTEMPTS):
+        try:
+            return commit()
+        except OSError as error:
+            fault = fault_of(str(error))
+            if fault is None or fault.kind != NETWORK:
+                raise
+        time.sleep(2 ** (attempt - 2))
+    return commit()
 
 
 def _columns_version(opened: "DeltaTable") -> int:
@@ -439,13 +464,14 @@ def commit(
             opened = latest or _create(store, table)
             files = table_files(opened)
             change = plan(files)
-            # Where an answer of S3 is lost, deltalake commits again, and meets its own commit.
+            # Where an answer of S3 is lost, the commit is made again, and meets itself.
             added = {part.path.removeprefix(f"{table}/") for parts in change.added.values() for part in parts}
             removed = {file.path for file in change.removed} - added
-            if added <= {file.path for file in files} and not removed:
-                return
-            lease.check()
-            if _commit_once(store, table, opened, change, lease.run, data_change):
+            is_made = added <= {file.path for file in files} and not removed
+            if not is_made:
+                lease.check()
+                is_made = _commit_once(store, table, opened, change, lease.run, data_change)
+            if is_made:
                 lease.check_erasures()
                 return
         time.sleep(random.uniform(0, min(1, 0.02 * (attempt + 1))))
@@ -484,20 +510,22 @@ def _commit_once(
         RemoveAction(file.path, data_change, now, file.bytes, {"label": file.label})
         for file in change.removed
     ]
+    # `actions` shows whether the entry is whole. `run` names the commit for people and for restoring.
+    told = CommitProperties({"run": run, "actions": len(actions)}, max_commit_retries=0)
+    # `_checkpoint` syncs the checkpoints, and `sweep_table` removes old entries of the log.
+    no_hooks = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
     store.sync_folders(part.path for parts in change.added.values() for part in parts)
     store.sync(log_entry(table, version))
     try:
-        opened.create_write_transaction(
-            actions,
-            "append",
-            opened.schema(),
-            partition_by=["label"],
-            # `actions` shows whether the entry is whole. `run` names the commit for people and for restoring.
-            commit_properties=CommitProperties({"run": run, "actions": len(actions)}, max_commit_retries=0),
-            # `_checkpoint` syncs the checkpoints, and `sweep_table` removes old entries of the log.
-            post_commithook_properties=PostCommitHookProperties(
-                create_checkpoint=False, cleanup_expired_logs=False
-            ),
+        _repeated(
+            lambda: opened.create_write_transaction(
+                actions,
+                "append",
+                opened.schema(),
+                partition_by=["label"],
+                commit_properties=told,
+                post_commithook_properties=no_hooks,
+            )
         )
     except CommitFailedError:
         return False
@@ -522,15 +550,17 @@ def _create(store: Root, table: str) -> "DeltaTable":
     """The new, empty table; or the table that another run has just created."""
     from deltalake import DeltaTable, Schema
 
-    created = DeltaTable.create(
-        store.uri_of(table),
-        Schema.from_arrow(SCHEMAS[table]),
-        mode="ignore",
-        partition_by=["label"],
-        name=table,
-        configuration={_COLUMNS: str(COLUMNS_VERSION)},
-        storage_options=delta_options(store.uri),
-        raise_if_key_not_exists=False,
+    created = _repeated(
+        lambda: DeltaTable.create(
+            store.uri_of(table),
+            Schema.from_arrow(SCHEMAS[table]),
+            mode="ignore",
+            partition_by=["label"],
+            name=table,
+            configuration={_COLUMNS: str(COLUMNS_VERSION)},
+            storage_options=delta_options(store.uri),
+            raise_if_key_not_exists=False,
+        )
     )
     _sync_entry(store, table, 0)
     return created

@@ -76,6 +76,13 @@ def test_another_photo_is_a_difference(spark: SparkSession, whole: Path, copy: s
     assert behind(copy) == ["CSV, Kiwi: not of the current features and model"]
 
 
+def test_all_that_a_store_lacks_is_a_difference(whole: Path, store: str) -> None:
+    Path(store).mkdir()
+    found = differences(store, str(whole))
+    assert [line.split(":")[0] for line in found] == [RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV]
+    assert all(": (0, " in line for line in found)
+
+
 @pytest.mark.parametrize(
     ("output", "wrong"),
     [
@@ -130,11 +137,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Rounds that take half a minute each: the JVM and a Python worker are killed, and a bit of a photo flips.
 QUICK = [("kills", 10), ("kills", 7), ("flips", 0)]
-# Each row with other disturbances: 10 minutes.
+# Each row with other disturbances: 15 minutes. Those of S3 need Go, which builds the server.
 LONG = [
     *(("kills", number) for number in (0, 5, 14, 20)),
     *(("csv-kills", number) for number in (3, 4)),
     *(("writers", number) for number in (1, 3, 4)),
+    *(("s3", number) for number in (3, 9, 20, 27)),
     *(("power", number) for number in range(8)),
     *(("flips", number) for number in (4, 9, 11)),
 ]

@@ -19,6 +19,7 @@ from fruits_assets.disk_errors import disk_errors_explained
 from fruits_assets.terminal import Command
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
+from spark_jobs.store.s3_errors import s3_errors_explained
 from tests.fruits_assets.conftest import SMALL_DISK_BYTES, name_folder
 
 SETTINGS = ["DAGSTER_HOME", "SPARK_LOCAL_DIRS", "TMPDIR", "FRUITS_STORE"]
@@ -330,8 +331,13 @@ def test_a_command_hides_no_other_error() -> None:
     assert isinstance(result.exception, ValueError)
 
 
-@pytest.mark.parametrize("error", [ValueError("no photo"), sqlite3.OperationalError("disk I/O error")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no photo"), sqlite3.OperationalError("disk I/O error"), OSError("a folder is missing")],
+)
 def test_another_error_passes_unchanged(elsewhere: None, tmp_path: Path, error: Exception) -> None:
     settings = Settings(images="/photos", store=str(tmp_path))
-    with pytest.raises(type(error), match=str(error)), disk_errors_explained(settings):
+    # Both stand around each asset. An error that is raised from itself would be its own cause without end.
+    explained = disk_errors_explained(settings), s3_errors_explained()
+    with pytest.raises(type(error), match=str(error)), explained[0], explained[1]:
         raise error

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.s3_proxy import ARCHIVED, DENIED, EXPIRED, Refusal, s3_proxy
 from fruits_assets.readers import read_pandas
 from spark_jobs.store.root import open_root, s3_endpoint
-from tests.s3_proxy import ARCHIVED, DENIED, EXPIRED, Refusal, s3_proxy
 from tests.s3_server import s3_bucket
 from tests.shell import PATIENCE
 from tests.support import DAGSTER_YAML, REPOSITORY, WEIGHTS

@@ -15,10 +15,10 @@ from urllib.error import HTTPError
 import boto3
 import pytest
 
+from benchmarks.faults.s3_proxy import DENIED, s3_proxy
 from resources.aws_credentials import provide_credentials
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import s3_endpoint
-from tests.s3_proxy import DENIED, s3_proxy
 from tests.support import REPOSITORY
 
 

@@ -84,6 +84,15 @@ def test_a_jvm_that_does_not_start_is_refused_with_its_reason(tmp_path: Path) ->
     assert error.endswith(f" are at the end of {tmp_path}/spark.log.")
 
 
+def test_requests_to_a_server_are_signed_for_its_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without it, S3A signs for us-east-1, which a server of another region refuses.
+    # https://hadoop.apache.org/docs/r3.3.4/hadoop-aws/tools/hadoop-aws/index.html (fs.s3a.endpoint.region)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://s3.example.org")
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    settings = Settings(images="/photos", store="s3://fruits/store", _env_file=None)
+    assert session_config(settings)["spark.hadoop.fs.s3a.endpoint.region"] == "eu-north-1"
+
+
 # Runs a job whose Python worker tells its temporary folder, and a shuffle, and waits.
 WORKER = """
 import sys

@@ -99,6 +99,19 @@ def test_a_lease_ends_with_its_run_and_with_an_error(root: Root) -> None:
     assert not root.has("leases/run")
 
 
+def test_a_lease_that_cannot_be_removed_hides_no_error_of_its_run(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(root: Root, path: str) -> None:
+        raise PermissionError("AWS Error ACCESS_DENIED during DeleteObject operation")
+
+    monkeypatch.setattr(Root, "remove_file", denied)
+    with held_lease(root, "done"):
+        pass
+    with pytest.raises(FruitsError, match="the error of the run"), held_lease(root, "failed"):
+        raise FruitsError("the error of the run")
+
+
 def test_a_replaced_file_is_kept_for_the_given_time_and_then_removed(root: Root, store: str) -> None:
     old = commit_class(root, "Kiwi", ["old"], "first")
     commit_class(root, "Kiwi", ["new"], "second")

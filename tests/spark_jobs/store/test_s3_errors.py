@@ -3,19 +3,15 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from py4j.protocol import Py4JJavaError
 
-from spark_jobs.errors import FruitsError
-from spark_jobs.photos.read_photos import read_photo
-from spark_jobs.store.photos import Photo
-from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
-from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
-from spark_jobs.store.tables import open_table
-from spark_jobs.tasks import _task_error
-from tests.s3_proxy import (
+from benchmarks.faults.s3_proxy import (
     ARCHIVED,
     DENIED,
     EXPIRED,
@@ -24,10 +20,29 @@ from tests.s3_proxy import (
     SLOW_DOWN,
     UNKNOWN_KEY,
     WRONG_SECRET,
+    Cut,
     Refusal,
     s3_proxy,
 )
+from spark_jobs.errors import FruitsError
+from spark_jobs.photos.read_photos import read_photo
+from spark_jobs.store.erasures import ERASED_MEANWHILE, ERASURES
+from spark_jobs.store.leases import Lease
+from spark_jobs.store.photos import Photo
+from spark_jobs.store.root import Root, open_root, s3_endpoint, s3_region
+from spark_jobs.store.s3_errors import explained, read_patiently, s3_errors_explained
+from spark_jobs.store.schemas import COLUMNS_VERSION, RAW_IMAGES, SCHEMAS
+from spark_jobs.store.tables import (
+    log_entry,
+    open_table,
+    replace_classes,
+    set_table_property,
+    table_property,
+    upgrade_table,
+)
+from spark_jobs.tasks import _task_error
 from tests.s3_server import s3_bucket
+from tests.spark_jobs.store.written import TABLE, commit_class, rows_of, write_earlier_table
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +109,122 @@ def test_a_write_to_a_missing_bucket_names_the_bucket(monkeypatch: pytest.Monkey
             s3_errors_explained(),
         ):
             root.write("file", b"content")
+
+
+def test_a_commit_to_a_bucket_that_vanished_names_the_bucket(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # NoSuchBucket has the status of a missing object, of which deltalake tells:
+    # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+    def no_writes(method: str, path: str, key: str) -> Refusal | None:
+        return NO_BUCKET if method == "PUT" else None
+
+    with s3_bucket(tmp_path) as uri, s3_proxy(no_writes, s3_endpoint()) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        open_root.cache_clear()
+        root = open_root(f"{uri}/store")
+        with pytest.raises(FruitsError) as raised, s3_errors_explained():
+            replace_classes(root, RAW_IMAGES, {"Kiwi": []}, Lease(root, "run", ""))
+    assert "s3://fruits/store/raw_images/_delta_log/" in str(raised.value)
+    assert "the bucket does not exist. Correct its name in FRUITS_IMAGES or FRUITS_STORE" in str(raised.value)
+
+
+def commit(uri: str) -> None:
+    """Creates a table, commits a class twice, and sets a property."""
+    root = open_root(uri)
+    commit_class(root, "Kiwi", ["1.jpg"])
+    commit_class(root, "Kiwi", ["1.jpg", "2.jpg"])
+    set_table_property(root, TABLE, "fruits.test", "value")
+
+
+def upgrade(uri: str) -> None:
+    """Adds columns to a table, and sets a property."""
+    upgrade_table(open_root(uri), TABLE)
+
+
+@contextmanager
+def breaking(uri: str, cut: Cut, monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """Breaks the connection of the first attempt at each entry of a log; the names of these entries."""
+    broken: set[str] = set()
+
+    def break_first(method: str, path: str, key: str) -> Cut | None:
+        entry = path.removeprefix(f"/{uri.removeprefix('s3://')}/")
+        if method != "PUT" or "/_delta_log/" not in entry or entry in broken:
+            return None
+        broken.add(entry)
+        return cut
+
+    with s3_proxy(break_first, s3_endpoint()) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        open_root.cache_clear()
+        yield broken
+
+
+def run_alone(function: Callable[[str], None], uri: str) -> None:
+    """Calls a function in a process of its own.
+
+    deltalake holds Python's lock while it sets a property, and a proxy of this process would wait for it.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        process.submit(function, uri).result()
+
+
+def entries(root: Root) -> list[str]:
+    return sorted(info.path for info in root.list(f"{TABLE}/_delta_log"))
+
+
+# The connection breaks before S3 has made the commit, or before its answer.
+@pytest.mark.parametrize("cut", Cut)
+def test_a_commit_whose_connection_breaks_is_made_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cut: Cut
+) -> None:
+    with s3_bucket(tmp_path) as bucket, breaking(f"{bucket}/store", cut, monkeypatch) as broken:
+        root = open_root(f"{bucket}/store")
+        run_alone(commit, root.uri)
+        assert rows_of(root) == {"Kiwi": 2}
+        assert table_property(root, TABLE, "fruits.test") == "value"
+        assert entries(root) == sorted(broken) == [log_entry(TABLE, version) for version in range(4)]
+
+
+@pytest.mark.parametrize("cut", Cut)
+def test_an_upgrade_whose_connection_breaks_is_made_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cut: Cut
+) -> None:
+    with s3_bucket(tmp_path) as bucket:
+        write_earlier_table(open_root(f"{bucket}/store"))
+        with breaking(f"{bucket}/store", cut, monkeypatch) as broken:
+            root = open_root(f"{bucket}/store")
+            earlier = entries(root)
+            run_alone(upgrade, root.uri)
+            assert rows_of(root) == {"Kiwi": 1}
+            opened = open_table(root, TABLE)
+            assert opened and [field.name for field in opened.schema().fields] == SCHEMAS[TABLE].names
+            assert table_property(root, TABLE, "fruits.columns") == str(COLUMNS_VERSION)
+            assert sorted(broken) == [log_entry(TABLE, version) for version in (2, 3)]
+            assert entries(root) == [*earlier, *sorted(broken)]
+
+
+def test_a_commit_whose_answer_is_lost_tells_of_photos_that_were_erased_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The erasure has looked for the photos before the commit, the run has asked for erasures before it."""
+    with s3_bucket(tmp_path) as uri:
+        root = open_root(f"{uri}/store")
+        commit_class(root, "Kiwi", ["1.jpg"])
+
+        def erase(method: str, path: str, key: str) -> Cut | None:
+            if method != "PUT" or not path.endswith(log_entry(TABLE, 2)) or root.has(f"{ERASURES}/1.json"):
+                return None
+            root.write(f"{ERASURES}/1.json", b"{}")
+            return Cut.AFTER
+
+        with s3_proxy(erase, s3_endpoint()) as address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+            open_root.cache_clear()
+            with pytest.raises(FruitsError, match=ERASED_MEANWHILE):
+                commit_class(open_root(f"{uri}/store"), "Kiwi", ["2.jpg"])
+        assert rows_of(root) == {"Kiwi": 1}
+        assert root.has(log_entry(TABLE, 2))
 
 
 def test_an_archived_object_is_named_with_the_command_that_restores_it(
@@ -221,15 +352,36 @@ def test_the_refusal_of_one_object_says_the_words_of_s3(
                 read_patiently(open_root(uri), "small.jpg")
 
 
-def test_an_error_of_sparks_connector_is_explained() -> None:
-    text = (
+# What Spark raised when a server refused a HEAD request, whose answer has no code: with Hadoop 3.3 and
+# version 1 of AWS's SDK, and with Hadoop 3.4 and version 2. A line of Java has a number like a status.
+OF_HADOOP = {
+    "version 1": (
+        "An error occurred while calling None.org.apache.spark.api.java.JavaSparkContext.\n"
+        ": org.apache.hadoop.fs.s3a.AWSBadRequestException: getFileStatus on s3://fruits/store/spark-events: "
+        "com.amazonaws.services.s3.model.AmazonS3Exception: Bad Request (Service: Amazon S3; Status Code: "
+        "400; Error Code: 400 Bad Request; Request ID: 1; S3 Extended Request ID: 1=; Proxy: null)\n"
+        "\tat java.base/java.lang.reflect.Constructor.newInstanceWithCaller(Constructor.java:500)\n"
+        "\tat org.apache.spark.SparkContext.<init>(SparkContext.scala:632)\n"
+    ),
+    "version 2": (
         "An error occurred while calling o55.load.\n: java.nio.file.AccessDeniedException: "
         "s3a://fruits/store/500: getFileStatus on s3a://fruits/store/500: software.amazon.awssdk.services.s3"
         ".model.S3Exception: null (Service: S3, Status Code: 403, Request ID: 1):null\n"
         "\tat org.apache.hadoop.fs.s3a.S3AUtils.translateException(S3AUtils.java:265)"
-    )
-    error = explained(text)
-    assert str(error).startswith("s3://fruits/store/500: AWS denies the access. Allow it in a policy")
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", SENTENCES, ids=lambda refusal: refusal.code)
+@pytest.mark.parametrize("sdk", OF_HADOOP)
+def test_a_refusal_that_spark_was_not_told_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, sdk: str, refusal: Refusal
+) -> None:
+    with s3_proxy(lambda *_: refusal) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        error = explained(OF_HADOOP[sdk])
+    assert str(error).startswith(f"s3://fruits/store/{'500' if '2' in sdk else 'spark-events'}: ")
+    assert SENTENCES[refusal] in str(error)
 
 
 def test_an_error_of_the_disk_is_no_fault_of_s3() -> None:

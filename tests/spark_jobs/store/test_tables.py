@@ -45,7 +45,7 @@ from spark_jobs.store.tables import (
 )
 from spark_jobs.store.versions import Part
 from tests.spark_jobs.store.test_versions import AWKWARD
-from tests.spark_jobs.store.written import TABLE, commit_class, rows_of, write_part
+from tests.spark_jobs.store.written import TABLE, commit_class, rows_of, write_earlier_table, write_part
 
 
 @pytest.fixture
@@ -490,13 +490,8 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(
 
 
 @pytest.fixture
-def earlier(root: Root, monkeypatch: pytest.MonkeyPatch) -> Root:
-    """A table without the columns `modified` and `etag`, with a row of the class Kiwi."""
-    columns = [column for column in SCHEMAS[TABLE] if column.name not in ("modified", "etag")]
-    with monkeypatch.context() as patch:
-        patch.setitem(SCHEMAS, TABLE, pa.schema(columns))
-        patch.setattr("spark_jobs.store.tables.COLUMNS_VERSION", 1)
-        commit_class(root, "Kiwi", ["a"])
+def earlier(root: Root) -> Root:
+    write_earlier_table(root)
     return root
 
 

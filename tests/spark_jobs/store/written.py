@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
+import pytest
 
 from spark_jobs.store.leases import held_lease
 from spark_jobs.store.parquet import PartWriter
@@ -28,6 +29,15 @@ def commit_class(root: Root, label: str, paths: Sequence[str], run: str = "run")
         part = write_part(root, label, paths, run)
         replace_classes(root, TABLE, {label: [part]}, lease)
     return part
+
+
+def write_earlier_table(root: Root) -> None:
+    """Commits a row of the class Kiwi as an earlier release did, without the columns modified and etag."""
+    columns = [column for column in SCHEMAS[TABLE] if column.name not in ("modified", "etag")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCHEMAS, TABLE, pa.schema(columns))
+        patch.setattr("spark_jobs.store.tables.COLUMNS_VERSION", 1)
+        commit_class(root, "Kiwi", ["a"])
 
 
 def rows_of(root: Root, labels: Iterable[str] | None = None) -> dict[str, int]:
