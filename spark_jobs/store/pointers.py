@@ -5,6 +5,7 @@ current when the run writes one small JSON file, the pointer: `<folder>/current.
 `<folder>/current/<class>.json` for an output by class. That is one atomic PUT on S3, one rename on disk.
 """
 
+import hashlib
 import json
 import re
 import uuid
@@ -17,6 +18,9 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import VERSION_FOLDERS
 from spark_jobs.store.versions import Part, Version, class_key, is_name
+
+# The SHA-256 of all else that a pointer says: a disk that flips a bit changes no figure unseen.
+_SUM = "sha256"
 
 
 def folder_of(output: str) -> str:
@@ -39,9 +43,17 @@ def publish(store: Root, output: str, versions: Iterable[Version]) -> None:
     made_current = list(versions)
     store.sync_folders(part.path for version in made_current for part in version.parts)
     store.write_many(
-        (pointer_path(output, version.label), json.dumps(asdict(version), ensure_ascii=False).encode())
-        for version in made_current
+        (pointer_path(output, version.label), _pointer(asdict(version))) for version in made_current
     )
+
+
+def _pointer(said: dict[str, Any]) -> bytes:
+    """The content of a pointer: what it says, and the SHA-256 of that."""
+    return _encoded(said | {_SUM: hashlib.sha256(_encoded(said)).hexdigest()})
+
+
+def _encoded(said: Any) -> bytes:
+    return json.dumps(said, ensure_ascii=False).encode()
 
 
 def withdraw(store: Root, output: str, labels: Iterable[str]) -> None:
@@ -93,6 +105,10 @@ def parse_pointer(path: str, content: bytes) -> Version:
     """
     try:
         said = json.loads(content)
+        # A pointer of an earlier release has no sum.
+        is_whole = _SUM not in said or content == _pointer(
+            {name: value for name, value in said.items() if name != _SUM}
+        )
         parts = [Part(**_known(Part, part)) for part in said["parts"]]
         version = Version(**_known(Version, said) | {"parts": parts})
         folder = path.partition("/")[0]
@@ -102,10 +118,11 @@ def parse_pointer(path: str, content: bytes) -> Version:
             for file in (version.directory, *(part.path for part in parts))
         )
         texts = [version.data_version, *version.inputs.values()]
-        json.dumps(said, ensure_ascii=False).encode()  # refuses lone surrogates
+        _encoded(said)  # refuses lone surrogates
         counts = [count for part in parts for count in (part.bytes, *part.row_groups)]
         right = (
-            path == f"{folder}/{name}"
+            is_whole
+            and path == f"{folder}/{name}"
             and inside
             and (version.label is None or is_name(version.label))
             and isinstance(version.details, dict)

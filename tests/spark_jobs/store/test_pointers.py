@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spark_jobs.errors import FruitsError
-from spark_jobs.store.pointers import current_by_class, current_one, pointer_path, publish
+from spark_jobs.store.pointers import current_by_class, current_one, parse_pointer, pointer_path, publish
 from spark_jobs.store.root import Root, open_root
 from spark_jobs.store.versions import Part, Version, class_key
 from tests.spark_jobs.store.test_versions import AWKWARD
@@ -233,3 +233,22 @@ def test_only_wanted_pointers_are_read(store: str) -> None:
     publish(root, "raw", [long_pointer("Kiwi", "1")])
     root.write(pointer_path("raw", "Lemon"), b"")
     assert list(current_by_class(root, "raw", ["Kiwi"])) == ["Kiwi"]
+
+
+def test_a_flipped_bit_of_a_pointer_is_refused_or_changes_nothing(store: str) -> None:
+    root = open_root(store)
+    details = {"components": 15, "explained_variance": 0.123456789, "weights": "Pêche"}
+    version = Version(label=None, directory="model/version=a/b", data_version="1", details=details)
+    publish(root, "model", [version])
+    path = pointer_path("model", None)
+    content = root.read(path)
+    assert parse_pointer(path, content) == version
+    refused = 0
+    for place in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        try:
+            assert parse_pointer(path, bytes(flipped)) == version
+        except FruitsError:
+            refused += 1
+    assert refused > 7 * len(content)
