@@ -1,5 +1,6 @@
 """The charts of a report, as Vega-Lite specifications. The page gives them their data by name, and colours."""
 
+from collections.abc import Sequence
 from typing import Any
 
 # altair takes a second to import, so the functions import it.
@@ -72,8 +73,8 @@ def scatter(components: int) -> dict[str, Any]:
     return _spec(chart)
 
 
-def stage_times(stages: list[str]) -> dict[str, Any]:
-    """The seconds of each stage of runs. Its data `TIMES` have `run`, `stage` and `seconds`."""
+def stage_times(stages: Sequence[str], runs: int) -> dict[str, Any]:
+    """The seconds of each stage of some runs. Its data `TIMES` have `run`, `stage` and `seconds`."""
     import altair as alt
 
     chart = (
@@ -82,14 +83,14 @@ def stage_times(stages: list[str]) -> dict[str, Any]:
         .encode(
             x=alt.X("seconds:Q", title="seconds"),
             y=alt.Y("run:N", title=None, sort=None).axis(labelLimit=260),
-            color=alt.Color("stage:N", sort=stages, title=None).scale(scheme="tableau10").legend(orient="top"),
+            color=alt.Color("stage:N", sort=list(stages), title=None).scale(scheme="tableau10").legend(orient="top"),
             tooltip=["run:N", "stage:N", alt.Tooltip("seconds:Q", format=",.1f")],
         )
-        .properties(height=alt.Step(26))
+        .properties(height=28 * runs)
     )
     return _spec(chart)
 
 
 def _spec(chart: Any) -> dict[str, Any]:
     spec: dict[str, Any] = chart.properties(width="container").to_dict()
-    return {name: value for name, value in spec.items() if name not in ("config", "usermeta")}
+    return {name: value for name, value in spec.items() if name != "config"}

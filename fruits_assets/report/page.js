@@ -7,7 +7,7 @@
 
   // A browser decodes the pictures of a class when the class is opened.
   const load = (image) => { image.src ||= source(image.dataset.photo); };
-  all("img[data-photo]").filter((image) => !image.closest("details:not([open])")).forEach(load);
+  all("img[data-photo]").filter((image) => !image.closest("details:not([open]) > :not(summary)")).forEach(load);
   document.addEventListener("toggle", (event) => {
     if (event.target.open) all("img[data-photo]", event.target).forEach(load);
   }, true);
@@ -77,7 +77,9 @@
     for (const element of all("[data-chart]")) {
       const spec = { ...charts.specs[element.dataset.chart], datasets: charts.data };
       // `ast` interprets the expressions of Vega: the policy of this page forbids to evaluate text as a program.
-      const options = { ast: true, actions: false, config, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
+      const options = {
+        ast: true, actions: false, config, defaultStyle: false, renderer: "canvas", tooltip: { disableDefaultStyle: true },
+      };
       vegaEmbed(element, spec, options).catch((error) => { element.textContent = `This chart failed: ${error.message}`; });
     }
   };

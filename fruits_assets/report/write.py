@@ -198,7 +198,7 @@ def _report(store: Root) -> tuple[bytes, int, list[str]]:
             "runs": contents.runs,
             "stages": STAGES,
             "pictures": encoded,
-            "charts": {"specs": _specs(axes), "data": _data(contents, points)},
+            "charts": {"specs": _specs(axes, len(contents.runs)), "data": _data(contents, points)},
         }
     )
     return html, sum(map(bool, encoded)), problems
@@ -294,10 +294,10 @@ def _points(
     return points, components.shape[1]
 
 
-def _specs(axes: int) -> dict[str, Any]:
+def _specs(axes: int, runs: int) -> dict[str, Any]:
     return {
         "scree": charts.scree(),
-        "times": charts.stage_times(list(STAGES)),
+        "times": charts.stage_times(STAGES, runs),
         **({"scatter": charts.scatter(axes)} if axes else {}),
     }
 
