@@ -27,7 +27,7 @@ def report(opens: bool, as_json: bool) -> None:
     classes, near-duplicates, and time and cost. Of a large store it shows a sample.
     """
     from fruits_assets.report.copies import keep_copy
-    from fruits_assets.report.write import write_report
+    from fruits_assets.report.write import PATH, write_report
     from resources.settings import StoreSettings, load_settings
     from spark_jobs.store.root import open_root
 
@@ -45,9 +45,11 @@ def report(opens: bool, as_json: bool) -> None:
     if written.problems:
         things = counted(len(written.problems), "thing", "things")
         lines.append(("damaged", f"{things} in the store cannot be read; the report names them"))
-    file = Path(written.path) if store.is_local else keep_copy(store, Path(os.environ["DAGSTER_HOME"]))
-    if not store.is_local:
-        lines.append(("copy", f"{file}; `fruits erase` removes both"))
+    if store.is_local:
+        file = Path(written.path)
+    else:
+        file = keep_copy(store.read(PATH), Path(os.environ["DAGSTER_HOME"]))
+        lines.append(("copy", str(file)))
     echo_table(lines)
     if not (opens and _opened(file)):
         echo(f"Open it in a browser: {file.as_uri()}")

@@ -74,7 +74,7 @@ def scatter(components: int) -> dict[str, Any]:
 
 
 def stage_times(stages: Sequence[str], runs: int) -> dict[str, Any]:
-    """The seconds of each stage of some runs. Its data `TIMES` have `run`, `stage` and `seconds`."""
+    """The seconds of each stage of some runs. Its data `TIMES` have `run`, `stage`, its `order`, and `seconds`."""
     import altair as alt
 
     chart = (
@@ -83,7 +83,8 @@ def stage_times(stages: Sequence[str], runs: int) -> dict[str, Any]:
         .encode(
             x=alt.X("seconds:Q", title="seconds"),
             y=alt.Y("run:N", title=None, sort=None).axis(labelLimit=260),
-            color=alt.Color("stage:N", sort=list(stages), title=None).scale(scheme="tableau10").legend(orient="top"),
+            color=alt.Color("stage:N", sort=list(stages), title=None).scale(scheme="tableau10").legend(orient="top", columns=2),
+            order=alt.Order("order:Q"),
             tooltip=["run:N", "stage:N", alt.Tooltip("seconds:Q", format=",.1f")],
         )
         .properties(height=28 * runs)

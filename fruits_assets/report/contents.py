@@ -16,9 +16,10 @@ from fruits_assets.costs.run_records import read_records
 from fruits_assets.model.quality import Quality
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.parquet import read_columns
+from spark_jobs.store.photos import Double, doubles
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.quarantine import bad_photos
-from spark_jobs.store.root import Root, concurrently
+from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
     FEATURE_QUALITY,
@@ -70,6 +71,7 @@ class Contents:
 
     `images` and `features` are the current versions by class, also of damaged classes. `weights` names those
     of the feature extractor. `refused` are some of the `quarantined` photos, sorted by reason.
+    `copies` are the photos that are there more than once.
     """
 
     images: Mapping[str, Version]
@@ -81,6 +83,7 @@ class Contents:
     model: Model | None
     quality: Quality | None
     runs: list[Row]
+    copies: list[Double]
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -97,9 +100,8 @@ class Contents:
 def read_contents(store: Root) -> Contents:
     """Reads the figures of a store. What is damaged is in `problems`.
 
-    It reads the logs and footers of the tables, as each run does, and the rows of the quarantine. Raises
-    `FruitsError` where no table can be read, or a newer release wrote them, and `OSError` where the store
-    fails.
+    It reads the logs and footers of the tables, as each run does, the rows of the quarantine, and the hashes of all photos.
+    Raises `OSError` where the store fails.
     """
     problems: list[str] = []
 
@@ -110,12 +112,14 @@ def read_contents(store: Root) -> Contents:
             problems.append(f"{what}: {_short(error)}")
             return None
 
-    images, features, bad = concurrently(
-        lambda table: current(store, table), (RAW_IMAGES, MOBILENET_FEATURES, QUARANTINED_IMAGES)
+    images, features, bad = (
+        tried(table, lambda table=table: current(store, table)) or {}  # type: ignore[misc]
+        for table in (RAW_IMAGES, MOBILENET_FEATURES, QUARANTINED_IMAGES)
     )
     for versions in (images, features, bad):
         problems += [f"{label}: {version.damage}" for label, version in versions.items() if version.damage]
-    counts = bad_photos(store)
+    counts = tried(QUARANTINED_IMAGES, lambda: bad_photos(store)) or {}
+    copies = tried(RAW_IMAGES, lambda: doubles(store)) or []
     extractor = tried(FEATURE_EXTRACTOR, lambda: current_one(store, FEATURE_EXTRACTOR))
     records, invalid = read_records(store)
     problems += [f"{path}: this is no record of a run" for path in invalid]
@@ -137,6 +141,7 @@ def read_contents(store: Root) -> Contents:
         model=tried(PCA_MODEL, lambda: _model(store)),
         quality=tried(FEATURE_QUALITY, lambda: _quality(store)),
         runs=newest(rows_of(records)),
+        copies=copies,
         problems=problems,
     )
 

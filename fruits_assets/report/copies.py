@@ -3,24 +3,26 @@
 import os
 from pathlib import Path
 
-from fruits_assets.report.write import PATH
-from spark_jobs.store.root import Root
-
 _COPY = "report.html"
 
 
-def keep_copy(store: Root, home: Path) -> Path:
-    """Writes a copy of the report into a folder, for its owner alone, and returns its path."""
+def keep_copy(content: bytes, home: Path) -> Path:
+    """Writes a copy of a report into a folder, for its owner alone, and returns its absolute path."""
     home = home.absolute()
     new = home / f".{_COPY}.{os.getpid()}"
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(store.read(PATH))
+        file.write(content)
     return new.replace(home / _COPY)
 
 
-def remove_copy(home: Path) -> bool:
-    """Removes the copy in a folder; returns whether there was one."""
-    copies = [*home.glob(_COPY), *home.glob(f".{_COPY}.*")]
+def find_copies(home: Path) -> list[Path]:
+    """The copies in a folder, also one that a killed process has left unfinished."""
+    return [*home.glob(_COPY), *home.glob(f".{_COPY}.*")]
+
+
+def remove_copies(home: Path) -> int:
+    """Removes the copies in a folder, and returns their number."""
+    copies = find_copies(home)
     for copy in copies:
         copy.unlink(missing_ok=True)
-    return bool(copies)
+    return len(copies)

@@ -28,7 +28,7 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.spark_model import read_components
 from spark_jobs.store.classes import refuse_old_store
 from spark_jobs.store.erasures import check_erasures, erasures_version
-from spark_jobs.store.photos import Double, doubles
+from spark_jobs.store.photos import Double
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import PCA_MODEL, REPORT
@@ -99,8 +99,8 @@ def write_report(store: Root) -> Written:
     """Writes the report of a store, and returns what it holds. A report of before is replaced.
 
     It reads a bounded number of photos and features, however many the store has. Damaged files and classes
-    are named in the report. Raises `FruitsError` where the store has no table that can be read, or where
-    photos were erased meanwhile, and `OSError` where the store fails.
+    are named in the report. Raises `FruitsError` where the store has no photos, or where photos were erased
+    meanwhile, and `OSError` where the store fails.
     """
     refuse_old_store(store)
     erasures = erasures_version(store)
@@ -126,7 +126,7 @@ def _remove(store: Root) -> None:
 def _report(store: Root) -> tuple[bytes, int, list[str]]:
     """The HTML, the number of photos in it, and the problems."""
     contents = read_contents(store)
-    if not contents.classes:
+    if not contents.classes and not contents.problems:
         raise FruitsError(f"{store.uri} has no photos yet. Run the pipeline first: fruits run")
     problems = contents.problems
     rows = _rows(contents.classes)
@@ -135,7 +135,7 @@ def _report(store: Root) -> tuple[bytes, int, list[str]]:
     def shown(label: str, path: str) -> _Shown:
         return _Shown(pictures.number_of(label, path), path)
 
-    share = max(1, min(MOST_OF_A_CLASS, MOST_PHOTOS // len(rows)))
+    share = max(1, min(MOST_OF_A_CLASS, MOST_PHOTOS // max(1, len(rows))))
     sheets = _sheets(store, contents, rows, share, pictures, problems)
     vectors = read_vectors(store, contents.whole_features, problems)
     limits = thresholds(contents.weights)
@@ -155,7 +155,7 @@ def _report(store: Root) -> tuple[bytes, int, list[str]]:
         ]
         return _Copies(chosen, len(groups))
 
-    found = doubles(store)
+    found = contents.copies
     values = {
         "across": shown_pairs(across),
         "within": shown_pairs(within),
@@ -188,7 +188,7 @@ def _report(store: Root) -> tuple[bytes, int, list[str]]:
             "most_problems": MOST_PROBLEMS,
             "sections": _SECTIONS,
             "classes": rows,
-            "most_images": max(1, *(row.images for row in rows)),
+            "most_images": max([1, *(row.images for row in rows)]),
             "sheets": sheets,
             "sheet_photos": sum(map(len, sheets.values())),
             "share": share,
@@ -312,7 +312,7 @@ def _data(contents: Contents, points: list[dict[str, Any]]) -> dict[str, list[di
             for number, (share, together) in enumerate(zip(shares, np.cumsum(shares).tolist(), strict=True), 1)
         ],
         charts.TIMES: [
-            {"run": plain(run.name), "stage": stage, "seconds": figures.seconds}
+            {"run": plain(run.name), "stage": stage, "order": STAGES.index(stage), "seconds": figures.seconds}
             for run in reversed(contents.runs)
             for stage, figures in run.stages.items()
         ],
