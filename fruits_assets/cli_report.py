@@ -19,7 +19,9 @@ class _ReportCommand(Command):
 
 @click.command(cls=_ReportCommand)
 @click.option("--open/--no-open", "opens", default=True, help="Open it in a browser, if there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print its place and figures as JSON, and open nothing.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print its place and figures as JSON, and open nothing."
+)
 def report(opens: bool, as_json: bool) -> None:
     """Writes a report of the store into it: one HTML file, for a browser without a network.
 

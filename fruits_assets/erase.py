@@ -21,8 +21,8 @@ import dagster as dg
 from fruits_assets.erasable import Found, Selection, find, listed_photos
 from fruits_assets.partitions import unregister_classes
 from fruits_assets.photo_changes import changed_photos, photo_changes
-from fruits_assets.report.copies import find_copies, remove_copies
 from fruits_assets.provenance import DATA_VERSION, renewed_provenance
+from fruits_assets.report.copies import find_copies, remove_copies
 from fruits_assets.store_checks import report_store_checks
 from resources.cluster_logs import find_cluster_logs, remove_cluster_logs
 from resources.dagster_records import blank_records, count_records

@@ -15,12 +15,13 @@ photo. No photo of these is in two classes. With the ImageNet weights:
 
 - Across classes, the greatest cosine of 17 million pairs is 0.946 (Apple Braeburn and Nectarine), and 4 pairs
   reach 0.94. So 0.95 shows no wrong pair there, and most copies.
-- Within a class, photos of other films of the same fruit reach 0.969. At 0.985, 242 pairs of frames of one film
-  are left, of which 5 are more than 10 frames apart: turns of more than 360 degrees, which show a view twice.
+- Within a class, photos of other films of the same fruit reach 0.969. At 0.985, 242 pairs of frames of one
+  film are left, of which 5 are more than 10 frames apart: turns of more than 360 degrees, which show a view
+  twice.
 
 The embedded weights were trained to see each of these classes as one: 0.972 is reached across classes, so it
-takes 0.98, where copies that are brighter, enlarged or cut are still found by 97 to 100 %. Within a class, 18,000
-pairs reach 0.99, so they tell nothing about copies there.
+takes 0.98, where copies that are brighter, enlarged or cut are still found by 97 to 100 %. Within a class,
+18,000 pairs that are no neighbours reach 0.99, so they tell nothing about copies there.
 """
 
 import re
@@ -148,7 +149,8 @@ def near_pairs(vectors: Vectors, limits: Thresholds) -> tuple[Pairs, Pairs]:
     film, place, length = _films(vectors)
     _, content = np.unique(vectors.hashes, return_inverse=True)
     _, label = np.unique(vectors.labels, return_inverse=True)
-    lowest = limits.across if limits.within is None else min(limits)
+    least_within = np.inf if limits.within is None else limits.within
+    lowest = min(limits.across, least_within)
     across, within = _Closest(), _Closest()
     for rows, columns in _blocks(len(vectors.values)):
         cosines = vectors.values[rows] @ vectors.values[columns].T
@@ -158,11 +160,10 @@ def near_pairs(vectors: Vectors, limits: Thresholds) -> tuple[Pairs, Pairs]:
         apart = (one < other) & (content[one] != content[other])
         same = label[one] == label[other]
         across.add(cosine, one, other, apart & ~same & (cosine >= limits.across))
-        if limits.within is not None:
-            gap = np.abs(place[one] - place[other])
-            gap = np.minimum(gap, length[one] - gap)
-            neighbours = (film[one] == film[other]) & (gap <= NEIGHBOURS)
-            within.add(cosine, one, other, apart & same & ~neighbours & (cosine >= limits.within))
+        gap = np.abs(place[one] - place[other])
+        gap = np.minimum(gap, length[one] - gap)
+        neighbours = (film[one] == film[other]) & (gap <= NEIGHBOURS)
+        within.add(cosine, one, other, apart & same & ~neighbours & (cosine >= least_within))
     return across.pairs(), within.pairs()
 
 

@@ -1,4 +1,4 @@
-"""The charts of a report, as Vega-Lite specifications. The page gives them their data by name, and colours."""
+"""The charts of a report, as specifications of Vega-Lite. The page adds their data, by name, and colours."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +48,9 @@ def scatter(components: int) -> dict[str, Any]:
 
     names = [f"pc{number + 1}" for number in range(min(components, AXES))]
     across, up = (
-        alt.param(name, value=names[min(start, len(names) - 1)], bind=alt.binding_select(options=names, name=text))
+        alt.param(
+            name, value=names[min(start, len(names) - 1)], bind=alt.binding_select(options=names, name=text)
+        )
         for name, start, text in (("across", 0, "across "), ("up", 1, "up "))
     )
     found = alt.param("found", value="", bind=alt.binding(input="search", name="class ", placeholder="all"))
@@ -74,7 +76,10 @@ def scatter(components: int) -> dict[str, Any]:
 
 
 def stage_times(stages: Sequence[str], runs: int) -> dict[str, Any]:
-    """The seconds of each stage of some runs. Its data `TIMES` have `run`, `stage`, its `order`, and `seconds`."""
+    """The seconds of each stage of some runs.
+
+    Its data `TIMES` have `run`, `stage`, the `order` of the stage, and `seconds`.
+    """
     import altair as alt
 
     chart = (
@@ -83,7 +88,9 @@ def stage_times(stages: Sequence[str], runs: int) -> dict[str, Any]:
         .encode(
             x=alt.X("seconds:Q", title="seconds"),
             y=alt.Y("run:N", title=None, sort=None).axis(labelLimit=260),
-            color=alt.Color("stage:N", sort=list(stages), title=None).scale(scheme="tableau10").legend(orient="top", columns=2),
+            color=alt.Color("stage:N", sort=list(stages), title=None)
+            .scale(scheme="tableau10")
+            .legend(orient="top", columns=2),
             order=alt.Order("order:Q"),
             tooltip=["run:N", "stage:N", alt.Tooltip("seconds:Q", format=",.1f")],
         )

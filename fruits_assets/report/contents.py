@@ -58,7 +58,7 @@ class Refused(NamedTuple):
 
 
 class Model(NamedTuple):
-    """The PCA model: the photos and classes of its fit, and the share (0 to 1) that each component explains."""
+    """The PCA model: the photos and classes of its fit, and the share that each component explains, 0 to 1."""
 
     images: int
     classes: int
@@ -69,8 +69,8 @@ class Model(NamedTuple):
 class Contents:
     """The figures of a store.
 
-    `images` and `features` are the current versions by class, also of damaged classes. `weights` names those
-    of the feature extractor. `refused` are some of the `quarantined` photos, sorted by reason.
+    `images` and `features` are the current versions by class, also of damaged classes. `weights` names
+    those of the feature extractor. `refused` are some of the `quarantined` photos, sorted by reason.
     `copies` are the photos that are there more than once.
     """
 
@@ -100,8 +100,8 @@ class Contents:
 def read_contents(store: Root) -> Contents:
     """Reads the figures of a store. What is damaged is in `problems`.
 
-    It reads the logs and footers of the tables, as each run does, the rows of the quarantine, and the hashes of all photos.
-    Raises `OSError` where the store fails.
+    It reads the logs and footers of the tables, as each run does, the rows of the quarantine, and the hashes
+    of all photos. Raises `OSError` where the store fails.
     """
     problems: list[str] = []
 
@@ -161,7 +161,9 @@ def _refused(store: Root, bad: Mapping[str, Version], problems: list[str]) -> li
             except FruitsError as error:
                 problems.append(f"{label}: {error}")
                 continue
-            for path, reason in zip(*(rows.column(name).to_pylist() for name in rows.schema.names), strict=True):
+            for path, reason in zip(
+                *(rows.column(name).to_pylist() for name in rows.schema.names), strict=True
+            ):
                 # Reasons that differ in numbers alone are alike.
                 kinds[re.sub(r"[\d,]*\d", "0", reason or "")].append(Refused(label, path or "", reason or ""))
     in_turn = (photo for turn in zip_longest(*kinds.values()) for photo in turn if photo)

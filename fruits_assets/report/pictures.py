@@ -96,7 +96,7 @@ class Pictures:
             self.problems.append(str(error))
 
     def _rows(self, path: str, row_group: int, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Some photos of a row group: with the model's input where the store has it for all, or the content."""
+        """Some photos of a row group: with the model's input if the store has it for all, or with the content."""
 
         def columns(shared: Mapping[str, Any]) -> list[str]:
             return [*_COLUMNS, *(("input", "sha256_input") if shared.get("preprocessing") else ("content",))]
@@ -128,10 +128,10 @@ class Pictures:
 
 
 def _reduced(picture: Image.Image, size: tuple[int | None, int | None], most: int) -> bytes:
-    """A WebP of at most `most` bytes, in the proportions of a size. The picture may be squeezed to a square."""
+    """A WebP of at most `most` bytes with the proportions of a size: the picture may be squeezed."""
     width, height = (max(1, side or 1) for side in size)
     for side, quality in _SIZES:
-        scale = side / max(width, height)
+        scale = min(1.0, side / max(width, height))
         target = max(1, round(width * scale)), max(1, round(height * scale))
         file = io.BytesIO()
         picture.resize(target, Image.Resampling.BICUBIC, reducing_gap=2.0).save(file, "WEBP", quality=quality)
@@ -169,4 +169,3 @@ def spread(items: Sequence[str], most: int) -> list[str]:
     if len(items) <= most:
         return list(items)
     return [items[index * len(items) // most] for index in range(most)]
-

@@ -247,9 +247,7 @@ def _sheets(
     return sheets
 
 
-def _of_both(
-    vectors: Vectors, one: str, other: str, pictures: Pictures
-) -> tuple[list[_Shown], list[_Shown]]:
+def _of_both(vectors: Vectors, one: str, other: str, pictures: Pictures) -> tuple[list[_Shown], list[_Shown]]:
     """The photos of two classes that are most alike."""
     chosen = closest_photos(vectors, one, other, _OF_A_PAIR)
     of_one, of_other = (
@@ -274,9 +272,7 @@ def _points(
         components = None
     if components is None or len(components) != vectors.values.shape[1]:
         return [], 0
-    numbers = {
-        (label, shown.path): shown.number for label, photos in sheets.items() for shown in photos
-    }
+    numbers = {(label, shown.path): shown.number for label, photos in sheets.items() for shown in photos}
     places = zip(map(str, vectors.labels), vectors.paths, strict=True)
     chosen = [(index, place) for index, place in enumerate(places) if place in numbers]
     rows = [index for index, _ in chosen]
@@ -309,7 +305,9 @@ def _data(contents: Contents, points: list[dict[str, Any]]) -> dict[str, list[di
         charts.POINTS: points,
         charts.SHARES: [
             {"component": number, "share": share, "together": together}
-            for number, (share, together) in enumerate(zip(shares, np.cumsum(shares).tolist(), strict=True), 1)
+            for number, (share, together) in enumerate(
+                zip(shares, np.cumsum(shares).tolist(), strict=True), 1
+            )
         ],
         charts.TIMES: [
             {"run": plain(run.name), "stage": stage, "order": STAGES.index(stage), "seconds": figures.seconds}

@@ -167,9 +167,7 @@ def doubles(store: Root) -> list[Double]:
     rows = photos.filter(pc.is_in(photos.column("sha256"), several)).sort_by("path").to_pydict()
     for path, sha256, label in zip(rows["path"], rows["sha256"], rows["label"], strict=True):
         found[sha256].append((path, label))
-    return [
-        Double([path for path, _ in places], [label for _, label in places]) for places in found.values()
-    ]
+    return [Double([path for path, _ in places], [label for _, label in places]) for places in found.values()]
 
 
 def image_versions(known: KnownPhotos) -> dict[str, Version]:
