@@ -58,7 +58,7 @@ class Refused(NamedTuple):
 
 
 class Model(NamedTuple):
-    """The PCA model: the photos and classes of its fit, and the share that each component explains, 0 to 1."""
+    """The PCA model: the photos and classes of its fit, and the share (0 to 1) of each component."""
 
     images: int
     classes: int

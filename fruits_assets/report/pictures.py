@@ -96,7 +96,7 @@ class Pictures:
             self.problems.append(str(error))
 
     def _rows(self, path: str, row_group: int, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Some photos of a row group: with the model's input if the store has it for all, or with the content."""
+        """Some photos of a row group: with the model's input if all have it, or with the content."""
 
         def columns(shared: Mapping[str, Any]) -> list[str]:
             return [*_COLUMNS, *(("input", "sha256_input") if shared.get("preprocessing") else ("content",))]
