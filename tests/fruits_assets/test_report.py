@@ -36,8 +36,10 @@ from tests.s3_server import s3_bucket
 from tests.support import publish_features, rewrite
 
 MOST_BYTES = 10_000_000
-# Names that would be programs in a page that does not escape them. A slash makes a folder in a folder.
+# Names that would be programs in a page that does not escape them. A slash makes a folder in a folder, and the
+# innermost folder is the class.
 SCRIPT = "</script><script>alert(1)</script>"
+INNERMOST = "script><script>alert(1)<"
 CLASS = '<img src=x onerror=alert(2)> & "Kiwi\'s"'
 
 
@@ -61,6 +63,7 @@ def strange(finished_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             turned.save(path, quality=97)
     (photos / "Lemon" / SCRIPT).parent.mkdir(parents=True)
     shutil.copy(photos / "Lemon/0_100.jpg", photos / "Lemon" / f"{SCRIPT}.jpg")
+    shutil.copy(photos / "Banana/0_100.jpg", photos / "Banana/again.jpg")
     (photos / "Orange" / f"{SCRIPT}.jpg").parent.mkdir(parents=True)
     (photos / "Orange" / f"{SCRIPT}.jpg").write_bytes(b"<html>")
     (photos / "Orange/empty.jpg").write_bytes(b"")
@@ -114,16 +117,16 @@ def test_a_browser_opens_the_report(
 
 def test_the_report_shows_classes_photos_components_and_times(strange: Platform) -> None:
     shown = page(strange.store)
-    for label in (*CLASSES, CLASS):
+    for label in (*CLASSES, CLASS, INNERMOST):
         assert label in shown.text
     listed = {f"{label}/{number}_100.jpg" for label in CLASSES for number in range(IMAGES)}
     assert listed <= shown.files
     pictures = shown.pictures()
-    assert len(pictures) == (len(CLASSES) + 1) * IMAGES + 1
+    assert len(pictures) == (len(CLASSES) + 1) * IMAGES + 2
     assert {picture.format for picture in pictures} == {"WEBP"}
     assert all(max(picture.size) <= 128 for picture in pictures)
     data = shown.charts["data"]
-    assert {point["class"] for point in data["points"]} == {*CLASSES, CLASS}
+    assert {point["class"] for point in data["points"]} == {*CLASSES, CLASS, INNERMOST}
     assert len(data["points"]) == len(pictures)
     assert data["shares"][-1]["together"] == pytest.approx(sum(row["share"] for row in data["shares"]))
     assert {row["stage"] for row in data["times"]} >= {RAW_IMAGES, MOBILENET_FEATURES}
@@ -192,10 +195,11 @@ def test_a_copied_photo_in_another_class_is_found(strange: Platform) -> None:
     text = page(strange.store).text
     alike = text[text.rindex("In two classes") : text.rindex("In one class")]
     copies, near = alike.split("Nearly the same:")
-    assert "1 photo is in several classes, byte for byte" in copies
+    assert "2 photos are in several classes, byte for byte" in copies
     assert "Kiwi/0_100.jpg" in copies and f"{CLASS}/0_100.jpg" in copies
+    assert f"Lemon/{SCRIPT}.jpg" in copies
     assert "Kiwi/1_100.jpg" in near and f"{CLASS}/1_100.jpg" in near
-    assert f"Lemon/{SCRIPT}.jpg" in text[text.rindex("In one class") :]
+    assert "Banana/again.jpg" in text[text.rindex("In one class") :]
 
 
 # Near-duplicates.
