@@ -111,7 +111,7 @@ def read_vectors(
                 if left <= 0:
                     break
                 rows = rows.slice(0, left)
-                values.append(np.ascontiguousarray(vectors_in(rows)))
+                values.append(vectors_in(rows).copy())  # else the whole row group stays in memory
                 paths += rows.column("path").to_pylist()
                 hashes += rows.column("sha256").to_pylist()
                 labels += [label] * rows.num_rows

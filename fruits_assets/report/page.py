@@ -59,7 +59,7 @@ def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which sets `window.vegaEmbed`."""
     import vl_convert
 
-    bundle: str = vl_convert.javascript_bundle(None, vega_lite_version())
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vega_lite_version())
     # Inside of a string or a regular expression of JavaScript, both mean the same.
     return bundle.replace("</s", "<\\/s").replace("<!--", "<\\!--")
 
