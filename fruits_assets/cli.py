@@ -14,6 +14,7 @@ import click
 
 from fruits_assets.cli_emr import emr
 from fruits_assets.cli_erase import erase, retention
+from fruits_assets.cli_report import report
 from fruits_assets.cli_status import observe, status
 from fruits_assets.cli_store import forget, restore
 from fruits_assets.cli_ui import ui
@@ -145,7 +146,7 @@ def run(
     sys.exit(1 if summary.failed else 0)
 
 
-for command in (ui, observe, status, forget, restore, erase, retention, emr):
+for command in (ui, observe, status, report, forget, restore, erase, retention, emr):
     main.add_command(command)
 
 

@@ -220,7 +220,11 @@ def _show(settings: "Settings", instance: "dg.DagsterInstance", found: "Found", 
 
 
 def _report(receipt: "Receipt") -> None:
+    from spark_jobs.store.schemas import REPORT
+
     echo(f"Erased {_photos(receipt.photos)}.")
+    if receipt.records.get(REPORT):
+        echo("The report may have shown them, and is gone. A new one: fruits report")
     for sentence in receipt.stays:
         echo(f"Remains: {sentence}")
     if receipt.left:

@@ -23,6 +23,7 @@ from fruits_assets.figures import class_figures
 from fruits_assets.partitions import unregister_classes
 from fruits_assets.photo_changes import changed_photos, photo_changes
 from fruits_assets.provenance import DATA_VERSION, renewed_provenance
+from fruits_assets.report.copies import find_copies, remove_copies
 from fruits_assets.store_checks import report_store_checks
 from resources.cluster_logs import find_cluster_logs, remove_cluster_logs
 from resources.dagster_records import blank_records, count_records
@@ -48,6 +49,8 @@ from spark_jobs.wording import counted
 
 # The folder of DAGSTER_HOME with the work of erasures that have not ended.
 _ERASING = "erasing"
+# A place of photos in the lists of places.
+_COPIES = "copies of the report"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,7 @@ def traces(settings: Settings, instance: dg.DagsterInstance, photos: ErasedPhoto
         **find_records(store, texts, _at_work(store, instance)).files,
         **{f"Dagster's {name}": number for name, number in dagster._asdict().items()},
         "logs of clusters": logs.files if logs else 0,
+        _COPIES: len(find_copies(Path(instance.root_directory))),
         "old objects": 0 if store.is_local else count_old_versions(store.uri),
     }
 
@@ -205,6 +209,7 @@ def _erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Rece
     texts = texts_of(photos.paths, photos.hashes)
     records = erase_records(store, texts, _at_work(store, instance))
     logs = remove_cluster_logs(settings, texts)
+    copies = remove_copies(Path(instance.root_directory))
     _tell_dagster(settings, instance, work)
     dagster = blank_records(instance, texts, _previews(photos), _apart(settings))
     end_erasure(store, name)
@@ -224,7 +229,11 @@ def _erase(settings: Settings, instance: dg.DagsterInstance, work: Work) -> Rece
         removed_from_source=len(work.source),
         rows=erased.rows,
         csv_rows=erased.csv_rows,
-        records={**records.files, **({"logs of clusters": logs.files} if logs else {})},
+        records={
+            **records.files,
+            **({"logs of clusters": logs.files} if logs else {}),
+            **({_COPIES: copies} if copies else {}),
+        },
         dagster=dagster._asdict(),
         old_versions=old_versions,
         stays=stays,

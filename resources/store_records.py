@@ -3,6 +3,8 @@
 Parameters of a step name the photos of a class, and its report shows some. Their folder goes as a whole. An
 event log of Spark that names an erased photo goes too. Every other file is written anew with a filler of the
 same length in the place of each text, so a JSON file stays valid.
+
+The report shows pictures, in which no text can be found. Each erasure removes it.
 """
 
 from collections import Counter
@@ -27,6 +29,7 @@ from spark_jobs.store.schemas import (
     PCA_MODEL,
     QUARANTINED_IMAGES,
     RAW_IMAGES,
+    REPORT,
 )
 
 # Tables, CSVs, the model and the weights, and what names no photo.
@@ -112,6 +115,8 @@ def _find(store: Root, texts: Texts, alive: Collection[str]) -> _Found:
         folder = info.path.partition("/")[0]
         if folder == STEPS:
             steps.append(info)
+        elif folder == REPORT:
+            found.remove.append(info.path)
         elif folder != EVENT_LOGS:
             records.append(info.path)
         elif info.path.endswith(UNFINISHED) and info.mtime > young:

@@ -20,7 +20,7 @@ SHOWN = 1000
 
 _COLUMNS = ("path", "label", "reason", "bytes", "modified")
 
-_templates = Environment(loader=PackageLoader("fruits_assets.ui"), autoescape=True, trim_blocks=True)
+_templates = Environment(loader=PackageLoader("fruits_assets", "ui"), autoescape=True, trim_blocks=True)
 
 
 class BadPhoto(NamedTuple):
@@ -47,7 +47,7 @@ def quarantine_html(store: Root, label: str = "", find: str = "") -> str:
         if find.casefold() in f"{photo.path} {photo.reason}".casefold()
     )
     rows = list(islice(found, SHOWN + 1))
-    return _templates.get_template("quarantine.html").render(
+    return _templates.get_template("quarantine.html.jinja").render(
         store=store.uri,
         label=label,
         find=find,

@@ -138,10 +138,14 @@ def check_sha256(file: str, photo: str, content: bytes | pa.Buffer, sha256: str)
 
 
 class Double(NamedTuple):
-    """Photos of `raw_images` with the same content: their paths, and whether they are in several classes."""
+    """Photos of `raw_images` with the same content: their paths and their classes."""
 
     paths: Sequence[str]
-    across_classes: bool
+    labels: Sequence[str]
+
+    @property
+    def across_classes(self) -> bool:
+        return len(set(self.labels)) > 1
 
 
 def doubles(store: Root) -> list[Double]:
@@ -163,10 +167,7 @@ def doubles(store: Root) -> list[Double]:
     rows = photos.filter(pc.is_in(photos.column("sha256"), several)).sort_by("path").to_pydict()
     for path, sha256, label in zip(rows["path"], rows["sha256"], rows["label"], strict=True):
         found[sha256].append((path, label))
-    return [
-        Double([path for path, _ in places], len({label for _, label in places}) > 1)
-        for places in found.values()
-    ]
+    return [Double([path for path, _ in places], [label for _, label in places]) for places in found.values()]
 
 
 def image_versions(known: KnownPhotos) -> dict[str, Version]:

@@ -20,6 +20,8 @@ from fruits_assets.erasable import Selection, find
 from fruits_assets.partitions import known_classes
 from fruits_assets.pipeline import run_pipeline
 from fruits_assets.readers import read_pandas
+from fruits_assets.report.write import PATH as REPORT_PATH
+from fruits_assets.report.write import write_report
 from spark_jobs import extract_features, ingest_images, project_to_csv
 from spark_jobs.store import parquet
 from spark_jobs.store.classes import holdings
@@ -30,11 +32,13 @@ from spark_jobs.store.schemas import (
     PCA_MODEL,
     QUARANTINED_IMAGES,
     RAW_IMAGES,
+    REPORT,
 )
 from spark_jobs.store.tables import current
 from tests.every_byte import every_byte, files_below
 from tests.fruits_assets.commands import fruits
 from tests.fruits_assets.dagster_platform import CLASSES, IMAGES, Platform, log_messages
+from tests.report_page import ReportPage
 
 TABLES = [RAW_IMAGES, MOBILENET_FEATURES, PCA_FEATURES_CSV]
 REMAINING = [label for label in CLASSES if label != "Kiwi"]
@@ -65,7 +69,9 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def traces(platform: Platform, name: str, content: bytes, features: bytes = b"") -> dict[str, set[str]]:
+def traces(
+    platform: Platform, name: str, content: bytes, features: bytes = b"", picture: bytes = b""
+) -> dict[str, set[str]]:
     """The folders of the store and of Dagster's home with a trace of a photo, by the kind of the trace."""
     digest = sha256(content)
     kinds = {
@@ -75,6 +81,7 @@ def traces(platform: Platform, name: str, content: bytes, features: bytes = b"")
         "number of the content": bytes.fromhex(digest[:16])[::-1],
         "content": content[len(content) // 2 :][:200],
         **({"features": features} if features else {}),
+        **({"picture": picture} if picture else {}),
     }
     found: dict[str, set[str]] = {kind: set() for kind in kinds}
     for folder in (Path(platform.settings.store), platform.home):
@@ -85,8 +92,10 @@ def traces(platform: Platform, name: str, content: bytes, features: bytes = b"")
     return found
 
 
-def assert_no_trace(platform: Platform, name: str, content: bytes, features: bytes = b"") -> None:
-    found = traces(platform, name, content, features)
+def assert_no_trace(
+    platform: Platform, name: str, content: bytes, features: bytes = b"", picture: bytes = b""
+) -> None:
+    found = traces(platform, name, content, features, picture)
     assert not any(found.values()), found
 
 
@@ -114,12 +123,15 @@ def test_no_byte_of_an_erased_photo_is_left_in_the_store_and_in_dagsters_home(pl
     content = photo(platform, NAME)
     run(platform, refit=True)
     features = features_of(platform, NAME)
-    before = traces(platform, NAME, content, features)
+    write_report(platform.store)
+    picture = ReportPage(platform.store.read(REPORT_PATH)).picture(NAME)
+    before = traces(platform, NAME, content, features, picture)
     assert before["path"] >= {*TABLES, "pca_features_csv_versions"}
     assert before["SHA-256"] >= {RAW_IMAGES, MOBILENET_FEATURES}
     assert before["content"] == {RAW_IMAGES}
     assert before["number of the content"] == {PCA_MODEL}
     assert before["features"] == {MOBILENET_FEATURES}
+    assert before["picture"] == {REPORT}
     # The photo is in an old version too, and in the log of a run that has failed.
     run(platform, recompute=True)
     [last] = platform.instance.get_runs(limit=1)
@@ -127,9 +139,12 @@ def test_no_byte_of_an_erased_photo_is_left_in_the_store_and_in_dagsters_home(pl
 
     result = fruits(platform, "erase", NAME, "--yes")
     assert result.exit_code == 0, result.output
-    assert_no_trace(platform, NAME, content, features)
+    assert "The report may have shown them, and is gone. A new one: fruits report" in result.output
+    assert_no_trace(platform, NAME, content, features, picture)
     assert_in_order(platform)
     assert holdings(platform.store)["Kiwi"].images == IMAGES
+    write_report(platform.store)
+    assert_no_trace(platform, NAME, content, features, picture)
 
 
 def test_a_quarantined_photo_is_erased_too(platform: Platform) -> None:

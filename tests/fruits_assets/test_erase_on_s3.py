@@ -13,6 +13,7 @@ from spark_jobs.store.root import open_root
 from tests.every_byte import every_byte, files_below
 from tests.fruits_assets.commands import fruits
 from tests.fruits_assets.dagster_platform import CLASSES, IMAGES, Platform
+from tests.report_page import ReportPage
 from tests.s3_server import s3_bucket
 
 NAME = "Kiwi/0_100.jpg"
@@ -54,16 +55,22 @@ def versions() -> Iterator[tuple[str, bytes]]:
 def test_no_version_of_any_object_has_a_byte_of_an_erased_photo(on_s3: Platform) -> None:
     content = (on_s3.photos / NAME).read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    needles = [NAME.encode(), digest.encode(), bytes.fromhex(digest), content[len(content) // 2 :][:200]]
+    for _ in range(2):  # the report has an old version too
+        assert fruits(on_s3, "report", "--no-open").exit_code == 0
+    copy = on_s3.home / "report.html"
+    picture = ReportPage(copy.read_bytes()).picture(NAME)
+    middle = content[len(content) // 2 :][:200]
+    needles = [NAME.encode(), digest.encode(), bytes.fromhex(digest), middle, picture]
 
     def places() -> set[str]:
         found = every_byte(versions())
         return {place.split("/")[1] for place, inside in found if any(needle in inside for needle in needles)}
 
-    assert places() >= {"raw_images", "mobilenet_features", "pca_features_csv", "Kiwi"}
+    assert places() >= {"raw_images", "mobilenet_features", "pca_features_csv", "report", "Kiwi"}
     result = fruits(on_s3, "erase", "--source", NAME, "--yes")
     assert result.exit_code == 0, result.output
     assert places() == set()
+    assert not copy.exists()
     client = boto3.client("s3")
     assert "Uploads" not in client.list_multipart_uploads(Bucket="fruits")
     assert NAME not in {photo[0] for photo in files_below(on_s3.home)}

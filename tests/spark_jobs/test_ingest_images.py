@@ -140,10 +140,12 @@ def test_photos_that_are_there_twice_are_found_in_a_class_and_across_classes(
     shutil.copy(photos / "Kiwi/1_100.jpg", photos / "Banana/other.jpg")
     shutil.copy(photos / "Kiwi/1_100.jpg", photos / "Banana/third.jpg")
     ingest(spark, photos, store, CLASSES)
-    assert sorted(doubles(open_root(store))) == [
-        (["Banana/other.jpg", "Banana/third.jpg", "Kiwi/1_100.jpg"], True),
-        (["Kiwi/0_100.jpg", "Kiwi/again.jpg"], False),
+    found = sorted(doubles(open_root(store)))
+    assert found == [
+        (["Banana/other.jpg", "Banana/third.jpg", "Kiwi/1_100.jpg"], ["Banana", "Banana", "Kiwi"]),
+        (["Kiwi/0_100.jpg", "Kiwi/again.jpg"], ["Kiwi", "Kiwi"]),
     ]
+    assert [double.across_classes for double in found] == [True, False]
     assert doubles(open_root(f"{store}/elsewhere")) == []
 
 
