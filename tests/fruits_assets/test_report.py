@@ -36,8 +36,8 @@ from tests.s3_server import s3_bucket
 from tests.support import publish_features, rewrite
 
 MOST_BYTES = 10_000_000
-# Names that would be programs in a page that does not escape them. A slash makes a folder in a folder, of which
-# the innermost is the class.
+# Names that would be programs in a page that does not escape them. A slash makes a folder in a folder. The
+# innermost folder is the class.
 SCRIPT = "</script><script>alert(1)</script>"
 INNERMOST = "script><script>alert(1)<"
 CLASS = '<img src=x onerror=alert(2)> & "Kiwi\'s"'
