@@ -15,6 +15,7 @@ from fruits_assets.figures import TABLE_ROWS, class_figures, size
 from fruits_assets.partitions import fruit_classes
 from fruits_assets.provenance import DATA_VERSION, provenance
 from fruits_assets.store_checks import report_after_step
+from fruits_assets.ui.links import report_page
 from resources.job_runner import JobRun, JobRunner
 from resources.photo_folders import PhotoFolders
 from resources.settings import Settings
@@ -248,6 +249,7 @@ def _record(
             "classes_in_run": len(figures),
             "images_in_run": images,
             "images_per_second": round(images / seconds, 1) if seconds else 0.0,
+            "report": report_page(),
             **run.metadata,
         },
     )

@@ -141,7 +141,11 @@ def run(
         click.echo(json.dumps(asdict(summary)))
     else:
         lines = summary.lines_without_run if dry_run else summary.lines
-        echo_table([*lines, ("UI", f"`make ui` opens Dagster's UI on {UI_ADDRESS}")])
+        links = [
+            ("report", "`fruits report` shows photos, quarantine and model on one page"),
+            ("UI", f"`make ui` opens Dagster's UI on {UI_ADDRESS}"),
+        ]
+        echo_table([*lines, *links])
     gc.freeze()  # else Python looks for garbage for a quarter of a second before the process ends
     sys.exit(1 if summary.failed else 0)
 

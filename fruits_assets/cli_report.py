@@ -29,9 +29,10 @@ def report(opens: bool, as_json: bool) -> None:
     classes, near-duplicates, and time and cost. Of a large store it shows a sample.
     """
     from fruits_assets.report.copies import keep_copy
-    from fruits_assets.report.write import PATH, write_report
+    from fruits_assets.report.write import write_report
     from resources.settings import StoreSettings, load_settings
     from spark_jobs.store.root import open_root
+    from spark_jobs.store.schemas import REPORT_FILE
 
     settings = load_settings(StoreSettings)
     set_dagster_home()
@@ -50,7 +51,7 @@ def report(opens: bool, as_json: bool) -> None:
     if store.is_local:
         file = Path(written.path)
     else:
-        file = keep_copy(store.read(PATH), Path(os.environ["DAGSTER_HOME"]))
+        file = keep_copy(store.read(REPORT_FILE), Path(os.environ["DAGSTER_HOME"]))
         lines.append(("copy", str(file)))
     echo_table(lines)
     if not (opens and _opened(file)):

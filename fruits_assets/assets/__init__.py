@@ -1,4 +1,4 @@
-"""The assets. Each module defines one: photos, images, extractor, features, PCA, CSV, and two reports."""
+"""The assets. Each module defines one: photos, images, quarantine, extractor, features, PCA, CSV, and reports."""
 
 import warnings
 

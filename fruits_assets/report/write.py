@@ -31,9 +31,7 @@ from spark_jobs.store.erasures import check_erasures, erasures_version
 from spark_jobs.store.photos import Double
 from spark_jobs.store.pointers import current_one
 from spark_jobs.store.root import Root
-from spark_jobs.store.schemas import PCA_MODEL, REPORT
-
-PATH = f"{REPORT}/report.html"
+from spark_jobs.store.schemas import PCA_MODEL, REPORT_FILE
 
 # The photos of the contact sheets, which are the dots of the scatter too.
 MOST_PHOTOS = 2400
@@ -106,21 +104,21 @@ def write_report(store: Root) -> Written:
     erasures = erasures_version(store)
     content, photos, problems = _report(store)
     check_erasures(store, erasures)
-    store.write(PATH, content)
+    store.write(REPORT_FILE, content)
     try:
         check_erasures(store, erasures)
     except FruitsError:
         _remove(store)
         raise
-    return Written(path=store.uri_of(PATH), bytes=len(content), photos=photos, problems=problems)
+    return Written(path=store.uri_of(REPORT_FILE), bytes=len(content), photos=photos, problems=problems)
 
 
 def _remove(store: Root) -> None:
     """Removes the report for good."""
     if store.is_local:
-        store.remove_file(PATH)
+        store.remove_file(REPORT_FILE)
     else:
-        remove_objects(store.uri, [PATH])
+        remove_objects(store.uri, [REPORT_FILE])
 
 
 def _report(store: Root) -> tuple[bytes, int, list[str]]:

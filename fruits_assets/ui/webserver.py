@@ -11,20 +11,19 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from fruits_assets.ui.guard import LOOPBACK_NAMES, SameOrigin
-from fruits_assets.ui.links import QUARANTINE
+from fruits_assets.ui.links import QUARANTINE, REPORT_PAGE
 from fruits_assets.ui.quarantine_page import quarantine_html
 from resources.settings import StoreSettings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import REPORT_FILE
 
-# Headers of the pages of this project, which have no script. Photos that are erased are in no cache.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "Cache-Control": "no-store",
-}
+# What a page of this project may load: nothing but itself, and in no frame. https://www.w3.org/TR/CSP3/
+_ALONE = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+_OF_QUARANTINE = f"{_ALONE}; form-action 'self'"
+# A report comes from the store, which other programs may write. So its scripts are of no origin: they cannot
+# give orders to Dagster.
+_OF_REPORT = f"{_ALONE}; form-action 'none'; sandbox allow-scripts; script-src 'unsafe-inline'; img-src data:"
 
 # Milliseconds between two looks of a page at the state of its assets: the default of `dagster dev`.
 _POLL_MILLISECONDS = 2000
@@ -47,9 +46,9 @@ class Webserver(DagsterWebserver[WorkspaceProcessContext, BaseWorkspaceRequestCo
         ]
 
     def build_routes(self) -> list[BaseRoute]:
-        own = Route(QUARANTINE, self._quarantine)
+        own = [Route(QUARANTINE, self._quarantine), Route(REPORT_PAGE, self._report)]
         # Dagster's last route takes every path.
-        return [own, *super().build_routes()]  # type: ignore[no-untyped-call]
+        return [*own, *super().build_routes()]  # type: ignore[no-untyped-call]
 
     def _quarantine(self, request: Request) -> Response:
         label, find = (request.query_params.get(name, "") for name in ("class", "find"))
@@ -57,7 +56,19 @@ class Webserver(DagsterWebserver[WorkspaceProcessContext, BaseWorkspaceRequestCo
             page = quarantine_html(open_root(self._store), label, find)
         except (FruitsError, OSError) as error:
             return PlainTextResponse(f"The quarantine cannot be shown: {error}", status_code=500)
-        return HTMLResponse(page, headers=_PAGE_HEADERS)
+        return _page(page, _OF_QUARANTINE)
+
+    def _report(self, request: Request) -> Response:
+        try:
+            page = open_root(self._store).read(REPORT_FILE)
+        except FileNotFoundError:
+            return PlainTextResponse(
+                "There is no report yet. Write it: fruits report, or materialize the asset report.",
+                status_code=404,
+            )
+        except OSError as error:
+            return PlainTextResponse(f"The report cannot be shown: {error}", status_code=500)
+        return _page(page, _OF_REPORT)
 
     def make_security_headers(self) -> dict[str, str]:
         return {**super().make_security_headers(), "X-Frame-Options": "DENY"}
@@ -71,3 +82,9 @@ class Webserver(DagsterWebserver[WorkspaceProcessContext, BaseWorkspaceRequestCo
             return PlainTextResponse("Send GraphQL by POST.", status_code=405, headers={"Allow": "POST"})
         response: Response = await super().graphql_http_endpoint(request)
         return response
+
+
+def _page(content: str | bytes, policy: str) -> Response:
+    """A page, which stays in no cache: its photos may be erased."""
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+    return HTMLResponse(content, headers=headers)

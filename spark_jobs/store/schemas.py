@@ -12,6 +12,7 @@ PCA_FEATURES_CSV = "pca_features_csv"
 FEATURE_QUALITY = "feature_quality"
 ENVIRONMENT_COMPARISON = "environment_comparison"
 REPORT = "report"
+REPORT_FILE = f"{REPORT}/report.html"
 
 # The folder of an output's versions and pointers, where it is not the name of the output. `pca_features_csv/`
 # holds the current CSVs and nothing else, so that any reader of CSVs can take the whole folder.

@@ -20,7 +20,6 @@ from fruits_assets.erasable import Selection, find
 from fruits_assets.partitions import known_classes
 from fruits_assets.pipeline import run_pipeline
 from fruits_assets.readers import read_pandas
-from fruits_assets.report.write import PATH as REPORT_PATH
 from fruits_assets.report.write import write_report
 from spark_jobs import extract_features, ingest_images, project_to_csv
 from spark_jobs.store import parquet
@@ -33,6 +32,7 @@ from spark_jobs.store.schemas import (
     QUARANTINED_IMAGES,
     RAW_IMAGES,
     REPORT,
+    REPORT_FILE,
 )
 from spark_jobs.store.tables import current
 from tests.every_byte import every_byte, files_below
@@ -124,7 +124,7 @@ def test_no_byte_of_an_erased_photo_is_left_in_the_store_and_in_dagsters_home(pl
     run(platform, refit=True)
     features = features_of(platform, NAME)
     write_report(platform.store)
-    picture = ReportPage(platform.store.read(REPORT_PATH)).picture(NAME)
+    picture = ReportPage(platform.store.read(REPORT_FILE)).picture(NAME)
     before = traces(platform, NAME, content, features, picture)
     assert before["path"] >= {*TABLES, "pca_features_csv_versions"}
     assert before["SHA-256"] >= {RAW_IMAGES, MOBILENET_FEATURES}

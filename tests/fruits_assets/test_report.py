@@ -19,14 +19,14 @@ from PIL import Image, ImageEnhance
 from fruits_assets.pipeline import run_pipeline
 from fruits_assets.report import write
 from fruits_assets.report.alike import Thresholds, near_pairs, read_vectors, thresholds
-from fruits_assets.report.write import PATH, write_report
+from fruits_assets.report.write import write_report
 from resources.settings import Settings
 from spark_jobs.errors import FruitsError
 from spark_jobs.store import parquet
 from spark_jobs.store.leases import held_lease
 from spark_jobs.store.parquet import PartWriter
 from spark_jobs.store.root import Root, open_root
-from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES, SCHEMAS
+from spark_jobs.store.schemas import MOBILENET_FEATURES, RAW_IMAGES, REPORT_FILE, SCHEMAS
 from spark_jobs.store.tables import current, replace_classes
 from tests.every_byte import files_below
 from tests.fruits_assets.commands import fruits
@@ -44,7 +44,7 @@ CLASS = '<img src=x onerror=alert(2)> & "Kiwi\'s"'
 
 
 def page(store: Root) -> ReportPage:
-    return ReportPage(store.read(PATH))
+    return ReportPage(store.read(REPORT_FILE))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def strange(finished_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_the_command_writes_one_file_and_says_where(platform: Platform) -> None:
     result = fruits(platform, "report", "--no-open")
     assert result.exit_code == 0, result.output
-    file = Path(platform.settings.store, PATH)
+    file = Path(platform.settings.store, REPORT_FILE)
     assert f"report  {file}, " in result.output
     assert f"{len(CLASSES) * IMAGES} shown" in result.output
     assert f"Open it in a browser: {file.as_uri()}" in result.output
@@ -112,7 +112,7 @@ def test_a_browser_opens_the_report(
     monkeypatch.setenv("BROWSER", f"{browser} %s")
     result = fruits(platform, "report")
     assert "Open it" not in result.output, result.output
-    assert (tmp_path / "opened").read_text() == Path(platform.settings.store, PATH).as_uri()
+    assert (tmp_path / "opened").read_text() == Path(platform.settings.store, REPORT_FILE).as_uri()
 
 
 def test_the_report_shows_classes_photos_components_and_times(strange: Platform) -> None:
@@ -369,9 +369,9 @@ def test_the_report_of_a_store_on_s3_is_the_same(platform: Platform, tmp_path: P
         result = fruits(platform, "report", "--no-open")
         assert result.exit_code == 0, result.output
         copy = platform.home / "report.html"
-        assert f"report  {store.uri}/{PATH}" in result.output
+        assert f"report  {store.uri}/{REPORT_FILE}" in result.output
         assert f"copy  {copy}" in result.output
-        assert copy.read_bytes() == store.read(PATH)
+        assert copy.read_bytes() == store.read(REPORT_FILE)
         assert stat.S_IMODE(copy.stat().st_mode) == 0o600
         on_s3 = page(store)
     assert on_s3.charts == on_disk.charts
@@ -390,4 +390,4 @@ def test_a_report_that_may_show_erased_photos_is_not_written(
     monkeypatch.setattr(write, "render", erased_before)
     with pytest.raises(FruitsError, match="Photos were erased while this job worked"):
         write_report(platform.store)
-    assert not platform.store.has(PATH)
+    assert not platform.store.has(REPORT_FILE)

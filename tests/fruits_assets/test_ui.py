@@ -13,9 +13,10 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 from fruits_assets.partitions import fruit_classes, known_classes, register_classes
-from fruits_assets.ui.links import QUARANTINE
+from fruits_assets.ui.links import QUARANTINE, REPORT_PAGE
 from rehearsal.processes import reserved_ports
 from spark_jobs.store.root import open_root
+from spark_jobs.store.schemas import REPORT_FILE
 from tests.dagster_ui import CODE, DagsterUi, dagster_ui
 from tests.shell import Shell
 from tests.spark_jobs.store.written import commit_class
@@ -142,6 +143,17 @@ def test_the_page_of_the_quarantine_comes_from_the_store_and_has_no_script(
     assert {"default-src 'none'", "frame-ancestors 'none'"} <= set(policy)
     assert headers["cache-control"] == "no-store"
     assert send(ui, "GET", QUARANTINE, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"})[0] == 403
+
+
+def test_a_report_is_shown_without_any_right_of_the_ui(ui: DagsterUi, shell: Shell) -> None:
+    """Whoever can write to the store could write a script into it."""
+    assert "fruits report" in send(ui, "GET", REPORT_PAGE, {})[1]
+    open_root(str(shell.store)).write(REPORT_FILE, b"<script>fetch('/graphql')</script>")
+    status, page, headers = send(ui, "GET", REPORT_PAGE, {})
+    assert (status, page) == (200, "<script>fetch('/graphql')</script>")
+    policy = headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "sandbox allow-scripts", "frame-ancestors 'none'"} <= set(policy)
+    assert headers["cache-control"] == "no-store"
 
 
 def test_a_read_only_ui_shows_all_and_changes_nothing(shell: Shell, instance: dg.DagsterInstance) -> None:
