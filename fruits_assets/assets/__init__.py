@@ -1,4 +1,4 @@
-"""The assets. Each module defines one: photos, images, quarantine, extractor, features, PCA, CSV, and reports."""
+"""The assets: photos, images, quarantine, extractor, features, PCA, CSV and reports, one in each module."""
 
 import warnings
 
