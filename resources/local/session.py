@@ -12,6 +12,7 @@ from pathlib import Path
 
 from py4j.java_gateway import JavaGateway
 from pyspark import SparkConf, SparkContext, java_gateway
+from pyspark.accumulators import AccumulatorServer
 from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
@@ -147,6 +148,9 @@ def prepare_spark(config: Mapping[str, str], store: str) -> None:
         home = os.environ.get("DAGSTER_HOME")
         gateway = _logged_jvm(conf, Path(home) / "spark.log") if home else launch_gateway(conf)
         SparkContext._ensure_initialized(gateway=gateway, conf=conf)
+        # Where the JVM dies, the connection of its accumulators breaks. Python would print a trace of that
+        # beside the sentence of `end_of_jvm_explained`.
+        AccumulatorServer.handle_error = lambda *_: None  # type: ignore[method-assign]
 
 
 @contextmanager

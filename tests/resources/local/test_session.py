@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from resources.local.session import QUICK_JVM, session_config
@@ -117,9 +118,22 @@ def start_worker(folder: Path, **environment: str) -> "subprocess.Popen[str]":
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "DAGSTER_HOME": str(folder), **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def test_the_death_of_the_jvm_prints_no_trace_beside_the_sentence_of_the_run(tmp_path: Path) -> None:
+    process = start_worker(tmp_path)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)][1] == "ready\n"
+    [jvm] = [child for child in psutil.Process(process.pid).children() if child.name() == "java"]
+    jvm.kill()
+    wait_for(lambda: jvm.status() == psutil.STATUS_ZOMBIE)
+    time.sleep(1)  # the threads of PySpark see that their connections are closed
+    process.kill()
+    assert "Traceback" not in process.communicate()[1]
 
 
 @pytest.mark.parametrize("names_local_dirs", [False, True])
