@@ -18,7 +18,7 @@ from fruits_assets.definitions import definitions_for
 from fruits_assets.partitions import known_classes
 from resources.settings import Settings
 from spark_jobs.store.root import open_root
-from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON
+from spark_jobs.store.schemas import ENVIRONMENT_COMPARISON, REPORT
 from tests.support import DAGSTER_YAML, WEIGHTS
 
 # The classes are registered in this order.
@@ -98,7 +98,7 @@ class Platform:
 
         Without arguments, it looks at all assets that `fruits run` materializes.
         """
-        assets = assets or tuple({*self.assets, "fruit_photos"} - {ENVIRONMENT_COMPARISON})
+        assets = assets or tuple({*self.assets, "fruit_photos"} - {ENVIRONMENT_COMPARISON, REPORT})
         resolver = CachingStaleStatusResolver(self.instance, self.graph, LoadingContextForTest(self.instance))
         marked = []
         for node in self.graph.asset_nodes:

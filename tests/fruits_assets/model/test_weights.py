@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 from urllib.error import URLError
 
-import dagster as dg
 import numpy as np
 import pytest
 from keras.src.applications import mobilenet_v2
@@ -160,7 +159,7 @@ def test_the_pinned_name_of_weights_finds_them_again(setting: str) -> None:
 def test_a_file_that_changes_before_its_conversion_is_refused(file: Path, tmp_path: Path) -> None:
     weights = find_weights(str(file))
     file.write_bytes(CONTENT + b" any more")
-    with pytest.raises(dg.Failure, match=f"#sha256={SHA256}: the file has SHA-256 .*, not the pinned hash"):
+    with pytest.raises(FruitsError, match=f"#sha256={SHA256}: the file has SHA-256 .*, not the pinned hash"):
         convert_elsewhere(weights, tmp_path)
 
 
