@@ -32,7 +32,7 @@ FAILED_CLASSES = "failed_classes"
 # Metadata of a class: where the store has its table.
 STORE_PATH = "store_path"
 
-# Metadata of a result for which Dagster writes no event of its own.
+# Metadata of a result for which Dagster writes no event: its own observations of source assets have it.
 _NO_EVENT = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 
 # The description of the event of a class that needed no work.
@@ -163,8 +163,9 @@ def class_asset(
                     context.log.warning(f"The class {label!r} has no photos. Its last version stays current.")
             if unchanged := len(job.done):
                 context.log.info(f"{name}: nothing has changed in {counted(unchanged, 'class', 'classes')}.")
-            # Dagster's page of an asset shows the columns that the last event names.
-            last = max(figures, default=None)
+            # Dagster's page of an asset shows the columns that the last event names. A run of all assets has no
+            # event of a class without a change.
+            last = max(figures.keys() - job.done.keys() or figures, default=None)
             place = dg.MetadataValue.path(step.store.uri_of(name))
             events = [
                 dg.AssetMaterialization(
