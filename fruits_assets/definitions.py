@@ -68,17 +68,23 @@ def definitions_for(
 
 
 def _located(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """The assets, with their places in the store and their modules, which have their names."""
+    """The assets, with their places in the store and their modules, which have their names.
+
+    The first one shows the settings.
+    """
 
     def located(spec: dg.AssetSpec) -> dg.AssetSpec:
         name = spec.key.to_user_string()
-        place = settings.images if name == FRUIT_PHOTOS else f"{settings.store}/{name}"
+        is_first = name == FRUIT_PHOTOS
+        place = settings.images if is_first else f"{settings.store}/{name}"
         module = str(Path(assets.__file__).with_name(f"{name}.py"))
         source = dg.LocalFileCodeReference(file_path=module, line_number=1)
         return spec.merge_attributes(
             metadata={
                 "dagster/uri": place,
                 "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[source]),
+                # Not on the resource: jobs with other settings would be other jobs for Dagster.
+                **({"settings": dg.MetadataValue.md(settings_table(settings))} if is_first else {}),
             }
         )
 
@@ -92,7 +98,7 @@ def _checked(settings: Settings) -> dg.ResourceDefinition:
     A run fails with a `FruitsError` if data would leave the allowed regions.
     """
 
-    @dg.resource(description=settings_table(settings))
+    @dg.resource
     def checked(context: dg.InitResourceContext) -> Iterator[Settings]:
         check_residency(settings)
         instance, run = context.instance, context.run
