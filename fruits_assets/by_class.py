@@ -163,8 +163,8 @@ def class_asset(
                     context.log.warning(f"The class {label!r} has no photos. Its last version stays current.")
             if unchanged := len(job.done):
                 context.log.info(f"{name}: nothing has changed in {counted(unchanged, 'class', 'classes')}.")
-            # Dagster's page of an asset shows the columns that the last event names. A run of all assets has no
-            # event of a class without a change.
+            # Dagster's page of an asset shows the columns that the last event names. A run of all assets has
+            # no event of a class without a change.
             last = max(figures.keys() - job.done.keys() or figures, default=None)
             place = dg.MetadataValue.path(step.store.uri_of(name))
             events = [
