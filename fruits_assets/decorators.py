@@ -1,9 +1,9 @@
 """The shared parts of asset definitions: group, owners, tags, columns, backfill policy, checks and errors."""
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any, Literal
 
 import dagster as dg
@@ -83,7 +83,7 @@ def errors_end_the_step(function: Callable[..., Any]) -> Callable[..., Any]:
     Dagster then shows the message of the error without a traceback. If the error says that a retry helps,
     Dagster repeats the step up to 3 times, after 30, 60 and 120 seconds.
     """
-    if inspect.isgeneratorfunction(function):
+    if isgeneratorfunction(function):
 
         @wraps(function)
         def generate(context: dg.AssetExecutionContext, *args: Any, **resources: Any) -> Iterator[Any]:

@@ -173,12 +173,14 @@ def run_pipeline(
                     )
                     with _failures_told(runs, failed):
                         failed |= _bring_up_to_date(settings, runs, plan, config)
-                    failed |= _lost(store, plan.classes.difference(failed))
+                csvs = plan.state.csvs if plan.is_empty else current_by_class(store, PCA_FEATURES_CSV)
+                if runs is not None:
+                    failed |= _lost(store, csvs, plan.classes.difference(failed))
                 since = "" if plan.fit or model is None else _since_fit(runs, store, plan, model)
         without_photos = sorted(plan.classes.difference(photos.listing.classes, failed))
         checks = runs.failed_checks if runs else []
         seconds = time.monotonic() - started
-        return _summary(store, plan, changes, failed, checks, without_photos, since, seconds)
+        return _summary(store, plan, csvs, changes, failed, checks, without_photos, since, seconds)
 
 
 @contextmanager
@@ -201,9 +203,8 @@ def _bring_up_to_date(
     return runs.bring_up_to_date(config, plan)
 
 
-def _lost(store: Root, done: Iterable[str]) -> dict[str, str]:
+def _lost(store: Root, csvs: Mapping[str, Version], done: Iterable[str]) -> dict[str, str]:
     """The classes that were done, and whose CSV is not in the store at the end of the run."""
-    csvs = current_by_class(store, PCA_FEATURES_CSV)
     reason = (
         f"{store.uri} does not have its CSV. Was the folder removed, or its disk? Put it back, and run again"
     )
@@ -239,6 +240,7 @@ def _estimate(settings: Settings, store: Root, plan: RunPlan) -> str:
 def _summary(
     store: Root,
     plan: RunPlan,
+    csvs: Mapping[str, Version],
     changes: list[tuple[str, str]],
     failed: Mapping[str, str],
     checks: Sequence[FailedCheck],
@@ -249,7 +251,6 @@ def _summary(
     wanted = plan.classes
     rows = {label: version.rows for label, version in plan.state.images.items()}
     images = rows if plan.is_empty else rows_by_class(store, RAW_IMAGES)
-    csvs = plan.state.csvs if plan.is_empty else current_by_class(store, PCA_FEATURES_CSV)
     csvs = {label: version for label, version in csvs.items() if label in wanted}
     model = current_one(store, PCA_MODEL) if plan.fit else plan.state.model
     bad = bad_photos(store, wanted)

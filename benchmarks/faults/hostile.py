@@ -176,7 +176,7 @@ def _pixels(content: bytes) -> bytes | None:
 
 
 class Workers:
-    """What was seen of Spark's workers and of their decoders, by the id of a process.
+    """Spark's workers and their decoders, as they were seen, by the id of a process.
 
     `memory` has the peaks of a worker and of each of its decoders, in bytes. `longest` is the longest time
     that a decoder was busy without a pause, in seconds.

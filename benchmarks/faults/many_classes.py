@@ -98,7 +98,7 @@ class _Data(NamedTuple):
 
 
 def many_classes(place: Workplace, number: int) -> Finding:
-    """One part of the work with many classes. It uses what the parts before it have made."""
+    """One part of the work with many classes. It uses the photos, store and home of the parts before it."""
     data = _Data(place.folder / "photos", place.folder / "store", place.folder / "home")
     if number == 0:
         for folder in data:
@@ -109,7 +109,7 @@ def many_classes(place: Workplace, number: int) -> Finding:
 
 
 class _Ran(NamedTuple):
-    """How a command ended, its answer, its time and peak memory, and what was wrong with it."""
+    """The end of a command: status, last message, answer, time and peak memory, and the faults."""
 
     status: int
     sentence: str

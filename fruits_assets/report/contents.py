@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from spark_jobs.errors import FruitsError
 from spark_jobs.store.parquet import read_columns
 from spark_jobs.store.photos import Double, doubles
 from spark_jobs.store.pointers import current_one
-from spark_jobs.store.quarantine import bad_photos
+from spark_jobs.store.quarantine import bad_photos, kind_of
 from spark_jobs.store.root import Root
 from spark_jobs.store.schemas import (
     FEATURE_EXTRACTOR,
@@ -164,8 +163,7 @@ def _refused(store: Root, bad: Mapping[str, Version], problems: list[str]) -> li
             for path, reason in zip(
                 *(rows.column(name).to_pylist() for name in rows.schema.names), strict=True
             ):
-                # Reasons that differ in numbers alone are alike.
-                kinds[re.sub(r"[\d,]*\d", "0", reason or "")].append(Refused(label, path or "", reason or ""))
+                kinds[kind_of(reason or "")].append(Refused(label, path or "", reason or ""))
     in_turn = (photo for turn in zip_longest(*kinds.values()) for photo in turn if photo)
     chosen = [photo for photo, _ in zip(in_turn, range(MOST_REFUSED), strict=False)]
     return sorted(chosen, key=lambda photo: (photo.reason, photo.label, photo.path))

@@ -24,7 +24,7 @@ BUDGET = 4_500_000
 # A thumbnail gets the first of these (longer side in pixels, quality of WebP) that fits into its share.
 _SIZES = ((128, 75), (96, 70), (80, 60), (64, 55), (48, 45), (32, 30), (16, 10))
 _LARGEST = 8_000
-# FRUITS_MAX_IMAGE_PIXELS has this default. Of a photo with more pixels, the store has the model's input.
+# No thumbnail is worth the decoding of more pixels. Of large photos, the store has the input of the model.
 _MAX_PIXELS = 50_000_000
 
 # Row groups in memory at once; each has 4 MB, or one photo.

@@ -42,13 +42,18 @@ def commonest_reasons(store: Root, labels: Collection[str]) -> dict[str, str]:
             paths, texts = (read_column(store, version, column) for column in ("path", "reason"))
             alike: dict[str, list[int]] = defaultdict(list)
             for number, text in enumerate(texts):
-                alike[re.sub(r"[\d,]*\d", "0", text)].append(number)
+                alike[kind_of(text)].append(number)
             commonest = sorted(alike.values(), key=len, reverse=True)[:2]
             reasons[label] = "; ".join(
                 f"{paths[first]!r}{f' and {len(others):,} like it' if others else ''}: {texts[first]}"
                 for first, *others in commonest
             )
     return reasons
+
+
+def kind_of(reason: str) -> str:
+    """The kind of a reason: reasons that differ in numbers alone are of one kind."""
+    return re.sub(r"[\d,]*\d", "0", reason)
 
 
 def _paths(store: Root, version: Version) -> set[str]:
